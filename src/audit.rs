@@ -1,0 +1,161 @@
+//! The audit trail: one record for every answer and every refused call, written before the answer leaves.
+//!
+//! What is recorded is decided by [`record`] and [`redact`]; how it gets out by [`writer`] and [`sinks`]. Records are
+//! OCSF 1.8 API Activity, one JSON object a line.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use crate::model::decision::{CacheUse, Ruling};
+use crate::model::entity::{EntityUid, RawValue};
+use crate::model::ids::{DecisionId, PolicyRevision};
+use crate::model::question::Circumstances;
+
+/// Something that happened and must be on record.
+#[derive(Debug, Clone)]
+pub enum Entry {
+    /// A question was answered, or a call refused.
+    Call(Box<CallEntry>),
+    /// A TLS handshake was refused: no certificate, a foreign one, or too slow.
+    Handshake(HandshakeEntry),
+    /// The bundle changed, or a changed bundle was not taken.
+    Policy(PolicyEntry),
+    /// The service started or stopped.
+    Lifecycle(LifecycleEntry),
+}
+
+/// A question that was answered, or a call that was refused.
+#[derive(Debug, Clone)]
+pub struct CallEntry {
+    /// Names the answer.
+    pub decision_id: DecisionId,
+    /// When the call came.
+    pub time: SystemTime,
+    /// How long the answer took.
+    pub duration: Duration,
+    /// The RPC: `Check`, `BatchCheck`.
+    pub operation: &'static str,
+    /// The calling workload.
+    pub caller: CallerFacts,
+    /// The listener's address.
+    pub listener: SocketAddr,
+    /// The caller's names for the request.
+    pub circumstances: Circumstances,
+    /// What the question was, as far as it could be read.
+    pub question: Option<QuestionFacts>,
+    /// Who the principal is, as far as it is known.
+    pub subject: SubjectFacts,
+    /// How it ended.
+    pub outcome: Outcome,
+}
+
+/// The calling workload, from its connection alone.
+#[derive(Debug, Clone, Default)]
+pub struct CallerFacts {
+    /// Its network address.
+    pub address: Option<SocketAddr>,
+    /// Its verified name (SPIFFE ID, `dns:..`), when it has one.
+    pub name: Option<String>,
+    /// What the configuration calls it, when it is enrolled.
+    pub label: Option<String>,
+    /// SHA-256 of the leaf certificate, hex.
+    pub certificate_sha256: Option<String>,
+}
+
+/// What was asked.
+#[derive(Debug, Clone)]
+pub struct QuestionFacts {
+    /// The Cedar action.
+    pub action: String,
+    /// The resource's type.
+    pub resource_type: String,
+    /// Its id; none at the function level.
+    pub resource_id: Option<String>,
+    /// The asked field paths; `None`: no fields were asked for; empty: all.
+    pub fields: Option<Vec<String>>,
+    /// SHA-256 over the framed context, hex; proof of what was sent without showing it.
+    pub context_sha256: Option<String>,
+    /// Allow-listed values: `context.x`, `resource.x`, `principal.x`.
+    pub kept: Vec<(String, RawValue)>,
+    /// What the caller asserted: `subject`, `resource.attributes`, `resource.parents`, `entities[User]`..
+    pub asserted: Vec<String>,
+}
+
+/// Who the principal is.
+#[derive(Debug, Clone, Default)]
+pub struct SubjectFacts {
+    /// `token`, `asserted`, `caller`, `anonymous`, or nothing when the call did not get so far.
+    pub kind: Option<&'static str>,
+    /// The principal entity.
+    pub principal: Option<EntityUid>,
+    /// What the verified token said.
+    pub token: Option<Arc<crate::token::TokenFacts>>,
+    /// Why a token was refused, from a closed list: for the record, never for the client.
+    pub token_refusal: Option<&'static str>,
+}
+
+/// How a call ended.
+#[derive(Debug, Clone)]
+pub enum Outcome {
+    /// With a decision.
+    Decided {
+        /// What evaluation gave.
+        ruling: Arc<Ruling>,
+        /// By which policies.
+        revision: PolicyRevision,
+        /// How the cache took part.
+        cache: CacheUse,
+    },
+    /// Without one, by our choice: not admitted, malformed, past a limit, shed.
+    Refused {
+        /// The gRPC code's name: `PERMISSION_DENIED`.
+        status: &'static str,
+        /// The reason, from a closed list.
+        reason: &'static str,
+    },
+    /// Without one, by our fault.
+    Failed {
+        /// The gRPC code's name: `UNAVAILABLE`.
+        status: &'static str,
+        /// The reason, from a closed list.
+        reason: &'static str,
+    },
+}
+
+/// A refused handshake.
+#[derive(Debug, Clone)]
+pub struct HandshakeEntry {
+    /// When.
+    pub time: SystemTime,
+    /// The other end.
+    pub address: SocketAddr,
+    /// The listener's address.
+    pub listener: SocketAddr,
+    /// From a closed list: `NO_CERTIFICATE`, `UNKNOWN_ISSUER`, `EXPIRED`, `TIMEOUT`, `PROTOCOL`, ..
+    pub reason: &'static str,
+    /// Refused handshakes since the last record that were not recorded on their own.
+    pub suppressed: u64,
+}
+
+/// A change of policies, or one that was not taken.
+#[derive(Debug, Clone)]
+pub struct PolicyEntry {
+    /// When.
+    pub time: SystemTime,
+    /// What was in force.
+    pub before: Option<PolicyRevision>,
+    /// What is in force now; `None`: the new bundle was refused and the old one stays.
+    pub after: Option<PolicyRevision>,
+    /// Problems in the refused bundle.
+    pub problems: usize,
+}
+
+/// Start or stop.
+#[derive(Debug, Clone)]
+pub struct LifecycleEntry {
+    /// When.
+    pub time: SystemTime,
+    /// Whether it is a start.
+    pub started: bool,
+}

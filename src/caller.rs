@@ -1,0 +1,1 @@
+//! Which workloads may ask, and about what.

@@ -1,0 +1,509 @@
+//! Settings, checked and ready to use. There is no half state: a [`Config`] that exists can be run.
+//!
+//! [`load`](load::load) reads the YAML file (its shape is `raw.rs`, private), lays environment and flags over it,
+//! and reports every problem at once, by file, line and key. Knows nothing of the organs that use it.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::model::entity::{EntityType, EntityUid};
+use crate::model::spiffe_id::{SpiffeId, TrustDomain};
+use crate::secret::SecretString;
+
+pub mod load;
+mod raw;
+
+/// Everything `gatepost serve` needs to know.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Listeners and TLS.
+    pub server: ServerConfig,
+    /// How the chain of a client certificate becomes a name.
+    pub identity: IdentityConfig,
+    /// Who may ask, about what. Nobody else may.
+    pub callers: Vec<EnrolledCaller>,
+    /// Whose tokens are accepted. May be empty: then no token is.
+    pub issuers: Vec<TrustedIssuer>,
+    /// The bundle and how strictly it is read.
+    pub policies: PolicyConfig,
+    /// The decision cache and the verified-token cache.
+    pub cache: CacheConfig,
+    /// Where records go.
+    pub audit: AuditConfig,
+    /// Logs, traces, metrics.
+    pub telemetry: TelemetryConfig,
+    /// Every limit on what others send.
+    pub limits: Limits,
+}
+
+/// Listeners and TLS.
+#[derive(Debug, Clone)]
+pub struct ServerConfig {
+    /// gRPC over mTLS. Port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// `/livez /readyz /metrics`, plain HTTP.
+    pub ops_listen: SocketAddr,
+    /// Whether gRPC reflection answers. Off by default.
+    pub reflection: bool,
+    /// PEM: the server's certificate chain, leaf first.
+    pub certificate: PathBuf,
+    /// PEM: the leaf's private key.
+    pub private_key: PathBuf,
+    /// PEM: the authorities that client certificates must chain to.
+    pub client_ca: PathBuf,
+    /// How often files are looked at even when no change was announced. 30 s when unset.
+    pub reload_interval: Duration,
+    /// How long a drain may take before what is left is cut off. 10 s when unset.
+    pub drain_timeout: Duration,
+    /// How long readiness is already false while new calls are still taken, so that load balancers notice. 0 when unset.
+    pub drain_delay: Duration,
+}
+
+/// How the chain of a client certificate becomes a name.
+#[derive(Debug, Clone)]
+pub struct IdentityConfig {
+    /// The trust domains whose SPIFFE IDs are taken; at least one unless `dns_san` is on.
+    pub trust_domains: BTreeSet<TrustDomain>,
+    /// Whether a certificate without a SPIFFE ID may be named by its only DNS SAN.
+    pub dns_san: bool,
+}
+
+/// How a caller is known.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum CallerName {
+    /// By its SPIFFE ID.
+    Spiffe(SpiffeId),
+    /// By its only DNS SAN (lower case, no wildcard).
+    Dns(String),
+}
+
+impl std::fmt::Display for CallerName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Spiffe(id) => id.fmt(f),
+            Self::Dns(name) => write!(f, "dns:{name}"),
+        }
+    }
+}
+
+/// A workload that may ask, and about what.
+#[derive(Debug, Clone)]
+pub struct EnrolledCaller {
+    /// Who it is.
+    pub name: CallerName,
+    /// What people call it, in records and metrics. Unique.
+    pub label: String,
+    /// The resource types it may ask about.
+    pub resource_types: TypeGrant,
+    /// The actions it may ask about.
+    pub actions: Vec<ActionPattern>,
+    /// The types of principals it may vouch for without a token.
+    pub assert_subjects: TypeGrant,
+    /// The entity types whose attributes it may supply.
+    pub supply_attributes: TypeGrant,
+    /// The entity types whose parents it may supply.
+    pub supply_parents: TypeGrant,
+    /// Whether answers tell it the determining policies.
+    pub sees_policies: bool,
+}
+
+/// Some entity types, or all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TypeGrant {
+    /// These; possibly none.
+    Only(BTreeSet<EntityType>),
+    /// `"*"`.
+    All,
+}
+
+impl TypeGrant {
+    /// Whether `entity_type` is granted.
+    #[must_use]
+    pub fn covers(&self, entity_type: &EntityType) -> bool {
+        match self {
+            Self::Only(types) => types.contains(entity_type),
+            Self::All => true,
+        }
+    }
+}
+
+/// An action's whole id (`Order.read`), everything before a dot (`Order.*`), or all (`*`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ActionPattern {
+    /// Exactly this action.
+    Exact(String),
+    /// Every action that starts with this text, the dot included.
+    Prefix(String),
+    /// Every action.
+    All,
+}
+
+impl ActionPattern {
+    /// Whether `action` (without its field part) matches.
+    #[must_use]
+    pub fn covers(&self, action: &str) -> bool {
+        match self {
+            Self::Exact(name) => name == action,
+            Self::Prefix(prefix) => action.starts_with(prefix.as_str()),
+            Self::All => true,
+        }
+    }
+}
+
+/// A signature algorithm for tokens. `none` and its spellings do not exist here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum TokenAlgorithm {
+    /// RSASSA-PKCS1-v1_5 with SHA-256.
+    Rs256,
+    /// RSASSA-PKCS1-v1_5 with SHA-384.
+    Rs384,
+    /// RSASSA-PKCS1-v1_5 with SHA-512.
+    Rs512,
+    /// RSASSA-PSS with SHA-256.
+    Ps256,
+    /// RSASSA-PSS with SHA-384.
+    Ps384,
+    /// RSASSA-PSS with SHA-512.
+    Ps512,
+    /// ECDSA on P-256.
+    Es256,
+    /// ECDSA on P-384.
+    Es384,
+    /// Ed25519.
+    EdDsa,
+    /// HMAC with SHA-256: only with a shared key, never beside public keys.
+    Hs256,
+}
+
+impl TokenAlgorithm {
+    /// The JWA name (RFC 7518 section 3.1, RFC 8037).
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Rs256 => "RS256",
+            Self::Rs384 => "RS384",
+            Self::Rs512 => "RS512",
+            Self::Ps256 => "PS256",
+            Self::Ps384 => "PS384",
+            Self::Ps512 => "PS512",
+            Self::Es256 => "ES256",
+            Self::Es384 => "ES384",
+            Self::EdDsa => "EdDSA",
+            Self::Hs256 => "HS256",
+        }
+    }
+}
+
+/// An issuer whose tokens Gatepost accepts, checked and ready to use. There is no such thing as an issuer without an
+/// audience: an empty list would accept tokens meant for other services.
+#[derive(Debug, Clone)]
+pub struct TrustedIssuer {
+    /// The exact text of `iss`.
+    pub issuer: String,
+    /// At least one, never empty text; a token must name one of them in `aud`.
+    pub audiences: Vec<String>,
+    /// At least one. Asymmetric with [`KeySource::File`] and [`KeySource::Url`]; `[Hs256]` alone with [`KeySource::Shared`].
+    pub algorithms: Vec<TokenAlgorithm>,
+    /// Where its keys are.
+    pub keys: KeySource,
+    /// The accepted values of the `typ` header, lower case; `None` accepts any, and none at all.
+    pub token_types: Option<BTreeSet<String>>,
+    /// How far `exp`, `nbf` and `iat` may be off. At most 60 s; 30 s when unset.
+    pub clock_skew: Duration,
+    /// The longest `exp - iat`. At most 24 h; 15 min when unset.
+    pub max_lifetime: Duration,
+    /// How claims become the principal.
+    pub mapping: ClaimMapping,
+}
+
+/// Where an issuer's keys are.
+#[derive(Debug, Clone)]
+pub enum KeySource {
+    /// A JWKS file, read again when it changes.
+    File(PathBuf),
+    /// A JWKS behind https, from the configuration alone.
+    Url {
+        /// `https://..`.
+        url: url::Url,
+        /// PEM: the authorities for that host; the system's when unset.
+        ca: Option<PathBuf>,
+        /// Whether the host may be at a private or loopback address.
+        allow_private_addresses: bool,
+    },
+    /// A shared HS256 key of at least 256 bits, from a file.
+    Shared(SecretString),
+}
+
+/// How claims become the principal entity.
+#[derive(Debug, Clone)]
+pub struct ClaimMapping {
+    /// The principal's type.
+    pub principal_type: EntityType,
+    /// The claim that holds its id; `sub` when unset. A dot goes into an object.
+    pub id_claim: String,
+    /// Attribute name, and the claim it comes from.
+    pub attributes: Vec<AttributeMapping>,
+    /// Claims that hold the names of roles or groups.
+    pub parents: Vec<ParentMapping>,
+}
+
+/// One attribute from one claim.
+#[derive(Debug, Clone)]
+pub struct AttributeMapping {
+    /// The attribute's name.
+    pub attribute: String,
+    /// The claim, with dots into objects.
+    pub claim: String,
+    /// When set, the claim's text is the id of an entity of this type.
+    pub entity_type: Option<EntityType>,
+}
+
+/// Parents from one claim: text, or a list of texts.
+#[derive(Debug, Clone)]
+pub struct ParentMapping {
+    /// The claim, with dots into objects.
+    pub claim: String,
+    /// The parents' type.
+    pub entity_type: EntityType,
+}
+
+/// The bundle and how strictly it is read.
+#[derive(Debug, Clone)]
+pub struct PolicyConfig {
+    /// The folder.
+    pub directory: PathBuf,
+    /// How many steps of entity data a policy may take: 1 (`principal.x`) or 2 (`resource.owner.x`).
+    pub validation_level: u32,
+    /// The entity type of a calling workload as principal, and of `context.caller`.
+    pub caller_type: EntityType,
+    /// The entity that stands for nobody in particular.
+    pub anonymous: EntityUid,
+    /// How often the folder is looked at even when no change was announced. 10 s when unset.
+    pub reload_interval: Duration,
+}
+
+/// The decision cache and the verified-token cache.
+#[derive(Debug, Clone)]
+pub struct CacheConfig {
+    /// Rulings kept at most; 0 switches the cache off.
+    pub decisions: u64,
+    /// How long a ruling is kept at most. 30 s when unset.
+    pub decision_ttl: Duration,
+    /// Verified tokens kept at most; 0 switches the cache off.
+    pub tokens: u64,
+    /// How long callers may reuse an answer at most; 0 (unset): not at all.
+    pub caller_reuse: Duration,
+}
+
+/// Where records go, and what may be in them.
+#[derive(Debug, Clone)]
+pub struct AuditConfig {
+    /// Where.
+    pub sink: AuditSink,
+    /// How long an answer waits for its record before it is refused. 2 s when unset.
+    pub write_timeout: Duration,
+    /// Records waiting to be written at most. 10 000 when unset.
+    pub queue: usize,
+    /// The allow-list: `Type.attribute` (resource or principal), `context.name`, whose values may be recorded.
+    pub keep: Vec<KeptValue>,
+}
+
+/// One value that may stand in a record.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum KeptValue {
+    /// An attribute of an entity of this type.
+    Attribute {
+        /// The type.
+        entity_type: EntityType,
+        /// The attribute.
+        attribute: String,
+    },
+    /// An attribute of the context.
+    Context(String),
+}
+
+/// Where records go.
+#[derive(Debug, Clone)]
+pub enum AuditSink {
+    /// Standard output, one JSON object a line.
+    Stdout,
+    /// A file that is rotated by size.
+    File {
+        /// The current file; older ones get `.1`, `.2`, ..
+        path: PathBuf,
+        /// Rotated before it would grow past this.
+        max_bytes: u64,
+        /// Older files kept.
+        max_files: u32,
+    },
+}
+
+/// Logs, traces, metrics.
+#[derive(Debug, Clone)]
+pub struct TelemetryConfig {
+    /// JSON for machines, text for people.
+    pub log_format: LogFormat,
+    /// A `tracing` filter: `info`, `gatepost=debug,warn`.
+    pub log_filter: String,
+    /// OTLP over gRPC; `None`: nothing is exported.
+    pub otlp: Option<OtlpConfig>,
+}
+
+/// How logs look. They go to standard error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One object a line.
+    Json,
+    /// For people.
+    Human,
+}
+
+/// Where traces and metrics are exported.
+#[derive(Debug, Clone)]
+pub struct OtlpConfig {
+    /// `http://collector:4317`.
+    pub endpoint: url::Url,
+    /// Share of traces that are sampled when the caller did not decide: 0 to 1.
+    pub sample_ratio: f64,
+    /// How often metrics are exported. 30 s when unset.
+    pub interval: Duration,
+}
+
+/// Every limit on what others send. Each has a name, a default and a test at the limit and one past it.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// A compact token, bytes.
+    pub token_bytes: usize,
+    /// Nesting of a token's header and claims.
+    pub token_json_depth: usize,
+    /// Claims of a token.
+    pub token_claims: usize,
+    /// Values of `aud`.
+    pub token_audiences: usize,
+    /// Nesting of `act` (RFC 8693).
+    pub token_actor_depth: usize,
+    /// A CheckRequest, bytes.
+    pub request_bytes: usize,
+    /// A BatchCheckRequest, bytes.
+    pub batch_bytes: usize,
+    /// Items of a batch.
+    pub batch_items: usize,
+    /// The context, encoded bytes.
+    pub context_bytes: usize,
+    /// The context's keys, nested ones included.
+    pub context_keys: usize,
+    /// An id, bytes.
+    pub id_bytes: usize,
+    /// A string attribute, bytes.
+    pub string_bytes: usize,
+    /// Elements of a set.
+    pub set_elements: usize,
+    /// Nesting of attribute values.
+    pub value_depth: usize,
+    /// Attributes of one entity, nested ones included.
+    pub entity_attributes: usize,
+    /// Entities of a request.
+    pub entities: usize,
+    /// Ancestors of one entity.
+    pub ancestors: usize,
+    /// Steps from an entity up to its farthest ancestor.
+    pub ancestor_depth: usize,
+    /// Field paths of a question.
+    pub field_paths: usize,
+    /// gRPC metadata of a call, bytes.
+    pub header_bytes: u32,
+    /// Calls at once on one connection.
+    pub streams_per_connection: u32,
+    /// Connections in all.
+    pub connections: usize,
+    /// Connections of one caller.
+    pub connections_per_caller: usize,
+    /// How long a TLS handshake may take.
+    pub handshake_timeout: Duration,
+    /// Handshakes at once.
+    pub handshakes: usize,
+    /// The deadline of a call that names none.
+    pub default_deadline: Duration,
+    /// The longest deadline that is honoured.
+    pub max_deadline: Duration,
+    /// How long a connection may be idle.
+    pub idle_timeout: Duration,
+    /// How old a connection may get (plus or minus 10 %) before it is asked to go.
+    pub connection_age: Duration,
+    /// Decisions worked on at once; past it calls are shed.
+    pub concurrent_decisions: usize,
+    /// Policies of a bundle.
+    pub policies: usize,
+    /// One file of a bundle, bytes.
+    pub policy_file_bytes: usize,
+    /// A bundle, bytes.
+    pub bundle_bytes: usize,
+    /// Nesting of a policy's expression.
+    pub policy_depth: usize,
+    /// A JWKS document, bytes.
+    pub jwks_bytes: usize,
+    /// Keys of a JWKS document.
+    pub jwks_keys: usize,
+    /// How long fetching a JWKS may take.
+    pub jwks_timeout: Duration,
+    /// The shortest time between two fetches of one JWKS.
+    pub jwks_refresh_floor: Duration,
+    /// How often a JWKS is fetched without a cause.
+    pub jwks_refresh_interval: Duration,
+    /// How long the last good keys are used while fetching fails.
+    pub jwks_max_stale: Duration,
+    /// One audit record, bytes.
+    pub audit_record_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        const KIB: usize = 1024;
+        const MIB: usize = 1024 * KIB;
+        Self {
+            token_bytes: 16 * KIB,
+            token_json_depth: 32,
+            token_claims: 256,
+            token_audiences: 16,
+            token_actor_depth: 8,
+            request_bytes: 256 * KIB,
+            batch_bytes: MIB,
+            batch_items: 100,
+            context_bytes: 64 * KIB,
+            context_keys: 256,
+            id_bytes: 1024,
+            string_bytes: 4 * KIB,
+            set_elements: 1000,
+            value_depth: 32,
+            entity_attributes: 256,
+            entities: 500,
+            ancestors: 256,
+            ancestor_depth: 32,
+            field_paths: 256,
+            header_bytes: 16 * 1024,
+            streams_per_connection: 100,
+            connections: 2048,
+            connections_per_caller: 256,
+            handshake_timeout: Duration::from_secs(5),
+            handshakes: 64,
+            default_deadline: Duration::from_millis(200),
+            max_deadline: Duration::from_secs(2),
+            idle_timeout: Duration::from_secs(300),
+            connection_age: Duration::from_secs(600),
+            concurrent_decisions: 1024,
+            policies: 10_000,
+            policy_file_bytes: MIB,
+            bundle_bytes: 16 * MIB,
+            policy_depth: 64,
+            jwks_bytes: 256 * KIB,
+            jwks_keys: 64,
+            jwks_timeout: Duration::from_secs(2),
+            jwks_refresh_floor: Duration::from_secs(10),
+            jwks_refresh_interval: Duration::from_secs(300),
+            jwks_max_stale: Duration::from_secs(24 * 3600),
+            audit_record_bytes: 64 * KIB,
+        }
+    }
+}

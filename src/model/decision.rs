@@ -1,0 +1,189 @@
+//! What leaves: a decision, why not, and what the caller must do.
+
+use std::time::Duration;
+
+use super::field_path::FieldPath;
+use super::ids::{DecisionId, PolicyRevision};
+
+/// Allow or deny; conditional only at the function level ("ask again with the object").
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Decision {
+    /// Access.
+    Allow,
+    /// No access.
+    Deny,
+    /// Some objects of this type might be allowed. Not access.
+    Conditional,
+}
+
+/// Why access was denied, from a closed list. The name is what the wire, the record and the metric carry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DenialCode {
+    /// No policy permits it.
+    NoPermit,
+    /// A policy forbids it.
+    Forbidden,
+    /// A policy that forbids could not be evaluated, so it is taken to forbid.
+    PolicyError,
+    /// The base action is allowed, but none of the asked fields.
+    NoFieldGranted,
+    /// A strict question asked for fields that are not all granted.
+    FieldNotGranted,
+    /// The token's `exp` has passed.
+    TokenExpired,
+    /// The token is not (yet) valid for us.
+    TokenRejected,
+    /// The token has been revoked.
+    TokenRevoked,
+    /// The keys of the token's issuer could not be had.
+    IssuerUnavailable,
+    /// The principal lacks data that the schema requires of it.
+    PrincipalIncomplete,
+    /// The action's context requires something this question cannot have.
+    ContextIncomplete,
+    /// The action is not in the schema.
+    UnknownAction,
+    /// This kind of principal or resource is not one the action applies to.
+    NotApplicable,
+}
+
+impl DenialCode {
+    /// Every code, in the order of the wire's enum.
+    pub const ALL: [Self; 13] = [
+        Self::NoPermit,
+        Self::Forbidden,
+        Self::PolicyError,
+        Self::NoFieldGranted,
+        Self::FieldNotGranted,
+        Self::TokenExpired,
+        Self::TokenRejected,
+        Self::TokenRevoked,
+        Self::IssuerUnavailable,
+        Self::PrincipalIncomplete,
+        Self::ContextIncomplete,
+        Self::UnknownAction,
+        Self::NotApplicable,
+    ];
+
+    /// The code's name: `NO_PERMIT`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NoPermit => "NO_PERMIT",
+            Self::Forbidden => "FORBIDDEN",
+            Self::PolicyError => "POLICY_ERROR",
+            Self::NoFieldGranted => "NO_FIELD_GRANTED",
+            Self::FieldNotGranted => "FIELD_NOT_GRANTED",
+            Self::TokenExpired => "TOKEN_EXPIRED",
+            Self::TokenRejected => "TOKEN_REJECTED",
+            Self::TokenRevoked => "TOKEN_REVOKED",
+            Self::IssuerUnavailable => "ISSUER_UNAVAILABLE",
+            Self::PrincipalIncomplete => "PRINCIPAL_INCOMPLETE",
+            Self::ContextIncomplete => "CONTEXT_INCOMPLETE",
+            Self::UnknownAction => "UNKNOWN_ACTION",
+            Self::NotApplicable => "NOT_APPLICABLE",
+        }
+    }
+
+    /// Whether it speaks of the token rather than of the policies.
+    #[must_use]
+    pub fn is_about_the_token(self) -> bool {
+        matches!(self, Self::TokenExpired | Self::TokenRejected | Self::TokenRevoked | Self::IssuerUnavailable)
+    }
+}
+
+/// Why, and which asked fields were not granted (a strict question only).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Denial {
+    /// The code.
+    pub code: DenialCode,
+    /// The fields that a strict question asked for and did not get; empty otherwise.
+    pub refused_fields: Vec<FieldPath>,
+}
+
+impl From<DenialCode> for Denial {
+    fn from(code: DenialCode) -> Self {
+        Self { code, refused_fields: Vec::new() }
+    }
+}
+
+/// A policy that could not be evaluated: skipped by Cedar, counted and recorded by us.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PolicyError {
+    /// The policy's `@id`.
+    pub policy: String,
+    /// What kind of error, from a closed list; never the library's message.
+    pub class: &'static str,
+}
+
+/// What evaluation gave. Immutable, shared by every answer that comes from it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ruling {
+    /// Allow, deny or conditional.
+    pub decision: Decision,
+    /// Only with a deny.
+    pub denial: Option<Denial>,
+    /// Only with an allow to a question that asked for fields; never empty then. Sorted.
+    pub fields: Option<Vec<FieldPath>>,
+    /// What the caller must do or refuse, from `@obligation` of the permits that decided. Sorted, no duplicates.
+    pub obligations: Vec<String>,
+    /// The policies that settled the outcome, by `@id`. Sorted.
+    pub determining: Vec<String>,
+    /// The policies that could not be evaluated. Such a ruling is never cached.
+    pub errors: Vec<PolicyError>,
+}
+
+impl Ruling {
+    /// A deny that no policy had to be asked for.
+    #[must_use]
+    pub fn deny(code: DenialCode) -> Self {
+        Self {
+            decision: Decision::Deny,
+            denial: Some(code.into()),
+            fields: None,
+            obligations: Vec::new(),
+            determining: Vec::new(),
+            errors: Vec::new(),
+        }
+    }
+}
+
+/// How the decision cache took part in an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum CacheUse {
+    /// The ruling came out of the cache.
+    Hit,
+    /// It was evaluated, and kept if it may be.
+    Miss,
+    /// The cache was not asked: switched off, not wanted, or nothing to look up.
+    Bypass,
+}
+
+impl CacheUse {
+    /// `hit`, `miss`, `bypass`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Hit => "hit",
+            Self::Miss => "miss",
+            Self::Bypass => "bypass",
+        }
+    }
+}
+
+/// What leaves: the ruling with everything that belongs to this one question.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// Names this answer in the audit trail.
+    pub decision_id: DecisionId,
+    /// What was decided.
+    pub ruling: std::sync::Arc<Ruling>,
+    /// The policies it was decided by; none when the token was refused before any was asked for.
+    pub revision: PolicyRevision,
+    /// How the cache took part.
+    pub cache: CacheUse,
+    /// For how long the caller may reuse the answer; zero: not at all.
+    pub reusable_for: Duration,
+    /// Whether the caller may see the determining policies.
+    pub show_policies: bool,
+}

@@ -1,0 +1,3 @@
+//! The listener's identity and its peers.
+pub mod peer;
+pub mod server;

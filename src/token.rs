@@ -1,0 +1,40 @@
+//! Bearer tokens: from a string a stranger sent us to claims we may act on.
+//!
+//! A token has two lives. `UnverifiedToken` can tell which key it asks for and
+//! nothing else. `Verifier::verify` spends it and returns a `VerifiedToken`,
+//! the only type in Gatepost that can say who the principal is.
+//!
+//! Imports `model`, `config`, `clock`. Knows nothing of gRPC, Cedar or audit.
+//! Follows RFC 7519 (JWT), RFC 7517 (JWKS) and the advice of RFC 8725.
+
+use std::collections::BTreeSet;
+use std::time::SystemTime;
+
+/// What a verified token said, for `context.token` and the record. Never the token, nor a claim beyond these.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TokenFacts {
+    /// `iss`.
+    pub issuer: String,
+    /// `sub`.
+    pub subject: String,
+    /// `iat`.
+    pub issued_at: SystemTime,
+    /// `exp`.
+    pub expires_at: SystemTime,
+    /// SHA-256 of `jti`, hex.
+    pub id_sha256: Option<String>,
+    /// `scope` (RFC 8693 section 4.2) split at spaces, or `scp` as a list.
+    pub scopes: BTreeSet<String>,
+    /// `acr` (OpenID Connect Core section 2).
+    pub acr: Option<String>,
+    /// `amr`.
+    pub amr: BTreeSet<String>,
+    /// `auth_time`.
+    pub auth_time: Option<SystemTime>,
+    /// `client_id` or `azp`.
+    pub client_id: Option<String>,
+    /// The algorithm's name.
+    pub algorithm: &'static str,
+    /// The key's id.
+    pub key_id: Option<String>,
+}
