@@ -1,13 +1,7 @@
 //! The wire, generated from `proto/`.
 
 /// `gatepost.v1`.
-#[allow(
-    clippy::allow_attributes,
-    missing_docs,
-    clippy::all,
-    clippy::pedantic,
-    reason = "generated code, which may or may not need each of these"
-)]
+#[expect(clippy::allow_attributes_without_reason, clippy::allow_attributes, reason = "generated code")]
 pub mod v1 {
     tonic::include_proto!("gatepost.v1");
 }
