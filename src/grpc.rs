@@ -1,1 +1,3 @@
-//! (stub)
+//! The gRPC door.
+
+pub mod server;
