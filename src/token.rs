@@ -18,6 +18,8 @@ mod jwks;
 mod key;
 mod mapping;
 mod ring;
+#[cfg(test)]
+mod tests;
 mod unverified;
 mod verified;
 mod verifier;

@@ -175,6 +175,23 @@ impl Verifier {
     }
 }
 
+#[cfg(test)]
+impl Verifier {
+    /// Which keys are in force, issuer by issuer.
+    pub(super) fn generations(&self) -> Vec<Option<u64>> {
+        self.issuers.values().map(|issuer| issuer.keys.generation()).collect()
+    }
+
+    /// What the background does, done now.
+    pub(super) async fn refresh_all(&self) {
+        for issuer in self.issuers.values() {
+            if let KeyRing::Public(keys) = &issuer.keys {
+                keys.refresh().await;
+            }
+        }
+    }
+}
+
 impl Issuer {
     /// RFC 8725 section 3.11: a token of another kind, such as an ID token, is not an access token.
     fn check_type(&self, token: &UnverifiedToken) -> Result<(), TokenError> {
