@@ -1,4 +1,7 @@
-//! The verdicts of corpora that nobody here made up, one module each.
+//! Verdicts of corpora that nobody here made up, and of our own attack lists; one module each.
+//!
+//! `cargo test --release --test conformance [NAME]`. `GATEPOST_CONFORMANCE` names another folder of the same form.
 
+mod jwt;
 mod spiffe;
 mod support;
