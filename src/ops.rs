@@ -23,14 +23,20 @@ use tokio_util::sync::CancellationToken;
 
 /// Connections at once; more wait in the system's queue.
 const CONNECTIONS: usize = 64;
-/// How long a request's head may take.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a connection may last in all.
-const CONNECTION_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long we wait for others.
+const PATIENCE: Patience = Patience { head: Duration::from_secs(5), connection: Duration::from_secs(15) };
 /// Headers of a request.
 const HEADERS: usize = 32;
 /// A request's head, bytes; the smallest that hyper takes.
 const HEADER_BYTES: usize = 8 * 1024;
+
+#[derive(Debug, Clone, Copy)]
+struct Patience {
+    /// For a request's head.
+    head: Duration,
+    /// For a connection in all.
+    connection: Duration,
+}
 
 /// Whether this process should be sent questions: every condition has to hold.
 pub struct Readiness {
@@ -110,6 +116,10 @@ fn no_store() -> (header::HeaderName, String) {
 
 /// Serves `router` on `listener` until `drain` is cancelled; requests under way are finished, within their time.
 pub async fn serve(listener: TcpListener, router: Router, drain: CancellationToken) {
+    serve_with(listener, router, drain, PATIENCE).await;
+}
+
+async fn serve_with(listener: TcpListener, router: Router, drain: CancellationToken, patience: Patience) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let next = async {
@@ -135,18 +145,18 @@ pub async fn serve(listener: TcpListener, router: Router, drain: CancellationTok
             let _place = place;
             let connection = hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())
-                .header_read_timeout(HEADER_TIMEOUT)
+                .header_read_timeout(patience.head)
                 .max_headers(HEADERS)
                 .max_buf_size(HEADER_BYTES)
                 .keep_alive(false)
                 .serve_connection(TokioIo::new(stream), service);
             // Whatever went wrong is the other end's to notice.
-            let _ = tokio::time::timeout(CONNECTION_TIMEOUT, connection).await;
+            let _ = tokio::time::timeout(patience.connection, connection).await;
         });
     }
     drop(listener);
     let everyone = u32::try_from(CONNECTIONS).unwrap_or(u32::MAX);
-    let _ = tokio::time::timeout(CONNECTION_TIMEOUT, places.acquire_many(everyone)).await;
+    let _ = tokio::time::timeout(patience.connection, places.acquire_many(everyone)).await;
 }
 
 #[cfg(test)]
@@ -231,10 +241,14 @@ mod tests {
         assert!(TcpStream::connect(address).await.is_err(), "nobody listens any more");
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_head_that_never_ends_is_cut_off() {
-        let readiness = Readiness::expecting(&[]);
-        let (address, _drain, _served) = started(&readiness).await;
+        let (_metrics, registry) = Metrics::new(None).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let router = router(Readiness::expecting(&[]), registry);
+        let patience = Patience { head: Duration::from_millis(20), ..PATIENCE };
+        tokio::spawn(serve_with(listener, router, CancellationToken::new(), patience));
         let answer = ask(address, "GET /livez HTTP/1.1\r\nhost:").await;
         assert!(!answer.contains("200"), "{answer}");
     }

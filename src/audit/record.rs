@@ -543,3 +543,6 @@ pub(super) fn mint_boot(now: SystemTime) -> String {
     mint(now)
 }
 
+
+#[cfg(test)]
+pub(super) mod tests;

@@ -372,3 +372,6 @@ impl Drop for LastWords {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

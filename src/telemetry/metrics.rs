@@ -454,7 +454,7 @@ mod tests {
         let connections = |registry: &prometheus::Registry| {
             let families = registry.gather();
             let family = families.into_iter().find(|family| family.name() == "gatepost_connections");
-            family.map(|family| family.get_metric()[0].get_gauge().value())
+            family.map(|family| family.get_metric()[0].get_gauge().get_value())
         };
         assert_eq!(connections(&ones), Some(1.0));
         assert_eq!(connections(&twos), None);
