@@ -3,5 +3,6 @@
 //! `cargo test --release --test conformance [NAME]`. `GATEPOST_CONFORMANCE` names another folder of the same form.
 
 mod jwt;
+mod ocsf;
 mod spiffe;
 mod support;
