@@ -20,8 +20,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::Semaphore;
 
-use crate::audit::redact::{Place, Redaction};
-use crate::audit::{CallEntry, CallerFacts, Entry, Outcome, QuestionFacts, SubjectFacts, Trail};
+use crate::audit::{AuditError, CallEntry, CallerFacts, Entry, Outcome, Place, QuestionFacts, Redaction, SubjectFacts, Trail};
 use crate::cache::{Account, Rulings};
 use crate::caller::{Caller, Callers};
 use crate::clock::SharedClock;
@@ -66,6 +65,8 @@ pub struct Pdp {
     pub slots: Semaphore,
     /// Where the listener is bound.
     pub listener: SocketAddr,
+    /// For how long callers may reuse an answer at most.
+    pub caller_reuse: Duration,
 }
 
 /// A call as it came in.
@@ -104,6 +105,8 @@ struct Who {
     facts: SubjectFacts,
     issuer: String,
     ends: Option<SystemTime>,
+    /// The token was refused: every question gets this answer.
+    refusal: Option<DenialCode>,
 }
 
 /// A decision before it has its record.
@@ -169,10 +172,10 @@ impl Pdp {
             answers.push((item_begun, known, circumstances, decided));
         }
         // Records are written together, so that a batch waits for the sink once and not once an item.
-        let writing = answers
-            .into_iter()
-            .map(|(begun, known, circumstances, decided)| async move { self.conclude(call, &begun, known, circumstances, decided).await });
-        Ok(all(writing).await)
+        let writing = answers.into_iter().map(|(begun, known, circumstances, decided)| async move {
+            self.conclude(call, &begun, known, circumstances, decided).await
+        });
+        Ok(futures_util::future::join_all(writing).await)
     }
 
     /// Admission, entitlement and the subject, for a batch.
@@ -186,11 +189,8 @@ impl Pdp {
         let caller = self.admit(call, known)?;
         let Shared { subject, items } = asked.map_err(DecideError::Invalid)?;
         known.subject.kind = Some(subject.kind());
-        let who = match self.identify(&caller, subject).await? {
-            Ok(who) => who,
-            // A bad token denies every item, each with a record of its own.
-            Err((code, facts)) => Who::refused(code, facts, &self.principals.anonymous),
-        };
+        // A bad token denies every item, each with a record of its own.
+        let who = self.identify(&caller, subject).await?;
         Ok((caller, who, items))
     }
 
@@ -206,10 +206,7 @@ impl Pdp {
         known.subject.kind = Some(subject.kind());
         known.question = Some(self.describe(&subject, &question));
         entitled(&caller, &question)?;
-        let who = match self.identify(&caller, subject).await? {
-            Ok(who) => who,
-            Err((code, facts)) => Who::refused(code, facts, &self.principals.anonymous),
-        };
+        let who = self.identify(&caller, subject).await?;
         self.decide_for(&caller, &who, &question, &self.store.current(), known)
     }
 
@@ -234,7 +231,7 @@ impl Pdp {
             show_policies: caller.sees_policies(),
             reusable_for: Duration::ZERO,
         };
-        if let Some(code) = who.facts.token_refusal.and(who.refusal()) {
+        if let Some(code) = who.refusal {
             return Ok(denied(code));
         }
         if let Some(facts) = &mut known.question {
@@ -270,7 +267,7 @@ impl Pdp {
             Duration::ZERO
         } else {
             let left = who.ends.map_or(Duration::MAX, |ends| ends.duration_since(now).unwrap_or(Duration::ZERO));
-            self.caller_reuse().min(left)
+            self.caller_reuse.min(left)
         };
         Ok(Decided {
             ruling,
@@ -293,18 +290,14 @@ impl Pdp {
         Ok(caller)
     }
 
-    /// Who the principal is. The inner error is a denial: the token is the user's, not the caller's.
-    async fn identify(
-        &self,
-        caller: &Caller,
-        subject: Subject,
-    ) -> Result<Result<Who, (DenialCode, SubjectFacts)>, DecideError> {
+    /// Who the principal is. A bad token is a denial to come, no error: it is the user's, not the caller's.
+    async fn identify(&self, caller: &Caller, subject: Subject) -> Result<Who, DecideError> {
         let kind = Some(subject.kind());
         let caller_data = self.caller_entity(caller);
         let plain = |principal: RawEntity| {
             let facts = SubjectFacts { kind, principal: Some(principal.uid.clone()), ..SubjectFacts::default() };
             let data = SubjectData { principal, token: None, caller: caller_data.clone() };
-            Ok(Ok(Who { data, facts, issuer: String::new(), ends: None }))
+            Ok(Who { data, facts, issuer: String::new(), ends: None, refusal: None })
         };
         let bare = |uid: EntityUid| RawEntity { uid, attributes: RawRecord::new(), parents: Vec::new() };
         match subject {
@@ -315,29 +308,31 @@ impl Pdp {
                     Err(error) => Err(error),
                 };
                 self.metrics.stage("token", self.since(begun));
-                Ok(match verified {
-                    Ok(token) => {
-                        let facts: &Arc<TokenFacts> = token.facts();
-                        Ok(Who {
-                            facts: SubjectFacts {
-                                kind,
-                                principal: Some(token.principal().uid.clone()),
-                                token: Some(Arc::clone(facts)),
-                                token_refusal: None,
-                            },
-                            issuer: facts.issuer.clone(),
-                            ends: Some(token.expires_at()),
-                            data: SubjectData {
-                                principal: token.principal().clone(),
-                                token: Some(Arc::clone(facts)),
-                                caller: caller_data,
-                            },
-                        })
-                    }
+                let token = match verified {
+                    Ok(token) => token,
                     Err(error) => {
                         let facts = SubjectFacts { kind, token_refusal: Some(error.reason()), ..SubjectFacts::default() };
-                        Err((error.denial(), facts))
+                        let mut who = plain(bare(self.principals.anonymous.clone()))?;
+                        (who.facts, who.refusal) = (facts, Some(error.denial()));
+                        return Ok(who);
                     }
+                };
+                let facts: &Arc<TokenFacts> = token.facts();
+                Ok(Who {
+                    facts: SubjectFacts {
+                        kind,
+                        principal: Some(token.principal().uid.clone()),
+                        token: Some(Arc::clone(facts)),
+                        token_refusal: None,
+                    },
+                    issuer: facts.issuer.clone(),
+                    ends: Some(token.expires_at()),
+                    refusal: None,
+                    data: SubjectData {
+                        principal: token.principal().clone(),
+                        token: Some(Arc::clone(facts)),
+                        caller: caller_data,
+                    },
                 })
             }
             Subject::Asserted(principal) => {
@@ -442,10 +437,31 @@ impl Pdp {
             outcome,
         };
         let waiting = self.clock.monotonic();
-        let written = self.trail.write(Entry::Call(Box::new(entry))).await;
+        let bare = CallEntry { question: None, ..entry.clone() };
+        let mut written = self.trail.write(Entry::Call(Box::new(entry))).await;
+        if let Err(error @ AuditError::TooLarge { .. }) = written {
+            // The answer is withheld, and that is put on record without what made the record too long.
+            let error = DecideError::Audit(error);
+            let bare = CallEntry { outcome: error.outcome(), ..bare };
+            written = self.trail.write(Entry::Call(Box::new(bare))).await;
+            if written.is_ok() {
+                self.metrics.audit_record("too_large");
+                self.metrics.refused(error.status(), error.reason());
+                return Err(Refusal { id: begun.id, error });
+            }
+        }
         self.metrics.stage("record", self.since(waiting));
         if let Err(error) = written {
-            self.metrics.audit_record("failed");
+            self.metrics.audit_record(match error {
+                AuditError::QueueFull => "queue_full",
+                AuditError::TimedOut => "timed_out",
+                AuditError::TooLarge { .. } => "too_large",
+                AuditError::Open(_)
+                | AuditError::Start(_)
+                | AuditError::Unwritable(_)
+                | AuditError::Sink(_)
+                | AuditError::Closed => "failed",
+            });
             self.metrics.refused("UNAVAILABLE", "AUDIT_UNAVAILABLE");
             return Err(Refusal { id: begun.id, error: DecideError::Audit(error) });
         }

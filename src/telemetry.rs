@@ -126,3 +126,35 @@ fn resource() -> Resource {
         .with_attribute(opentelemetry::KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
         .build()
 }
+
+#[cfg(test)]
+mod tests {
+    use opentelemetry::trace::Tracer as _;
+
+    use super::*;
+
+    #[test]
+    fn a_process_has_its_logs_set_up_once_and_by_a_filter_that_is_one() {
+        let config =
+            |filter: &str| TelemetryConfig { log_format: LogFormat::Json, log_filter: filter.to_owned(), otlp: None };
+        assert!(matches!(Telemetry::start(&config("gatepost=loud")), Err(TelemetryError::Filter(_))));
+        Telemetry::start(&config("off")).unwrap();
+        assert!(matches!(Telemetry::start(&config("off")), Err(TelemetryError::Subscriber(_))));
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_is_waiting_is_sent_at_the_end_and_a_mute_collector_holds_nobody_up() {
+        let collector = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("http://{}", collector.local_addr().unwrap());
+        let otlp =
+            OtlpConfig { endpoint: endpoint.parse().unwrap(), sample_ratio: 1.0, interval: Duration::from_secs(3600) };
+        let (metrics, registry) = Metrics::new(Some(&otlp)).unwrap();
+        let provider = tracer(&otlp).unwrap();
+        provider.tracer("test").in_span("call", |_| ());
+        let telemetry = Telemetry { metrics, registry, tracer: Some(provider) };
+
+        let shutdown = tokio::spawn(telemetry.shutdown(Duration::from_millis(200)));
+        let _mute = collector.accept().await.unwrap();
+        shutdown.await.unwrap();
+    }
+}

@@ -7,12 +7,13 @@
 //! | policies | Entity Management 3004 |
 //! | start, stop, records resumed after a gap | Application Lifecycle 6002 |
 //!
-//! Pure: takes facts, gives bytes. What must never be in a record is not in the facts either.
+//! Takes facts, gives bytes, and adds nothing but a fresh id. What must never be in a record is not in the facts either.
 
 use std::time::SystemTime;
 
 use uuid::{NoContext, Timestamp, Uuid};
 
+use self::words::{Ending, activity, grpc_number};
 use super::ocsf::{
     API_ACTIVITY, APPLICATION_LIFECYCLE, AUTHENTICATION, Actor, Api, Asked, Authorization, Batch, Class, Code, Device,
     ENTITY_MANAGEMENT, Endpoint, Erred, Event, FAILURE, HIGH, INFORMATIONAL, Kept, LOW, MEDIUM, ManagedEntity, Mask,
@@ -25,9 +26,11 @@ use super::{
     SubjectFacts,
 };
 use crate::clock::unix_millis;
-use crate::model::decision::{Decision, DenialCode, Ruling};
+use crate::model::decision::Ruling;
 use crate::model::entity::EntityUid;
 use crate::model::ids::PolicyRevision;
+
+mod words;
 
 /// What every record of this process shares.
 #[derive(Debug)]
@@ -89,7 +92,6 @@ pub(super) fn render_resumed(
 ) -> Result<Line, serde_json::Error> {
     let mut event = bare(frame, APPLICATION_LIFECYCLE, 99, "Audit Resumed", now, HIGH, SUCCESS);
     event.app = Some(PRODUCT);
-    event.is_alert = Some(true);
     event.unmapped.gatepost.not_recorded = Some(missing);
     event.unmapped.gatepost.not_recorded_since = Some(utc(since));
     line(&event)
@@ -168,85 +170,10 @@ fn bare<'a>(
     }
 }
 
-/// How a call ended, in OCSF's words.
-struct Ending {
-    severity: Code,
-    status: Code,
-    action: Code,
-    disposition: Code,
-    /// The gRPC status that left: a denial is data, so every decision leaves with `OK`.
-    grpc: &'static str,
-    reason: Option<&'static str>,
-    decision: Option<&'static str>,
-}
-
-const ALLOWED: Code = Code(1, "Allowed");
-const DENIED: Code = Code(2, "Denied");
-const BLOCKED: Code = Code(2, "Blocked");
-const REJECTED: Code = Code(25, "Rejected");
-const UNAUTHORIZED: Code = Code(26, "Unauthorized");
-const ERROR: Code = Code(27, "Error");
-const CONDITIONAL: Code = Code(99, "Conditional");
-
-impl Ending {
-    fn of(outcome: &Outcome) -> Self {
-        match outcome {
-            Outcome::Decided { ruling, .. } => Self::of_ruling(ruling),
-            Outcome::Refused { status, reason } => Self {
-                severity: LOW,
-                status: FAILURE,
-                action: DENIED,
-                disposition: match *status {
-                    "UNAUTHENTICATED" | "PERMISSION_DENIED" => UNAUTHORIZED,
-                    _ => REJECTED,
-                },
-                grpc: status,
-                reason: Some(reason),
-                decision: None,
-            },
-            Outcome::Failed { status, reason } => Self {
-                severity: HIGH,
-                status: FAILURE,
-                action: DENIED,
-                disposition: ERROR,
-                grpc: status,
-                reason: Some(reason),
-                decision: None,
-            },
-        }
-    }
-
-    fn of_ruling(ruling: &Ruling) -> Self {
-        let code = ruling.denial.as_ref().map(|denial| denial.code);
-        let (status, action, disposition, decision) = match ruling.decision {
-            Decision::Allow => (SUCCESS, ALLOWED, ALLOWED, "allow"),
-            Decision::Conditional => (SUCCESS, CONDITIONAL, CONDITIONAL, "conditional"),
-            Decision::Deny => {
-                let disposition = match code {
-                    Some(code) if code.is_about_the_token() => UNAUTHORIZED,
-                    Some(DenialCode::PolicyError) => ERROR,
-                    Some(_) | None => BLOCKED,
-                };
-                (FAILURE, DENIED, disposition, "deny")
-            }
-        };
-        Self {
-            severity: if ruling.errors.is_empty() { INFORMATIONAL } else { HIGH },
-            status,
-            action,
-            disposition,
-            grpc: "OK",
-            reason: code.map(DenialCode::as_str),
-            decision: Some(decision),
-        }
-    }
-}
-
 fn of_call<'a>(call: &'a CallEntry, frame: &'a Frame) -> Event<'a> {
     let ending = Ending::of(&call.outcome);
     let (activity_id, activity_name) = call.question.as_ref().map_or((0, "Unknown"), |asked| activity(&asked.action));
-    let mut event =
-        bare(frame, API_ACTIVITY, activity_id, activity_name, call.time, ending.severity, ending.status);
+    let mut event = bare(frame, API_ACTIVITY, activity_id, activity_name, call.time, ending.severity, ending.status);
     let request_id = call.circumstances.request_id.as_ref().map(|id| Text::new(id.as_str()));
     let batch_id = call.circumstances.batch_id.map(|id| id.to_string());
 
@@ -283,11 +210,8 @@ fn of_call<'a>(call: &'a CallEntry, frame: &'a Frame) -> Event<'a> {
         event.unmapped.gatepost.policy_snapshot = Some(snapshot(revision));
         event.unmapped.gatepost.obligations = ruling.obligations.iter().map(|name| Text::new(name)).collect();
         event.unmapped.gatepost.determining_policies = ruling.determining.iter().map(|id| Text::new(id)).collect();
-        event.unmapped.gatepost.policy_errors = ruling
-            .errors
-            .iter()
-            .map(|error| Erred { policy: Text::new(&error.policy), class: error.class })
-            .collect();
+        event.unmapped.gatepost.policy_errors =
+            ruling.errors.iter().map(|error| Erred { policy: Text::new(&error.policy), class: error.class }).collect();
         event.unmapped.gatepost.field_mask = call.question.as_ref().and_then(|asked| mask(asked, ruling));
     }
 
@@ -315,13 +239,8 @@ fn of_handshake<'a>(handshake: &'a HandshakeEntry, frame: &'a Frame) -> Event<'a
     let mut event = bare(frame, AUTHENTICATION, 1, "Logon", handshake.time, LOW, FAILURE);
     event.status_detail = Some(handshake.reason);
     event.count = Some(handshake.suppressed.saturating_add(1));
-    event.user = Some(User {
-        uid: None,
-        name: Text::new("unknown"),
-        type_id: 0,
-        r#type: Text::new("Unknown"),
-        domain: None,
-    });
+    event.user =
+        Some(User { uid: None, name: Text::new("unknown"), type_id: 0, r#type: Text::new("Unknown"), domain: None });
     (event.auth_protocol_id, event.auth_protocol) = (Some(99), Some("mTLS"));
     event.is_remote = Some(true);
     event.src_endpoint = Some(Endpoint::at(handshake.address));
@@ -365,21 +284,6 @@ fn of_lifecycle<'a>(lifecycle: &'a LifecycleEntry, frame: &'a Frame) -> Event<'a
     let mut event = bare(frame, APPLICATION_LIFECYCLE, activity, name, lifecycle.time, INFORMATIONAL, SUCCESS);
     event.app = Some(PRODUCT);
     event
-}
-
-/// OCSF's create, read, update and delete for the action's verb, the part after its last dot; `Other`, with the verb
-/// as its name, for everything else.
-fn activity(action: &str) -> (u32, &str) {
-    let local = action.rsplit("::").next().unwrap_or(action);
-    let base = local.split([':', '#']).next().unwrap_or(local);
-    match base.rsplit('.').next().unwrap_or(base) {
-        "create" => (1, "Create"),
-        "read" | "get" | "view" | "list" => (2, "Read"),
-        "update" | "write" => (3, "Update"),
-        "delete" => (4, "Delete"),
-        "" => (99, "Other"),
-        verb => (99, verb),
-    }
 }
 
 fn level(asked: &QuestionFacts) -> &'static str {
@@ -502,29 +406,6 @@ fn snapshot(revision: &PolicyRevision) -> String {
     format!("sha256:{revision}")
 }
 
-/// The number of a gRPC status. Source: grpc/doc/statuscodes.md.
-fn grpc_number(name: &str) -> i32 {
-    match name {
-        "OK" => 0,
-        "CANCELLED" => 1,
-        "INVALID_ARGUMENT" => 3,
-        "DEADLINE_EXCEEDED" => 4,
-        "NOT_FOUND" => 5,
-        "ALREADY_EXISTS" => 6,
-        "PERMISSION_DENIED" => 7,
-        "RESOURCE_EXHAUSTED" => 8,
-        "FAILED_PRECONDITION" => 9,
-        "ABORTED" => 10,
-        "OUT_OF_RANGE" => 11,
-        "UNIMPLEMENTED" => 12,
-        "INTERNAL" => 13,
-        "UNAVAILABLE" => 14,
-        "DATA_LOSS" => 15,
-        "UNAUTHENTICATED" => 16,
-        _ => 2,
-    }
-}
-
 fn mint(time: SystemTime) -> String {
     let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     Uuid::new_v7(Timestamp::from_unix(NoContext, since.as_secs(), since.subsec_nanos())).to_string()
@@ -532,17 +413,14 @@ fn mint(time: SystemTime) -> String {
 
 /// RFC 3339 in UTC, to the millisecond.
 fn utc(time: SystemTime) -> String {
-    jiff::Timestamp::from_millisecond(unix_millis(time)).map_or_else(
-        |_| "9999-12-31T23:59:59.999Z".to_owned(),
-        |instant| format!("{instant:.3}"),
-    )
+    jiff::Timestamp::from_millisecond(unix_millis(time))
+        .map_or_else(|_| "9999-12-31T23:59:59.999Z".to_owned(), |instant| format!("{instant:.3}"))
 }
 
 /// Names this run of the process.
 pub(super) fn mint_boot(now: SystemTime) -> String {
     mint(now)
 }
-
 
 #[cfg(test)]
 pub(super) mod tests;

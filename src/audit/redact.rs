@@ -143,10 +143,7 @@ mod tests {
     #[test]
     fn a_listed_value_is_copied_within_bounds() {
         let nested = |levels: usize| (0..levels).fold(text("core"), |inner, _| RawValue::List(vec![inner]));
-        let count = |value: &RawValue| match value {
-            RawValue::List(items) => items.len(),
-            _ => 0,
-        };
+        let count = |value: &RawValue| if let RawValue::List(items) = value { items.len() } else { 0 };
         let kept = |value: RawValue| {
             let record = RawRecord::from([("channel".to_owned(), value)]);
             redaction().kept(Place::Context, &record).remove(0).1

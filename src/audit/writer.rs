@@ -33,7 +33,8 @@ pub enum AuditError {
     /// The entry can't be written as JSON.
     #[error("the audit record could not be made")]
     Unwritable(#[source] serde_json::Error),
-    /// The record is longer than `limits.audit_record_bytes`.
+    /// The record is longer than `limits.audit_record_bytes`. What is recorded instead, that the call failed, has to do
+    /// without the question.
     #[error("the audit record has up to {bytes} bytes, more than the {limit} allowed")]
     TooLarge {
         /// Its size, with the longest sequence number.
@@ -299,19 +300,19 @@ impl Writer {
         self.bytes.clear();
         self.ends.clear();
         // The record of a gap goes first; it is also how a failed sink is tried without a record at stake.
-        let told = self.gap.as_ref().and_then(|gap| {
-            record::render_resumed(self.shared.clock.now(), gap.since, gap.missing, &self.frame).ok()
-        });
+        let told = self
+            .gap
+            .as_ref()
+            .and_then(|gap| record::render_resumed(self.shared.clock.now(), gap.since, gap.missing, &self.frame).ok());
         let extra = usize::from(told.is_some());
-        let mut number = self.sequence;
-        for line in told.iter().chain(jobs.iter().map(|job| &job.line)) {
+        let lines = told.iter().chain(jobs.iter().map(|job| &job.line));
+        for (number, line) in (self.sequence..).zip(lines) {
             // At least one entry, whatever its size.
             if self.ends.len() > extra && self.bytes.len() + line.bytes() > BATCH_BYTES {
                 break;
             }
             line.put(number, &mut self.bytes);
             self.ends.push(self.bytes.len());
-            number += 1;
         }
         let batch: Vec<Job> = jobs.drain(..self.ends.len().saturating_sub(extra).min(jobs.len())).collect();
         self.shared.busy_since.store(self.shared.millis(), Ordering::Release);

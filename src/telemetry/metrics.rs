@@ -368,7 +368,8 @@ pub fn prometheus_name(instrument: &Instrument) -> String {
 /// The reference page's table, in Markdown.
 #[must_use]
 pub fn reference_markdown() -> String {
-    let mut page = String::from("| name | in Prometheus | kind | unit | labels | what it tells |\n|---|---|---|---|---|---|\n");
+    let mut page =
+        String::from("| name | in Prometheus | kind | unit | labels | what it tells |\n|---|---|---|---|---|---|\n");
     for instrument in INSTRUMENTS {
         let kind = match instrument.kind {
             Kind::Counter => "counter",

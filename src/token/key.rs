@@ -227,7 +227,8 @@ mod tests {
             ("5866666666666666666666666666666666666666666666666666666666666666", false, "the base point"),
         ];
         for (hex, expected, why) in table {
-            let point: Vec<u8> = (0..32).map(|at| u8::from_str_radix(&hex[2 * at..2 * at + 2], 16).unwrap()).collect();
+            let point: Vec<u8> =
+                (0..64).step_by(2).map(|at| u8::from_str_radix(hex.get(at..at + 2).unwrap(), 16).unwrap()).collect();
             assert_eq!(has_small_order(&point), expected, "{why}");
         }
     }

@@ -20,7 +20,7 @@ use super::{SetupProblem, TokenError, UnverifiedToken, VerifiedToken, Verifier};
 use crate::clock::ManualClock;
 use crate::config::{ClaimMapping, KeySource, Limits, TokenAlgorithm, TrustedIssuer};
 use crate::model::entity::EntityType;
-use crate::secret::SecretString;
+use crate::secret::{ExposeSecret as _, SecretString};
 
 const NOW: u64 = 1_800_000_000;
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
@@ -55,9 +55,10 @@ fn signing_input(header: &Value, changes: &Value) -> String {
         "iss": "https://issuer.test", "sub": "alice", "aud": "gatepost", "iat": NOW - 60, "exp": NOW + 600,
     });
     for (name, value) in changes.as_object().unwrap() {
-        match value {
-            Value::Null => drop(claims.as_object_mut().unwrap().remove(name)),
-            value => claims[name] = value.clone(),
+        if value.is_null() {
+            claims.as_object_mut().unwrap().remove(name);
+        } else {
+            claims[name] = value.clone();
         }
     }
     let encode = |part: &Value| URL_SAFE_NO_PAD.encode(part.to_string());
@@ -219,11 +220,29 @@ async fn another_payload_under_a_cached_signature_is_refused() {
     let token = signer.token(&json!({}));
     bench.verify(&token).await.unwrap();
 
-    use secrecy::ExposeSecret as _;
     let signature = token.expose_secret().rsplit('.').next().unwrap();
     let header = json!({"alg": "EdDSA", "typ": "at+jwt", "kid": "a"});
     let forged = format!("{}.{signature}", signing_input(&header, &json!({"sub": "admin"})));
     assert_eq!(bench.verify(&forged.into()).await.err(), Some(TokenError::BadSignature));
+}
+
+/// Whatever one character is replaced by, it is another token, and nobody signed it.
+#[tokio::test]
+async fn a_token_with_any_one_character_changed_is_refused() {
+    let signer = Signer::new("a", 1);
+    let bench = Bench::with_keys_of(&signer);
+    let token = signer.token(&json!({}));
+    bench.verify(&token).await.unwrap();
+    let good = token.expose_secret().as_bytes();
+    for at in 0..good.len() {
+        for other in [b'A', b'B', b'_', b'.', b'=', b'\n', b'"', 0] {
+            let mut changed = good.to_vec();
+            if std::mem::replace(&mut changed[at], other) != other {
+                let changed = String::from_utf8(changed).unwrap().into();
+                assert!(bench.verify(&changed).await.is_err(), "character {at} replaced by {other}");
+            }
+        }
+    }
 }
 
 #[tokio::test]
@@ -257,7 +276,11 @@ fn an_issuer_that_could_not_be_safe_is_refused_at_start() {
         (vec![mixed], Some(SetupProblem::Algorithms), "symmetric beside public"),
         (vec![issuer(TokenAlgorithm::Rs256, shared(SECRET))], Some(SetupProblem::Algorithms), "a secret for RSA"),
         (vec![issuer(TokenAlgorithm::Hs256, keys())], Some(SetupProblem::Algorithms), "public keys for HMAC"),
-        (vec![issuer(TokenAlgorithm::Hs256, shared(&SECRET[1..]))], Some(SetupProblem::ShortSecret), "31 bytes"),
+        (
+            vec![issuer(TokenAlgorithm::Hs256, shared("0123456789abcdef0123456789abcde"))],
+            Some(SetupProblem::ShortSecret),
+            "31 bytes",
+        ),
         (vec![issuer(TokenAlgorithm::Rs256, missing)], Some(SetupProblem::KeyFile), "no file"),
         (vec![issuer(TokenAlgorithm::Rs256, keys())], Some(SetupProblem::KeyDocument), "an empty file"),
     ];

@@ -9,7 +9,7 @@ use crate::model::entity::RawEntity;
 /// A token whose signature, issuer, audience and lifetime have all been checked.
 /// Holding one is the proof: [`Verifier::verify`](super::Verifier::verify) is the only way to get one.
 ///
-/// ```compile_fail
+/// ```compile_fail,E0451
 /// use gatepost::token::VerifiedToken;
 /// fn forge(principal: gatepost::model::entity::RawEntity, facts: gatepost::token::TokenFacts) -> VerifiedToken {
 ///     VerifiedToken { principal, facts: std::sync::Arc::new(facts), digest: [0; 32] }

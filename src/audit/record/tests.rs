@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::*;
-use crate::model::decision::{CacheUse, Denial, PolicyError};
+use crate::model::decision::{CacheUse, Decision, Denial, DenialCode, PolicyError};
 use crate::model::entity::{EntityId, EntityType, RawRecord, RawValue, is_hidden};
 use crate::model::field_path::FieldPath;
 use crate::model::ids::{DecisionId, RequestId};
@@ -176,10 +176,8 @@ fn a_call_is_recorded_with_who_what_where_and_why() {
         algorithm: "ES256",
         key_id: Some("k1".to_owned()),
     };
-    let alice = EntityUid {
-        entity_type: EntityType::parse("User").unwrap(),
-        id: EntityId::parse("ali\"ce", 1024).unwrap(),
-    };
+    let alice =
+        EntityUid { entity_type: EntityType::parse("User").unwrap(), id: EntityId::parse("ali\"ce", 1024).unwrap() };
     let refused = Ruling {
         denial: Some(Denial {
             code: DenialCode::FieldNotGranted,
@@ -251,7 +249,10 @@ fn no_text_can_break_a_line_or_hide_in_one() {
             resource_id: Some(text.clone()),
             fields: Some(vec![text.clone()]),
             context_sha256: Some(text.clone()),
-            kept: vec![(text.clone(), RawValue::Record(RawRecord::from([(text.clone(), RawValue::Text(text.clone()))])))],
+            kept: vec![(
+                text.clone(),
+                RawValue::Record(RawRecord::from([(text.clone(), RawValue::Text(text.clone()))])),
+            )],
             asserted: vec![text.clone()],
         };
         let ruling = Ruling {

@@ -239,7 +239,8 @@ impl AuditSinkLike for Puppet {
 }
 
 fn puppet(queue: usize, limits: &Limits, open: bool) -> (Trail, Puppet) {
-    let strings = Puppet { out: Arc::default(), gate: Arc::new((Mutex::new(open), Condvar::new())), tear: Arc::default() };
+    let strings =
+        Puppet { out: Arc::default(), gate: Arc::new((Mutex::new(open), Condvar::new())), tear: Arc::default() };
     let sink = Puppet { out: strings.out.clone(), gate: strings.gate.clone(), tear: strings.tear.clone() };
     let config = AuditConfig { queue, ..file(Path::new("unused"), 0, 0) };
     (Trail::over(Box::new(sink), &config, limits, host(), SystemClock::shared()).unwrap(), strings)
@@ -302,10 +303,8 @@ async fn a_number_that_went_out_with_half_a_line_is_not_used_again() {
     assert!(matches!(trail.write(entry()).await, Err(AuditError::Sink(_))));
     trail.write(entry()).await.unwrap();
     let text = String::from_utf8(strings.out.lock().clone()).unwrap();
-    let numbers: Vec<Option<u64>> = text
-        .lines()
-        .map(|line| serde_json::from_str::<Value>(line).ok()?["metadata"]["sequence"].as_u64())
-        .collect();
+    let numbers: Vec<Option<u64>> =
+        text.lines().map(|line| serde_json::from_str::<Value>(line).ok()?["metadata"]["sequence"].as_u64()).collect();
     assert_eq!(numbers, [None, Some(2), Some(3)], "half a line, the gap, the record");
 }
 
