@@ -52,7 +52,8 @@ pub struct Report {
     revision: String,
     policies: usize,
     rows: Vec<RowResult>,
-    uncovered: Vec<Lacking>,
+    /// `None`: nobody looked.
+    uncovered: Option<Vec<Lacking>>,
     /// `None`: nobody looked.
     unmissed: Option<Vec<Lacking>>,
 }
@@ -64,9 +65,8 @@ impl Report {
         bundle: &Bundle,
         directory: &Path,
         rows: Vec<RowResult>,
-        uncovered: &BTreeSet<String>,
-        unmissed: &BTreeSet<String>,
-        mutated: bool,
+        uncovered: Option<&BTreeSet<String>>,
+        unmissed: Option<&BTreeSet<String>>,
     ) -> Self {
         let lacking = |ids: &BTreeSet<String>| -> Vec<Lacking> {
             let named = bundle.policies().iter().filter(|policy| ids.contains(&policy.id));
@@ -76,8 +76,8 @@ impl Report {
             directory: directory.display().to_string(),
             revision: bundle.revision().as_str().to_owned(),
             policies: bundle.policies().len(),
-            uncovered: lacking(uncovered),
-            unmissed: mutated.then(|| lacking(unmissed)),
+            uncovered: uncovered.map(lacking),
+            unmissed: unmissed.map(lacking),
             rows,
         }
     }
@@ -130,12 +130,15 @@ impl Report {
             }
             Ok(())
         };
-        warn(console, "no row is decided by", &self.uncovered)?;
+        warn(console, "no row is decided by", self.uncovered.as_deref().unwrap_or_default())?;
         warn(console, "no row fails without", self.unmissed.as_deref().unwrap_or_default())?;
         let failed = self.failed();
         let rows = counted(self.rows.len(), "row", "rows");
         write!(console, "{rows}: {} passed, {failed} failed; ", self.rows.len() - failed)?;
-        write!(console, "{}, {} without a row", counted(self.policies, "policy", "policies"), self.uncovered.len())?;
+        write!(console, "{}", counted(self.policies, "policy", "policies"))?;
+        if let Some(uncovered) = &self.uncovered {
+            write!(console, ", {} without a row", uncovered.len())?;
+        }
         if let Some(unmissed) = &self.unmissed {
             write!(console, ", {} that no row would miss", unmissed.len())?;
         }
@@ -164,7 +167,8 @@ impl Report {
             failed: usize,
             rows: Vec<RowLine<'r>>,
             policies: usize,
-            uncovered: &'r [Lacking],
+            #[serde(skip_serializing_if = "Option::is_none")]
+            uncovered: Option<&'r [Lacking]>,
             #[serde(skip_serializing_if = "Option::is_none")]
             unmissed: Option<&'r [Lacking]>,
         }
@@ -183,7 +187,7 @@ impl Report {
             failed: self.failed(),
             rows: rows.collect(),
             policies: self.policies,
-            uncovered: &self.uncovered,
+            uncovered: self.uncovered.as_deref(),
             unmissed: self.unmissed.as_deref(),
         };
         serde_json::to_writer_pretty(&mut *console, &whole)?;
@@ -196,7 +200,7 @@ impl Report {
     /// The console's own.
     pub fn junit(&self, console: &mut impl Write, require_coverage: bool) -> io::Result<()> {
         let mut lacking: Vec<(&str, &Lacking)> =
-            self.uncovered.iter().map(|l| ("no row is decided by it", l)).collect();
+            self.uncovered.iter().flatten().map(|l| ("no row is decided by it", l)).collect();
         lacking.extend(self.unmissed.iter().flatten().map(|l| ("no row fails without it", l)));
         if !require_coverage {
             lacking.clear();

@@ -132,9 +132,14 @@ pub fn read(files: &[RowFile]) -> Result<Vec<Row>, Vec<RowError>> {
     if problems.is_empty() { Ok(rows) } else { Err(problems) }
 }
 
-/// The library repeats the place and shows a snippet; one line is enough here.
+/// The library repeats the place and shows a snippet; the sentence is enough here.
 fn first_line(message: &str) -> String {
-    message.lines().find(|line| !line.trim().is_empty()).unwrap_or("can't be read").trim().to_owned()
+    let line = message.lines().find(|line| !line.trim().is_empty()).unwrap_or("can't be read").trim();
+    let line = line.strip_prefix("error: ").unwrap_or(line);
+    match line.split_once(": ") {
+        Some((place, sentence)) if place.starts_with("line ") => sentence.to_owned(),
+        Some(_) | None => line.to_owned(),
+    }
 }
 
 // ---- as written ----
