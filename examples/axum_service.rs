@@ -92,15 +92,24 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(axum::serve(listener, service).await?)
 }
 
-async fn read_account(State(shop): State<Arc<Shop>>, Path(id): Path<String>, headers: HeaderMap) -> Result<Response, Refusal> {
+async fn read_account(
+    State(shop): State<Arc<Shop>>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, Refusal> {
     let asker = Asker::of(&headers)?;
     let account = shop.accounts.read().get(&id).cloned();
     let Some(account) = account else { return asker.nothing_there(&shop, "Account.read", "Account").await };
-    let answer = shop.gatepost.check(asker.on_behalf(about_account("Account.read", &id, &account).fields_all())).await?;
+    let answer =
+        shop.gatepost.check(asker.on_behalf(about_account("Account.read", &id, &account).fields_all())).await?;
     show(&id, account, &answer)
 }
 
-async fn read_order(State(shop): State<Arc<Shop>>, Path(id): Path<String>, headers: HeaderMap) -> Result<Response, Refusal> {
+async fn read_order(
+    State(shop): State<Arc<Shop>>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, Refusal> {
     let asker = Asker::of(&headers)?;
     let order = shop.orders.read().get(&id).cloned();
     let Some(order) = order else { return asker.nothing_there(&shop, "Order.read", "Order").await };
@@ -162,10 +171,11 @@ async fn update_account(
 
 /// The facts about an account that the policies go by. Not its fields: Gatepost has no need to know them.
 fn about_account(action: &str, id: &str, account: &Value) -> Ask {
-    Ask::new(action)
-        .resource("Account", id)
-        .reference("tenant", "Tenant", text(account, "tenant"))
-        .reference("owner", "User", text(account, "owner"))
+    Ask::new(action).resource("Account", id).reference("tenant", "Tenant", text(account, "tenant")).reference(
+        "owner",
+        "User",
+        text(account, "owner"),
+    )
 }
 
 /// The granted fields of a document, or why there are none.

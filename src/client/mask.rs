@@ -89,10 +89,7 @@ impl Mask {
     /// that there is an address is told by nobody who may not see any of it. The document itself stays, as `{}` at least.
     pub fn apply(&self, document: &mut Value) {
         if !self.root.keep(document) {
-            *document = match document {
-                Value::Array(_) => Value::Array(Vec::new()),
-                _ => Value::Object(Map::new()),
-            };
+            *document = if document.is_array() { Value::Array(Vec::new()) } else { Value::Object(Map::new()) };
         }
     }
 
@@ -103,9 +100,10 @@ impl Mask {
     #[must_use]
     pub fn refused_by(&self, patch: &Value) -> Vec<String> {
         let mut refused = Vec::new();
-        match patch {
-            Value::Object(fields) => walk(fields, Some(&self.root), "", &mut refused),
-            _ => refused.push("*".to_owned()),
+        if let Value::Object(fields) = patch {
+            walk(fields, Some(&self.root), "", &mut refused);
+        } else {
+            refused.push("*".to_owned());
         }
         refused
     }
@@ -117,9 +115,10 @@ impl Mask {
 #[must_use]
 pub fn leaf_paths(patch: &Value) -> Vec<String> {
     let mut leaves = Vec::new();
-    match patch {
-        Value::Object(fields) => walk(fields, None, "", &mut leaves),
-        _ => leaves.push("*".to_owned()),
+    if let Value::Object(fields) = patch {
+        walk(fields, None, "", &mut leaves);
+    } else {
+        leaves.push("*".to_owned());
     }
     leaves
 }
@@ -165,9 +164,12 @@ fn walk(fields: &Map<String, Value>, granted: Option<&Node>, prefix: &str, found
             None => None,
         };
         let path = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
-        match value {
-            Value::Object(inner) if !inner.is_empty() => walk(inner, below, &path, found),
-            _ => found.push(path),
+        if let Value::Object(inner) = value
+            && !inner.is_empty()
+        {
+            walk(inner, below, &path, found);
+        } else {
+            found.push(path);
         }
     }
 }
@@ -280,7 +282,9 @@ mod tests {
                     leaves(element, path, out);
                 }
             }
-            leaf => out.push((path.to_owned(), leaf.clone())),
+            Value::Object(_) | Value::Array(_) | Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {
+                out.push((path.to_owned(), value.clone()));
+            }
         }
     }
 
