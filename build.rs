@@ -5,7 +5,6 @@ use std::path::PathBuf;
 
 use prost::Message as _;
 
-#[expect(clippy::print_stdout, reason = "how a build script speaks to cargo")]
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
     let files = protox::compile(["gatepost/v1/decision_service.proto"], ["proto"])?;

@@ -1,1 +1,403 @@
-//! (stub)
+//! The house: the only file that knows everyone. Settings in, a bound server out.
+//!
+//! [`build`] reads every file, binds every port and proves that evaluation is sound; [`Gatepost::run`] then serves until
+//! it is told to drain. Tests and the demo start this very thing on port 0.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+use tower::ServiceBuilder;
+use tower_http::catch_panic::CatchPanicLayer;
+
+use crate::audit::{AuditError, Entry, HandshakeEntry, HostFacts, LifecycleEntry, PolicyEntry, Redaction, Trail};
+use crate::cache::Rulings;
+use crate::caller::Callers;
+use crate::clock::SharedClock;
+use crate::config::{Config, Limits, PolicyConfig, TrustedIssuer};
+use crate::grpc::layers::{PanicToInternal, Recorded};
+use crate::grpc::server::{ConnectionEvents, Door};
+use crate::grpc::service::Service;
+use crate::ops::{self, Readiness};
+use crate::pdp::Pdp;
+use crate::policy::store::{Reload, Store};
+use crate::policy::{BundleOptions, BundleReport};
+use crate::proto;
+use crate::proto::v1::decision_service_server::DecisionServiceServer;
+use crate::telemetry::metrics::{Metrics, Present, Watched};
+use crate::tls::server::{ServerIdentity, TlsError};
+use crate::token::{TokenSetupError, Verifier};
+
+/// Why there is no server.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The bundle is wrong.
+    #[error("the policies can't be used:\n{0}")]
+    Policies(#[source] BundleReport),
+    /// Certificate, key or client authorities are wrong.
+    #[error("the listener has no identity: {0}")]
+    Tls(#[source] TlsError),
+    /// An issuer's keys are wrong.
+    #[error("tokens can't be verified: {0}")]
+    Tokens(#[source] TokenSetupError),
+    /// Records can't be written.
+    #[error("records can't be written: {0}")]
+    Audit(#[source] AuditError),
+    /// A port is taken or not ours.
+    #[error("can't listen on {address}: {source}")]
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// The system's word.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A deep forbid did not win on this thread: Cedar would skip it.
+    #[error("the self-test of evaluation failed: a deep policy was not evaluated to its end")]
+    SelfTest,
+    /// No randomness.
+    #[error("the system gives no random bytes")]
+    Random,
+}
+
+/// A bound server, ready to run.
+pub struct Gatepost {
+    /// Where gRPC listens.
+    pub address: SocketAddr,
+    /// Where operators look.
+    pub ops_address: SocketAddr,
+    /// The decision path, for tests.
+    pub pdp: Arc<Pdp>,
+    /// Whether it should be asked.
+    pub readiness: Arc<Readiness>,
+    identity: Arc<ServerIdentity>,
+    listener: TcpListener,
+    ops_listener: TcpListener,
+    registry: prometheus::Registry,
+    config: Config,
+    clock: SharedClock,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stopped {
+    /// Calls that had to be cut off.
+    pub cut_off: usize,
+}
+
+/// Builds a server from settings. Everything that can be wrong is found here, before anybody is served.
+///
+/// # Errors
+/// [`BuildError`] names the part and carries its own report.
+pub async fn build(
+    config: Config,
+    clock: SharedClock,
+    metrics: Metrics,
+    registry: prometheus::Registry,
+) -> Result<Gatepost, BuildError> {
+    let options = bundle_options(&config.policies, &config.limits);
+    let directory = config.policies.directory.clone();
+    let opened = tokio::task::spawn_blocking(move || Store::open(&directory, options)).await;
+    let store = match opened {
+        Ok(store) => store.map_err(BuildError::Policies)?,
+        Err(_) => return Err(BuildError::SelfTest),
+    };
+    if !store.current().evaluation_is_sound_here() {
+        return Err(BuildError::SelfTest);
+    }
+    let identity = ServerIdentity::load(&config.server, Arc::clone(&clock)).map_err(BuildError::Tls)?;
+    let tokens = Verifier::new(&config.issuers, &config.limits, config.cache.tokens, Arc::clone(&clock))
+        .map_err(BuildError::Tokens)?;
+    let trail = Trail::open(&config.audit, &config.limits, HostFacts::of_this_machine(), Arc::clone(&clock))
+        .map_err(BuildError::Audit)?;
+    let mut hash_key = [0u8; 32];
+    aws_lc_rs::rand::fill(&mut hash_key).map_err(|_| BuildError::Random)?;
+    let listener = bind(config.server.listen).await?;
+    let ops_listener = bind(config.server.ops_listen).await?;
+    let bound = |listener: &TcpListener, address| listener.local_addr().map_err(|source| BuildError::Listen { address, source });
+    let address = bound(&listener, config.server.listen)?;
+    let ops_address = bound(&ops_listener, config.server.ops_listen)?;
+
+    metrics.policy_revision(None, store.current().revision().short());
+    let pdp = Arc::new(Pdp {
+        callers: Callers::new(&config.callers),
+        tokens: Arc::new(tokens),
+        store,
+        rulings: Rulings::new(&config.cache, hash_key, Arc::clone(&clock)),
+        redaction: Redaction::new(&config.audit.keep),
+        trail,
+        metrics,
+        clock: Arc::clone(&clock),
+        limits: config.limits.clone(),
+        principals: config.policies.clone(),
+        slots: Semaphore::new(config.limits.concurrent_decisions),
+        listener: address,
+        caller_reuse: config.cache.caller_reuse,
+    });
+    let readiness = Readiness::expecting(&["serving"]);
+    let trail = pdp.trail.clone();
+    readiness.watch("audit", move || trail.healthy());
+    Ok(Gatepost { address, ops_address, pdp, readiness, identity, listener, ops_listener, registry, config, clock })
+}
+
+/// How a bundle is read under these settings.
+#[must_use]
+pub fn bundle_options(policies: &PolicyConfig, limits: &Limits) -> BundleOptions {
+    BundleOptions {
+        validation_level: policies.validation_level,
+        caller_type: policies.caller_type.clone(),
+        anonymous: policies.anonymous.clone(),
+        limits: limits.clone(),
+    }
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener, BuildError> {
+    TcpListener::bind(address).await.map_err(|source| BuildError::Listen { address, source })
+}
+
+impl Gatepost {
+    /// Serves until `drain`; then readiness goes false, calls under way finish, and the last record is written.
+    ///
+    /// # Errors
+    /// When not even the start can be put on record.
+    pub async fn run(self, drain: CancellationToken) -> Result<Stopped, AuditError> {
+        let Self { pdp, readiness, identity, listener, ops_listener, registry, config, clock, .. } = self;
+        let stop = CancellationToken::new();
+        let helpers = stop.child_token();
+
+        pdp.trail.write(Entry::Lifecycle(LifecycleEntry { time: clock.now(), started: true })).await?;
+        pdp.tokens.start(&helpers);
+        watch_levels(&pdp, &identity, &clock);
+        watch_policies(&pdp, &config.policies, &helpers);
+        let metrics = pdp.metrics.clone();
+        drop(identity.spawn_watch(helpers.clone(), move |outcome| {
+            metrics.tls_reload(outcome.is_ok());
+            match outcome {
+                Ok(_) => tracing::info!("the listener's certificate, key or client authorities were renewed"),
+                Err(error) => tracing::error!(error = error as &dyn std::error::Error, "renewed TLS files are not usable; the old ones stay"),
+            }
+        }));
+        tokio::spawn(report_issuers(Arc::clone(&pdp), config.issuers.clone(), helpers.clone()));
+        let operators = tokio::spawn(ops::serve(ops_listener, ops::router(Arc::clone(&readiness), registry), helpers.clone()));
+
+        let (health, health_service) = tonic_health::server::health_reporter();
+        health.set_serving::<DecisionServiceServer<Service>>().await;
+        let app = routes(&pdp, health_service, config.server.reflection);
+        let events = Arc::new(Events {
+            pdp: Arc::clone(&pdp),
+            connections: Mutex::new(Vec::new()),
+            recorded: Mutex::new(Budget::default()),
+            runtime: tokio::runtime::Handle::current(),
+        });
+        let door = Door {
+            listener,
+            identity,
+            names: config.identity.clone(),
+            app,
+            limits: config.limits.clone(),
+            clock: Arc::clone(&clock),
+            events,
+            drain_timeout: config.server.drain_timeout,
+        };
+        let closing = CancellationToken::new();
+        let serving = tokio::spawn(door.serve(closing.clone()));
+        readiness.set("serving", true);
+        tracing::info!(
+            address = %pdp.listener,
+            revision = pdp.store.current().revision().short(),
+            "serving"
+        );
+
+        drain.cancelled().await;
+        tracing::info!("draining");
+        readiness.set("serving", false);
+        health.set_not_serving::<DecisionServiceServer<Service>>().await;
+        tokio::time::sleep(config.server.drain_delay).await;
+        closing.cancel();
+        let cut_off = serving.await.map_or(usize::MAX, |report| report.cut_off);
+        let stopped = Entry::Lifecycle(LifecycleEntry { time: clock.now(), started: false });
+        if let Err(error) = pdp.trail.write(stopped).await {
+            tracing::error!(error = &error as &dyn std::error::Error, "the stop could not be recorded");
+        }
+        pdp.trail.close().await;
+        stop.cancel();
+        if operators.await.is_err() {
+            tracing::error!("the operators' door ended early");
+        }
+        tracing::info!(cut_off, "stopped");
+        Ok(Stopped { cut_off })
+    }
+}
+
+/// Every gRPC service behind the listener, in the layers that hold for all of them.
+fn routes<H>(pdp: &Arc<Pdp>, health: tonic_health::pb::health_server::HealthServer<H>, reflection: bool) -> axum::Router
+where
+    H: tonic_health::pb::health_server::Health,
+{
+    let decisions = DecisionServiceServer::new(Service::new(Arc::clone(pdp)))
+        .max_decoding_message_size(pdp.limits.batch_bytes.max(pdp.limits.request_bytes));
+    let mut routes = Routes::new(decisions).add_service(health.max_decoding_message_size(4096));
+    if reflection {
+        let builder = || {
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        };
+        // Python's reflection client speaks v1alpha, newer ones v1.
+        match (builder().build_v1(), builder().build_v1alpha()) {
+            (Ok(v1), Ok(v1alpha)) => routes = routes.add_service(v1).add_service(v1alpha),
+            (Err(error), _) | (_, Err(error)) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "reflection is not available");
+            }
+        }
+    }
+    let recorded = Arc::clone(pdp);
+    routes
+        .prepare()
+        .into_axum_router()
+        .layer(ServiceBuilder::new().layer(CatchPanicLayer::custom(PanicToInternal)))
+        .layer(tower::layer::layer_fn(move |inner| Recorded::new(inner, Arc::clone(&recorded))))
+}
+
+/// Levels that are read when somebody looks.
+fn watch_levels(pdp: &Arc<Pdp>, identity: &Arc<ServerIdentity>, clock: &SharedClock) {
+    let metrics = &pdp.metrics;
+    let trail = pdp.trail.clone();
+    #[expect(clippy::cast_precision_loss, reason = "a gauge")]
+    metrics.watch(Watched::AuditQueue, move || trail.depth() as f64);
+    let trail = pdp.trail.clone();
+    metrics.watch(Watched::AuditHealthy, move || f64::from(u8::from(trail.healthy())));
+    let weak = Arc::downgrade(pdp);
+    #[expect(clippy::cast_precision_loss, reason = "a gauge")]
+    metrics.watch(Watched::DecisionCache, move || weak.upgrade().map_or(0.0, |pdp| pdp.rulings.entries() as f64));
+    let (identity, clock) = (Arc::clone(identity), Arc::clone(clock));
+    metrics.watch(Watched::CertificateExpiry, move || {
+        identity.certificate_expires_at().duration_since(clock.now()).map_or(0.0, |left| left.as_secs_f64())
+    });
+}
+
+/// Reloads policies when they change, and says what came of it: in the log, the metrics and the record.
+fn watch_policies(pdp: &Arc<Pdp>, settings: &PolicyConfig, stop: &CancellationToken) {
+    let age = Arc::new(Mutex::new(pdp.clock.monotonic()));
+    let (clock, since) = (Arc::clone(&pdp.clock), Arc::clone(&age));
+    pdp.metrics.watch(Watched::PolicyAge, move || clock.monotonic().saturating_sub(*since.lock()).as_secs_f64());
+    let (told, runtime) = (Arc::clone(pdp), tokio::runtime::Handle::current());
+    let watching = pdp.store.watch(settings.reload_interval, stop.clone(), move |news| {
+        let pdp = &told;
+        let entry = match news {
+            Reload::Unchanged => return,
+            Reload::Changed { before, after } => {
+                pdp.metrics.policy_reload(true);
+                pdp.metrics.policy_revision(Some(before.short()), after.short());
+                *age.lock() = pdp.clock.monotonic();
+                tracing::info!(before = before.short(), revision = after.short(), "new policies are in force");
+                PolicyEntry { time: pdp.clock.now(), before: Some(before), after: Some(after), problems: 0 }
+            }
+            Reload::Refused(report) => {
+                pdp.metrics.policy_reload(false);
+                for problem in &report.problems {
+                    tracing::error!(problem = %problem, "the changed policies are not usable; the old ones stay");
+                }
+                let before = pdp.store.current().revision().clone();
+                PolicyEntry { time: pdp.clock.now(), before: Some(before), after: None, problems: report.problems.len() }
+            }
+        };
+        if let Err(error) = runtime.block_on(pdp.trail.write(Entry::Policy(entry))) {
+            tracing::error!(error = &error as &dyn std::error::Error, "the change of policies could not be recorded");
+        }
+    });
+    if let Err(error) = watching {
+        tracing::warn!(error = &error as &dyn std::error::Error, "the policy folder can't be watched; it is looked at now and then");
+    }
+}
+
+/// Tells the metrics which issuers' keys are at hand.
+async fn report_issuers(pdp: Arc<Pdp>, issuers: Vec<TrustedIssuer>, stop: CancellationToken) {
+    let mut ticks = tokio::time::interval(Duration::from_secs(5));
+    let mut known: Vec<(String, bool)> = Vec::new();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        let now = pdp.tokens.issuers_ready();
+        for (issuer, ready) in &now {
+            pdp.metrics.issuer_ready(issuer, *ready);
+            let before = known.iter().find(|(name, _)| name == issuer).map(|(_, ready)| *ready);
+            if !ready && before != Some(false) && issuers.iter().any(|known| known.issuer == *issuer) {
+                tracing::error!(issuer, "the keys of an issuer are not at hand; its tokens are denied");
+            }
+        }
+        known = now;
+    }
+}
+
+/// Hears of connections.
+struct Events {
+    pdp: Arc<Pdp>,
+    connections: Mutex<Vec<Present>>,
+    recorded: Mutex<Budget>,
+    runtime: tokio::runtime::Handle,
+}
+
+/// Refused handshakes that get a record of their own: ten a second, so that a flood can't fill the disk. What is left
+/// out is counted in the next record.
+#[derive(Default)]
+struct Budget {
+    second: u64,
+    used: u32,
+    suppressed: u64,
+}
+
+const HANDSHAKE_RECORDS_PER_SECOND: u32 = 10;
+
+impl Events {
+    fn refused(&self, address: SocketAddr, reason: &'static str) {
+        self.pdp.metrics.handshake_refused(reason);
+        tracing::info!(%address, reason, "a connection was refused");
+        let suppressed = {
+            let mut budget = self.recorded.lock();
+            let second = self.pdp.clock.monotonic().as_secs();
+            if budget.second != second {
+                (budget.second, budget.used) = (second, 0);
+            }
+            if budget.used >= HANDSHAKE_RECORDS_PER_SECOND {
+                budget.suppressed += 1;
+                return;
+            }
+            budget.used += 1;
+            std::mem::take(&mut budget.suppressed)
+        };
+        let time = self.pdp.clock.now();
+        let entry = HandshakeEntry { time, address, listener: self.pdp.listener, reason, suppressed };
+        let trail = self.pdp.trail.clone();
+        self.runtime.spawn(async move {
+            if let Err(error) = trail.write(Entry::Handshake(entry)).await {
+                tracing::error!(error = &error as &dyn std::error::Error, "a refused connection could not be recorded");
+            }
+        });
+    }
+}
+
+impl ConnectionEvents for Events {
+    fn handshake_refused(&self, address: SocketAddr, reason: &'static str) {
+        self.refused(address, reason);
+    }
+
+    fn connections(&self, open: usize) {
+        let mut present = self.connections.lock();
+        present.truncate(open);
+        while present.len() < open {
+            present.push(self.pdp.metrics.connection());
+        }
+    }
+
+    fn over_cap(&self, address: SocketAddr, limit: &'static str) {
+        self.refused(address, limit);
+    }
+}

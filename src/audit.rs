@@ -1,7 +1,9 @@
 //! The audit trail: one record for every answer and every refused call, written before the answer leaves.
 //!
 //! What is recorded is decided by [`record`] and [`redact`]; how it gets out by [`writer`] and [`sinks`]. Records are
-//! OCSF 1.8 API Activity, one JSON object a line.
+//! OCSF 1.8 (API Activity, Authentication, Entity Management, Application Lifecycle), one JSON object a line.
+//!
+//! Imports `model`, `config`, `clock` and the facts of a verified token. Knows nothing of gRPC, Cedar or the cache.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,6 +13,33 @@ use crate::model::decision::{CacheUse, Ruling};
 use crate::model::entity::{EntityUid, RawValue};
 use crate::model::ids::{DecisionId, PolicyRevision};
 use crate::model::question::Circumstances;
+
+mod ocsf;
+mod record;
+mod redact;
+mod sinks;
+mod text;
+mod writer;
+
+pub use redact::{Place, Redaction};
+pub use writer::{AuditError, Trail};
+
+/// What every record says about where it was written.
+#[derive(Debug, Clone)]
+pub struct HostFacts {
+    /// The machine's name; in Kubernetes the pod's.
+    pub hostname: String,
+}
+
+impl HostFacts {
+    /// What the kernel says; `localhost` when it does not say.
+    #[must_use]
+    pub fn of_this_machine() -> Self {
+        let told = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let name = told.trim();
+        Self { hostname: if name.is_empty() { "localhost".to_owned() } else { name.to_owned() } }
+    }
+}
 
 /// Something that happened and must be on record.
 #[derive(Debug, Clone)]

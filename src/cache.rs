@@ -1,1 +1,102 @@
-//! (stub)
+//! The decision cache: rulings, kept under a hash of everything they depend on.
+//!
+//! Right by construction: the key covers the whole request as it was evaluated (revision, principal, action, resource,
+//! context, entities, fields) and who asked, each part framed by kind and length. An entry ends at the earliest of its
+//! lifetime and the token's `exp`; a ruling that reads the time, or that a policy failed in, is never kept.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use moka::sync::Cache;
+
+use crate::clock::SharedClock;
+use crate::config::CacheConfig;
+use crate::model::decision::{CacheUse, Ruling};
+use crate::policy::AuthorizationRequest;
+
+/// A keyed 256-bit hash (blake3): nobody outside can make two requests meet.
+type Key = [u8; 32];
+
+/// Rulings, by what they depend on.
+#[derive(Debug)]
+pub struct Rulings {
+    /// `None`: switched off.
+    kept: Option<Cache<Key, Kept>>,
+    hash_key: Key,
+    ttl: Duration,
+    clock: SharedClock,
+}
+
+#[derive(Debug, Clone)]
+struct Kept {
+    ruling: Arc<Ruling>,
+    /// Monotonic: a clock jump neither lengthens nor shortens it.
+    until: Duration,
+    /// Wall: what the token says of itself.
+    ends: Option<SystemTime>,
+}
+
+/// On whose account a ruling is looked up: entries are never shared between callers or subjects, so that nobody can tell
+/// by timing what another has asked.
+#[derive(Debug, Clone, Copy)]
+pub struct Account<'a> {
+    /// The calling workload.
+    pub caller: &'a str,
+    /// Issuer of the token; empty without one.
+    pub issuer: &'a str,
+    /// The token's `exp`.
+    pub ends: Option<SystemTime>,
+}
+
+impl Rulings {
+    /// A cache as configured; `hash_key` must be random and of this process alone.
+    #[must_use]
+    pub fn new(config: &CacheConfig, hash_key: Key, clock: SharedClock) -> Self {
+        let kept = (config.decisions > 0).then(|| {
+            // moka's own lifetime only frees memory; whether an entry may be used is decided by our clock.
+            Cache::builder().max_capacity(config.decisions).time_to_live(config.decision_ttl * 2).build()
+        });
+        Self { kept, hash_key, ttl: config.decision_ttl, clock }
+    }
+
+    /// The kept ruling, or the one that `rule` gives, kept if it may be.
+    pub fn get_or(
+        &self,
+        account: Account<'_>,
+        request: &AuthorizationRequest,
+        bypass: bool,
+        rule: impl FnOnce() -> Ruling,
+    ) -> (Arc<Ruling>, CacheUse) {
+        let Some(kept) = self.kept.as_ref().filter(|_| !bypass && !request.reads_now()) else {
+            return (Arc::new(rule()), CacheUse::Bypass);
+        };
+        let key = self.key(account, request);
+        if let Some(found) = kept.get(&key)
+            && self.clock.monotonic() < found.until
+            && found.ends.is_none_or(|ends| self.clock.now() < ends)
+        {
+            return (found.ruling, CacheUse::Hit);
+        }
+        let until = self.clock.monotonic() + self.ttl;
+        let ruling = Arc::new(rule());
+        if ruling.errors.is_empty() {
+            kept.insert(key, Kept { ruling: Arc::clone(&ruling), until, ends: account.ends });
+        }
+        (ruling, CacheUse::Miss)
+    }
+
+    /// How many rulings are kept, about.
+    #[must_use]
+    pub fn entries(&self) -> u64 {
+        self.kept.as_ref().map_or(0, Cache::entry_count)
+    }
+
+    fn key(&self, account: Account<'_>, request: &AuthorizationRequest) -> Key {
+        let mut hasher = blake3::Hasher::new_keyed(&self.hash_key);
+        for part in [account.caller.as_bytes(), account.issuer.as_bytes(), &request.framed()] {
+            hasher.update(&(part.len() as u64).to_be_bytes());
+            hasher.update(part);
+        }
+        *hasher.finalize().as_bytes()
+    }
+}

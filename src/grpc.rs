@@ -1,1 +1,9 @@
-//! (stub)
+//! The gRPC door: the wire in, words to `pdp.rs`, the wire out.
+//!
+//! No door evaluates a policy.
+
+pub mod convert;
+pub mod layers;
+pub mod server;
+pub mod service;
+pub mod status;

@@ -1,1 +1,255 @@
-//! (stub)
+//! The operators' door: `/livez`, `/readyz` and `/metrics` over plain HTTP on a port of its own.
+//!
+//! Probes and scrapers have no client certificate, so nothing here may tell anything that matters to an attacker:
+//! names of conditions and numbers, no more. It answers GET and HEAD, one request a connection, within limits of its
+//! own, so that nobody can hold it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use parking_lot::Mutex;
+use prometheus::{Encoder as _, TextEncoder};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+/// Connections at once; more wait in the system's queue.
+const CONNECTIONS: usize = 64;
+/// How long we wait for others.
+const PATIENCE: Patience = Patience { head: Duration::from_secs(5), connection: Duration::from_secs(15) };
+/// Headers of a request.
+const HEADERS: usize = 32;
+/// A request's head, bytes; the smallest that hyper takes.
+const HEADER_BYTES: usize = 8 * 1024;
+
+#[derive(Debug, Clone, Copy)]
+struct Patience {
+    /// For a request's head.
+    head: Duration,
+    /// For a connection in all.
+    connection: Duration,
+}
+
+/// Whether this process should be sent questions: every condition has to hold.
+pub struct Readiness {
+    set: Mutex<BTreeMap<&'static str, bool>>,
+    watched: Mutex<BTreeMap<&'static str, Watch>>,
+}
+
+type Watch = Box<dyn Fn() -> bool + Send + Sync>;
+
+impl Readiness {
+    /// Not ready until each of `conditions` has been [`set`](Self::set).
+    #[must_use]
+    pub fn expecting(conditions: &[&'static str]) -> Arc<Self> {
+        let set = conditions.iter().map(|name| (*name, false)).collect();
+        Arc::new(Self { set: Mutex::new(set), watched: Mutex::default() })
+    }
+
+    /// Whether the condition `name` holds now. `set("draining", false)` reads as: not ready because of draining.
+    pub fn set(&self, name: &'static str, ok: bool) {
+        self.set.lock().insert(name, ok);
+    }
+
+    /// Asks `holds` whether `name` holds, each time somebody wants to know. It must be quick.
+    pub fn watch(&self, name: &'static str, holds: impl Fn() -> bool + Send + Sync + 'static) {
+        self.watched.lock().insert(name, Box::new(holds));
+    }
+
+    /// The conditions that do not hold, sorted; empty when ready.
+    #[must_use]
+    pub fn unmet(&self) -> Vec<&'static str> {
+        let mut unmet: Vec<_> = self.set.lock().iter().filter(|(_, ok)| !**ok).map(|(name, _)| *name).collect();
+        unmet.extend(self.watched.lock().iter().filter(|(_, holds)| !holds()).map(|(name, _)| *name));
+        unmet.sort_unstable();
+        unmet
+    }
+}
+
+impl std::fmt::Debug for Readiness {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Readiness").field("unmet", &self.unmet()).finish()
+    }
+}
+
+/// The routes. Anything else is 404; another method than GET or HEAD is 405.
+pub fn router(readiness: Arc<Readiness>, registry: prometheus::Registry) -> Router {
+    Router::new()
+        .route("/livez", get(|| async { plain(StatusCode::OK, "ok\n".to_owned()) }))
+        .route("/readyz", get(readyz).with_state(readiness))
+        .route("/metrics", get(metrics).with_state(registry))
+}
+
+async fn readyz(State(readiness): State<Arc<Readiness>>) -> Response {
+    let unmet = readiness.unmet();
+    if unmet.is_empty() {
+        return plain(StatusCode::OK, "ok\n".to_owned());
+    }
+    plain(StatusCode::SERVICE_UNAVAILABLE, unmet.iter().map(|name| format!("{name}\n")).collect())
+}
+
+async fn metrics(State(registry): State<prometheus::Registry>) -> Response {
+    let encoder = TextEncoder::new();
+    let mut page = Vec::new();
+    if let Err(error) = encoder.encode(&registry.gather(), &mut page) {
+        tracing::warn!(%error, "metrics could not be shown");
+        return plain(StatusCode::INTERNAL_SERVER_ERROR, "metrics could not be shown\n".to_owned());
+    }
+    ([(header::CONTENT_TYPE, encoder.format_type().to_owned()), no_store()], page).into_response()
+}
+
+fn plain(status: StatusCode, text: String) -> Response {
+    (status, [(header::CONTENT_TYPE, "text/plain; charset=utf-8".to_owned()), no_store()], text).into_response()
+}
+
+fn no_store() -> (header::HeaderName, String) {
+    (header::CACHE_CONTROL, "no-store".to_owned())
+}
+
+/// Serves `router` on `listener` until `drain` is cancelled; requests under way are finished, within their time.
+pub async fn serve(listener: TcpListener, router: Router, drain: CancellationToken) {
+    serve_with(listener, router, drain, PATIENCE).await;
+}
+
+async fn serve_with(listener: TcpListener, router: Router, drain: CancellationToken, patience: Patience) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let next = async {
+            let place = Arc::clone(&places).acquire_owned().await;
+            (place, listener.accept().await)
+        };
+        let (place, accepted) = tokio::select! {
+            biased;
+            () = drain.cancelled() => break,
+            next = next => next,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Out of file descriptors, most likely: a moment's rest instead of a busy loop.
+                tracing::warn!(%error, "an operator's connection could not be accepted");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        let service = TowerToHyperService::new(router.clone());
+        tokio::spawn(async move {
+            let _place = place;
+            let connection = hyper::server::conn::http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(patience.head)
+                .max_headers(HEADERS)
+                .max_buf_size(HEADER_BYTES)
+                .keep_alive(false)
+                .serve_connection(TokioIo::new(stream), service);
+            // Whatever went wrong is the other end's to notice.
+            let _ = tokio::time::timeout(patience.connection, connection).await;
+        });
+    }
+    drop(listener);
+    let everyone = u32::try_from(CONNECTIONS).unwrap_or(u32::MAX);
+    let _ = tokio::time::timeout(patience.connection, places.acquire_many(everyone)).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpStream;
+
+    use super::*;
+    use crate::telemetry::Metrics;
+
+    async fn started(readiness: &Arc<Readiness>) -> (SocketAddr, CancellationToken, tokio::task::JoinHandle<()>) {
+        let (metrics, registry) = Metrics::new(None).unwrap();
+        metrics.refused("UNAVAILABLE", "NO_POLICIES");
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let drain = CancellationToken::new();
+        let router = router(Arc::clone(readiness), registry);
+        let stop = drain.clone();
+        let served = tokio::spawn(async move {
+            serve(listener, router, stop).await;
+            drop(metrics);
+        });
+        (address, drain, served)
+    }
+
+    async fn ask(address: SocketAddr, request: &str) -> String {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        let _ = stream.read_to_string(&mut answer).await;
+        answer
+    }
+
+    fn call(method: &str, path: &str) -> String {
+        format!("{method} {path} HTTP/1.1\r\nhost: ops\r\n\r\n")
+    }
+
+    #[tokio::test]
+    async fn probes_and_scrapers_get_what_they_ask_for_and_nobody_else_anything() {
+        let readiness = Readiness::expecting(&["policies"]);
+        readiness.set("policies", true);
+        let (address, _drain, _served) = started(&readiness).await;
+        let many = format!("GET /livez HTTP/1.1\r\nhost: ops\r\n{}\r\n", "a: b\r\n".repeat(HEADERS));
+        let long = format!("GET /livez HTTP/1.1\r\nhost: ops\r\na: {}\r\n\r\n", "b".repeat(HEADER_BYTES));
+        let table = [
+            (call("GET", "/livez"), "200", "ok", "alive"),
+            (call("HEAD", "/livez"), "200", "", "a probe without a body"),
+            (call("GET", "/readyz"), "200", "ok", "ready"),
+            (call("GET", "/metrics"), "200", "gatepost_refused_total", "Prometheus text"),
+            (call("POST", "/metrics"), "405", "", "nothing is taken"),
+            (call("DELETE", "/livez"), "405", "", "nothing is taken"),
+            (call("GET", "/"), "404", "", "nothing else is here"),
+            (call("GET", "/metrics/../livez"), "404", "", "paths are taken as written"),
+            (many, "431", "", "too many headers"),
+            (long, "431", "", "too long a head"),
+            ("nonsense\r\n\r\n".to_owned(), "400", "", "not HTTP"),
+        ];
+        for (request, status, part, why) in table {
+            let answer = ask(address, &request).await;
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status}")) && answer.contains(part), "{why}: {answer}");
+        }
+    }
+
+    #[tokio::test]
+    async fn readiness_names_every_condition_that_does_not_hold() {
+        let readiness = Readiness::expecting(&["policies", "issuers"]);
+        let (address, drain, served) = started(&readiness).await;
+        assert!(ask(address, &call("GET", "/readyz")).await.ends_with("\r\n\r\nissuers\npolicies\n"));
+        readiness.set("policies", true);
+        readiness.set("issuers", true);
+        assert!(ask(address, &call("GET", "/readyz")).await.starts_with("HTTP/1.1 200"));
+        readiness.watch("audit", || false);
+        readiness.set("draining", false);
+        let answer = ask(address, &call("GET", "/readyz")).await;
+        assert!(answer.starts_with("HTTP/1.1 503") && answer.ends_with("\r\n\r\naudit\ndraining\n"), "{answer}");
+        assert!(ask(address, &call("GET", "/livez")).await.starts_with("HTTP/1.1 200"), "alive all the same");
+
+        drain.cancel();
+        served.await.unwrap();
+        assert!(TcpStream::connect(address).await.is_err(), "nobody listens any more");
+    }
+
+    #[tokio::test]
+    async fn a_head_that_never_ends_is_cut_off() {
+        let (_metrics, registry) = Metrics::new(None).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let router = router(Readiness::expecting(&[]), registry);
+        let patience = Patience { head: Duration::from_millis(20), ..PATIENCE };
+        tokio::spawn(serve_with(listener, router, CancellationToken::new(), patience));
+        let answer = ask(address, "GET /livez HTTP/1.1\r\nhost:").await;
+        assert!(!answer.contains("200"), "{answer}");
+    }
+}

@@ -1,1 +1,160 @@
-//! (stub)
+//! Logs, traces and metrics: what operators watch. What auditors read is `audit`.
+//!
+//! Logs go to standard error. Traces and metrics go out over OTLP when the configuration says where; metrics are also
+//! there for Prometheus. Nothing here is needed for a decision, so nothing here may fail one.
+//!
+//! Imports `config`. Never holds a token, a claim, an attribute or any other text that a caller sent.
+
+use std::io::{self, IsTerminal as _};
+use std::time::Duration;
+
+use opentelemetry::trace::TracerProvider as _;
+use opentelemetry_otlp::{SpanExporter, WithExportConfig as _};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer as _};
+
+use crate::config::{LogFormat, OtlpConfig, TelemetryConfig};
+
+pub mod metrics;
+pub mod traces;
+
+pub use metrics::Metrics;
+
+/// Why telemetry could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum TelemetryError {
+    /// `telemetry.log_filter` is not a filter.
+    #[error("`telemetry.log_filter` is not a `tracing` filter")]
+    Filter(#[from] tracing_subscriber::filter::ParseError),
+    /// The process has a subscriber already.
+    #[error("logging has been set up already")]
+    Subscriber(#[from] tracing_subscriber::util::TryInitError),
+    /// The exporter for OTLP could not be made.
+    #[error("the OTLP exporter could not be made")]
+    Otlp(#[from] opentelemetry_otlp::ExporterBuildError),
+    /// The Prometheus side could not be made.
+    #[error("the metrics registry could not be made")]
+    Registry(#[source] opentelemetry_sdk::error::OTelSdkError),
+}
+
+/// Everything that was set up, for as long as the process runs.
+#[derive(Debug)]
+pub struct Telemetry {
+    /// Every instrument.
+    pub metrics: Metrics,
+    /// What `/metrics` shows.
+    pub registry: prometheus::Registry,
+    tracer: Option<SdkTracerProvider>,
+}
+
+impl Telemetry {
+    /// Sets up the process's logs and, if configured, the export of traces and metrics. Once a process; with OTLP it
+    /// has to run inside a tokio runtime that outlives it.
+    ///
+    /// # Errors
+    /// [`TelemetryError`] says which part.
+    pub fn start(config: &TelemetryConfig) -> Result<Self, TelemetryError> {
+        let filter = EnvFilter::try_new(&config.log_filter)?;
+        let (metrics, registry) = Metrics::new(config.otlp.as_ref())?;
+        let tracer = config.otlp.as_ref().map(tracer).transpose()?;
+        let spans = tracer.as_ref().map(|provider| {
+            let own = Targets::new().with_target("gatepost", LevelFilter::INFO);
+            // Ours alone: the exporter's own HTTP/2 spans would be exported, and so on for ever.
+            tracing_opentelemetry::layer()
+                .with_tracer(provider.tracer("gatepost"))
+                .with_location(false)
+                .with_threads(false)
+                .with_filter(own)
+        });
+        let logs = match config.log_format {
+            LogFormat::Json => tracing_subscriber::fmt::layer()
+                .json()
+                .with_writer(io::stderr)
+                // Reporting a failed write to standard error by writing to standard error would panic.
+                .log_internal_errors(false)
+                .boxed(),
+            LogFormat::Human => tracing_subscriber::fmt::layer()
+                .with_writer(io::stderr)
+                .with_ansi(io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|no| no.is_empty()))
+                .log_internal_errors(false)
+                .boxed(),
+        };
+        tracing_subscriber::registry().with(logs.with_filter(filter)).with(spans).try_init()?;
+        Ok(Self { metrics, registry, tracer })
+    }
+
+    /// Sends what is still waiting, for `within` at most.
+    pub async fn shutdown(self, within: Duration) {
+        let flush = tokio::task::spawn_blocking(move || {
+            if let Some(tracer) = &self.tracer {
+                // Nobody is left to tell.
+                let _ = tracer.shutdown_with_timeout(within);
+            }
+            self.metrics.shutdown(within);
+        });
+        let _ = tokio::time::timeout(within, flush).await;
+    }
+}
+
+fn tracer(otlp: &OtlpConfig) -> Result<SdkTracerProvider, TelemetryError> {
+    let exporter = SpanExporter::builder()
+        .with_tonic()
+        .with_endpoint(otlp.endpoint.as_str())
+        .with_timeout(EXPORT_TIMEOUT)
+        .build()?;
+    // A caller that traces decides; when none did, our share does.
+    let sampler = Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(otlp.sample_ratio)));
+    Ok(SdkTracerProvider::builder()
+        .with_batch_exporter(exporter)
+        .with_sampler(sampler)
+        .with_resource(resource())
+        .build())
+}
+
+/// How long one export may take.
+const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What exported data says about its origin.
+fn resource() -> Resource {
+    Resource::builder_empty()
+        .with_service_name("gatepost")
+        .with_attribute(opentelemetry::KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
+        .build()
+}
+
+#[cfg(test)]
+mod tests {
+    use opentelemetry::trace::Tracer as _;
+
+    use super::*;
+
+    #[test]
+    fn a_process_has_its_logs_set_up_once_and_by_a_filter_that_is_one() {
+        let config =
+            |filter: &str| TelemetryConfig { log_format: LogFormat::Json, log_filter: filter.to_owned(), otlp: None };
+        assert!(matches!(Telemetry::start(&config("gatepost=loud")), Err(TelemetryError::Filter(_))));
+        Telemetry::start(&config("off")).unwrap();
+        assert!(matches!(Telemetry::start(&config("off")), Err(TelemetryError::Subscriber(_))));
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_is_waiting_is_sent_at_the_end_and_a_mute_collector_holds_nobody_up() {
+        let collector = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("http://{}", collector.local_addr().unwrap());
+        let otlp =
+            OtlpConfig { endpoint: endpoint.parse().unwrap(), sample_ratio: 1.0, interval: Duration::from_secs(3600) };
+        let (metrics, registry) = Metrics::new(Some(&otlp)).unwrap();
+        let provider = tracer(&otlp).unwrap();
+        provider.tracer("test").in_span("call", |_| ());
+        let telemetry = Telemetry { metrics, registry, tracer: Some(provider) };
+
+        let shutdown = tokio::spawn(telemetry.shutdown(Duration::from_millis(200)));
+        let _mute = collector.accept().await.unwrap();
+        shutdown.await.unwrap();
+    }
+}

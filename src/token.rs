@@ -1,7 +1,7 @@
 //! Bearer tokens: from a string a stranger sent us to claims we may act on.
 //!
-//! A token has two lives. `UnverifiedToken` can tell which key it asks for and
-//! nothing else. `Verifier::verify` spends it and returns a `VerifiedToken`,
+//! A token has two lives. [`UnverifiedToken`] can tell which key it asks for and
+//! nothing else. [`Verifier::verify`] spends it and returns a [`VerifiedToken`],
 //! the only type in Gatepost that can say who the principal is.
 //!
 //! Imports `model`, `config`, `clock`. Knows nothing of gRPC, Cedar or audit.
@@ -9,6 +9,26 @@
 
 use std::collections::BTreeSet;
 use std::time::SystemTime;
+
+mod claims;
+mod error;
+mod fetch;
+mod json;
+mod jwks;
+mod key;
+mod mapping;
+mod ring;
+#[cfg(test)]
+mod tests;
+mod unverified;
+mod verified;
+mod verifier;
+
+pub use error::{SetupProblem, TokenError, TokenSetupError};
+pub use jwks::{DocumentError, KeySet};
+pub use unverified::UnverifiedToken;
+pub use verified::VerifiedToken;
+pub use verifier::Verifier;
 
 /// What a verified token said, for `context.token` and the record. Never the token, nor a claim beyond these.
 #[derive(Debug, Clone, PartialEq)]

@@ -1,1 +1,629 @@
-//! (stub)
+//! The configuration file as it is written: one struct a section, every value still text, number or list.
+//!
+//! The comments and the `Default`s here are what `docs/reference/configuration.md` says, word for word. Whether a
+//! value makes sense is `load`'s business; nobody else sees these types.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Serialize};
+
+use super::Limits;
+use super::load::values::{duration_text, size_text};
+
+/// The whole file.
+#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(title = "Gatepost configuration")]
+pub(super) struct RawConfig {
+    /// Listeners and TLS.
+    pub server: RawServer,
+    /// How the chain of a client certificate becomes a name.
+    pub identity: RawIdentity,
+    /// Who may ask, about what. Nobody else may, so there must be at least one.
+    #[schemars(extend("x-required" = true))]
+    pub callers: Vec<RawCaller>,
+    /// Whose tokens are accepted. With none, no token is.
+    pub issuers: Vec<RawIssuer>,
+    /// The bundle and how strictly it is read.
+    pub policies: RawPolicies,
+    /// The decision cache and the verified-token cache.
+    pub cache: RawCache,
+    /// Where records go, and what may be in them.
+    pub audit: RawAudit,
+    /// Logs, traces and metrics.
+    pub telemetry: RawTelemetry,
+    /// Every limit on what others send. Past one, the caller gets a clear error that names it.
+    pub limits: RawLimits,
+}
+
+/// `server`.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawServer {
+    /// Where gRPC over mutual TLS listens: an IP address and a port; port 0 takes a free one.
+    pub listen: String,
+    /// Where `/livez`, `/readyz` and `/metrics` listen, in plain HTTP.
+    pub ops_listen: String,
+    /// Whether gRPC reflection answers.
+    pub reflection: bool,
+    /// PEM file: the server's certificate chain, leaf first.
+    #[schemars(extend("x-required" = true))]
+    pub certificate: Option<String>,
+    /// PEM file: the private key of the leaf.
+    #[schemars(extend("x-required" = true))]
+    pub private_key: Option<String>,
+    /// PEM file: the authorities that client certificates must chain to.
+    #[schemars(extend("x-required" = true))]
+    pub client_ca: Option<String>,
+    /// How often these files are looked at even when no change was announced; 1s to 1h.
+    pub reload_interval: RawDuration,
+    /// How long a drain may take before what is left is cut off; 100ms to 10m.
+    pub drain_timeout: RawDuration,
+    /// How long readiness is already false while new calls are still taken, so that load balancers notice; at most 5m.
+    pub drain_delay: RawDuration,
+}
+
+impl Default for RawServer {
+    fn default() -> Self {
+        Self {
+            listen: "127.0.0.1:8443".to_owned(),
+            ops_listen: "127.0.0.1:9443".to_owned(),
+            reflection: false,
+            certificate: None,
+            private_key: None,
+            client_ca: None,
+            reload_interval: "30s".into(),
+            drain_timeout: "10s".into(),
+            drain_delay: "0s".into(),
+        }
+    }
+}
+
+/// `identity`.
+#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawIdentity {
+    /// The trust domains whose SPIFFE IDs are taken; at least one unless `dns_san` is on.
+    pub trust_domains: Vec<String>,
+    /// Whether a certificate without a SPIFFE ID may be named by its only DNS SAN.
+    pub dns_san: bool,
+}
+
+/// One of `callers`.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawCaller {
+    /// The SPIFFE ID in its certificate. Exactly one of `spiffe_id` and `dns`.
+    pub spiffe_id: Option<String>,
+    /// The only DNS SAN of its certificate, in lower case; needs `identity.dns_san`.
+    pub dns: Option<String>,
+    /// What people call it, in records and metrics: 1 to 64 of `A-Z a-z 0-9 . _ -`, unique.
+    #[schemars(extend("x-required" = true))]
+    pub name: Option<String>,
+    /// The resource types it may ask about; at least one.
+    #[schemars(extend("x-required" = true))]
+    pub resource_types: RawGrant,
+    /// The actions it may ask about: whole ids (`Order.read`) or everything before a dot (`Order.*`); at least one.
+    #[schemars(extend("x-required" = true))]
+    pub actions: RawGrant,
+    /// The types of principals it may vouch for without a token.
+    pub assert_subjects: RawGrant,
+    /// The entity types whose attributes it may supply.
+    pub supply_attributes: RawGrant,
+    /// The entity types whose parents it may supply.
+    pub supply_parents: RawGrant,
+    /// Whether answers tell it the determining policies.
+    pub sees_policies: bool,
+}
+
+impl Default for RawCaller {
+    fn default() -> Self {
+        let nothing = || RawGrant::Only(Vec::new());
+        Self {
+            spiffe_id: None,
+            dns: None,
+            name: None,
+            resource_types: nothing(),
+            actions: nothing(),
+            assert_subjects: nothing(),
+            supply_attributes: nothing(),
+            supply_parents: nothing(),
+            sees_policies: false,
+        }
+    }
+}
+
+/// One of `issuers`.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawIssuer {
+    /// The exact text of a token's `iss`.
+    #[schemars(extend("x-required" = true))]
+    pub issuer: Option<String>,
+    /// A token must name one of these in `aud`; at least one.
+    #[schemars(extend("x-required" = true))]
+    pub audiences: Vec<String>,
+    /// The accepted signature algorithms. `[RS256, PS256, ES256, EdDSA]` when unset; with `shared_key_file` it is
+    /// `[HS256]`, and nothing else can be set.
+    pub algorithms: Option<Vec<String>>,
+    /// A JWKS file, read again when it changes. Exactly one of `jwks_file`, `jwks_url` and `shared_key_file`.
+    pub jwks_file: Option<String>,
+    /// An `https` URL of a JWKS, fetched, cached and refreshed.
+    pub jwks_url: Option<String>,
+    /// A file with a shared HS256 key of at least 32 bytes; one line end after it is not part of the key.
+    pub shared_key_file: Option<String>,
+    /// PEM file: the authorities for the host of `jwks_url`; the system's when unset.
+    pub jwks_ca: Option<String>,
+    /// Whether the host of `jwks_url` may be at a private or loopback address.
+    pub allow_private_addresses: bool,
+    /// The accepted values of a token's `typ` header, without regard to case; `any` also accepts none at all.
+    pub token_types: RawTokenTypes,
+    /// How far `exp`, `nbf` and `iat` may be off; at most 60s.
+    pub clock_skew: RawDuration,
+    /// The longest time from `iat` to `exp`; 1s to 24h.
+    pub max_lifetime: RawDuration,
+    /// How claims become the principal.
+    pub principal: RawPrincipal,
+}
+
+impl Default for RawIssuer {
+    fn default() -> Self {
+        Self {
+            issuer: None,
+            audiences: Vec::new(),
+            algorithms: None,
+            jwks_file: None,
+            jwks_url: None,
+            shared_key_file: None,
+            jwks_ca: None,
+            allow_private_addresses: false,
+            token_types: RawTokenTypes::These(["at+jwt", "application/at+jwt", "jwt"].map(str::to_owned).to_vec()),
+            clock_skew: "30s".into(),
+            max_lifetime: "15m".into(),
+            principal: RawPrincipal::default(),
+        }
+    }
+}
+
+/// `issuers[].principal`.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawPrincipal {
+    /// The principal's entity type.
+    #[serde(rename = "type")]
+    #[schemars(extend("x-required" = true))]
+    pub entity_type: Option<String>,
+    /// The claim that holds its id; a dot goes into an object.
+    pub id: String,
+    /// Attributes of the principal, and the claim each comes from.
+    pub attributes: BTreeMap<String, RawAttribute>,
+    /// Claims that hold the names of roles or groups: a text or a list of texts.
+    pub parents: Vec<RawParent>,
+}
+
+impl Default for RawPrincipal {
+    fn default() -> Self {
+        Self { entity_type: None, id: "sub".to_owned(), attributes: BTreeMap::new(), parents: Vec::new() }
+    }
+}
+
+/// A claim's path, or a claim whose text is an entity's id.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub(super) enum RawAttribute {
+    /// The claim; a dot goes into an object.
+    Claim(String),
+    /// A claim that names an entity.
+    Entity(RawEntityClaim),
+}
+
+/// A claim that names an entity.
+#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawEntityClaim {
+    /// The claim; a dot goes into an object.
+    #[schemars(extend("x-required" = true))]
+    pub claim: Option<String>,
+    /// When set, the claim's text is the id of an entity of this type.
+    pub entity: Option<String>,
+}
+
+/// One of `issuers[].principal.parents`.
+#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawParent {
+    /// The claim; a dot goes into an object.
+    #[schemars(extend("x-required" = true))]
+    pub claim: Option<String>,
+    /// The parents' entity type.
+    #[serde(rename = "type")]
+    #[schemars(extend("x-required" = true))]
+    pub entity_type: Option<String>,
+}
+
+/// `policies`.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawPolicies {
+    /// The folder of the bundle: `*.cedarschema`, `*.cedar`, `entities.json`.
+    #[schemars(extend("x-required" = true))]
+    pub directory: Option<String>,
+    /// How many steps of entity data a policy may take: 1 (`principal.x`) or 2 (`resource.owner.x`).
+    pub validation_level: u64,
+    /// The entity type of a calling workload as principal, and of `context.caller`.
+    pub caller_type: String,
+    /// The entity that stands for nobody in particular.
+    pub anonymous: RawEntity,
+    /// How often the folder is looked at even when no change was announced; 1s to 1h.
+    pub reload_interval: RawDuration,
+}
+
+impl Default for RawPolicies {
+    fn default() -> Self {
+        Self {
+            directory: None,
+            validation_level: 1,
+            caller_type: "Service".to_owned(),
+            anonymous: RawEntity::default(),
+            reload_interval: "10s".into(),
+        }
+    }
+}
+
+/// `policies.anonymous`.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawEntity {
+    /// Its entity type.
+    #[serde(rename = "type")]
+    pub entity_type: String,
+    /// Its id.
+    pub id: String,
+}
+
+impl Default for RawEntity {
+    fn default() -> Self {
+        Self { entity_type: "Anonymous".to_owned(), id: "anonymous".to_owned() }
+    }
+}
+
+/// `cache`.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawCache {
+    /// Rulings kept at most; 0 switches the cache off; at most 10000000.
+    pub decisions: u64,
+    /// How long a ruling is kept at most; 1ms to 1h.
+    pub decision_ttl: RawDuration,
+    /// Verified tokens kept at most; 0 switches the cache off; at most 1000000.
+    pub tokens: u64,
+    /// How long callers may reuse an answer at most; `0s`: not at all; at most 5m.
+    pub caller_reuse: RawDuration,
+}
+
+impl Default for RawCache {
+    fn default() -> Self {
+        Self { decisions: 100_000, decision_ttl: "30s".into(), tokens: 10_000, caller_reuse: "0s".into() }
+    }
+}
+
+/// `audit`.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawAudit {
+    /// Records go to standard output, one JSON object a line. That is so when neither `stdout` nor `file` is set;
+    /// auditing can't be switched off.
+    pub stdout: Option<bool>,
+    /// Records go to a file that is rotated by size. Not together with `stdout: true`.
+    pub file: Option<RawAuditFile>,
+    /// How long an answer waits for its record before it is refused; 10ms to 1m.
+    pub write_timeout: RawDuration,
+    /// Records waiting to be written at most; 1 to 1000000.
+    pub queue: u64,
+    /// The values that may stand in a record: `Type.attribute` (of a resource or principal) and `context.name`.
+    pub keep: Vec<String>,
+}
+
+impl Default for RawAudit {
+    fn default() -> Self {
+        Self { stdout: None, file: None, write_timeout: "2s".into(), queue: 10_000, keep: Vec::new() }
+    }
+}
+
+/// `audit.file`.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawAuditFile {
+    /// The current file; older ones get `.1`, `.2` and so on. Its folder must exist.
+    #[schemars(extend("x-required" = true))]
+    pub path: Option<String>,
+    /// It is rotated before it would grow past this; at least `limits.audit_record_bytes`, at most 64GiB.
+    pub max_bytes: RawSize,
+    /// Older files kept; 1 to 1000.
+    pub max_files: u64,
+}
+
+impl Default for RawAuditFile {
+    fn default() -> Self {
+        Self { path: None, max_bytes: RawSize::Text("100MiB".to_owned()), max_files: 10 }
+    }
+}
+
+/// `telemetry`.
+#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawTelemetry {
+    /// Logs; they go to standard error.
+    pub logs: RawLogs,
+    /// Export of traces and metrics over OTLP. Without it nothing is exported.
+    pub otlp: Option<RawOtlp>,
+}
+
+/// `telemetry.logs`.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawLogs {
+    /// `json`: one object a line; `human`: for people.
+    pub format: RawLogFormat,
+    /// What is logged: `info`, `gatepost=debug,warn`.
+    pub filter: String,
+}
+
+impl Default for RawLogs {
+    fn default() -> Self {
+        Self { format: RawLogFormat::Json, filter: "info".to_owned() }
+    }
+}
+
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(inline)]
+pub(super) enum RawLogFormat {
+    Json,
+    Human,
+}
+
+/// `telemetry.otlp`.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawOtlp {
+    /// The collector's OTLP over gRPC: `http://127.0.0.1:4317`.
+    #[schemars(extend("x-required" = true))]
+    pub endpoint: Option<String>,
+    /// The share of traces that are sampled when the caller did not decide: 0 to 1.
+    pub sample_ratio: f64,
+    /// How often metrics are exported; 1s to 1h.
+    pub interval: RawDuration,
+}
+
+impl Default for RawOtlp {
+    fn default() -> Self {
+        Self { endpoint: None, sample_ratio: 0.1, interval: "30s".into() }
+    }
+}
+
+/// A time: a whole number and one of `ms`, `s`, `m`, `h`.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(transparent)]
+#[schemars(inline, extend("pattern" = "^[0-9]+(ms|s|m|h)$", "x-type" = "duration"))]
+pub(super) struct RawDuration(pub String);
+
+impl From<&str> for RawDuration {
+    fn from(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+}
+
+/// A size: a number of bytes, or a whole number and one of `B`, `KiB`, `MiB`, `GiB`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(untagged)]
+pub(super) enum RawSize {
+    Bytes(u64),
+    Text(String),
+}
+
+impl JsonSchema for RawSize {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Size".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": ["integer", "string"], "minimum": 0, "pattern": "^[0-9]+(B|KiB|MiB|GiB)?$", "x-type": "size",
+        })
+    }
+}
+
+/// `"*"`, or a list of names.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+pub(super) enum RawGrant {
+    All(String),
+    Only(Vec<String>),
+}
+
+impl JsonSchema for RawGrant {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Grant".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "anyOf": [{ "type": "string", "enum": ["*"] }, { "type": "array", "items": { "type": "string" } }],
+            "x-type": "list of text, or `*`",
+        })
+    }
+}
+
+/// `any`, or a list of `typ` values.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+pub(super) enum RawTokenTypes {
+    Any(String),
+    These(Vec<String>),
+}
+
+impl JsonSchema for RawTokenTypes {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "TokenTypes".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "anyOf": [{ "type": "string", "enum": ["any"] }, { "type": "array", "items": { "type": "string" } }],
+            "x-type": "list of text, or `any`",
+        })
+    }
+}
+
+/// How a limit is written: a plain number.
+pub(super) type RawCount = u64;
+
+/// Writes a checked limit the way the file would.
+pub(super) trait Written<T> {
+    fn written(value: T) -> Self;
+}
+
+impl<T: TryInto<u64>> Written<T> for RawCount {
+    fn written(value: T) -> Self {
+        value.try_into().unwrap_or(Self::MAX)
+    }
+}
+
+impl<T: TryInto<u64>> Written<T> for RawSize {
+    fn written(value: T) -> Self {
+        Self::Text(size_text(value.try_into().unwrap_or(u64::MAX)))
+    }
+}
+
+impl Written<Duration> for RawDuration {
+    fn written(value: Duration) -> Self {
+        Self(duration_text(value))
+    }
+}
+
+/// The limits: name, how it is written, least and most. Their defaults are those of [`Limits`].
+macro_rules! limits {
+    ($($(#[doc = $doc:literal])+ $name:ident: $raw:ident, $check:ident($least:literal, $most:literal);)+) => {
+        /// `limits`.
+        #[derive(Debug, Serialize, Deserialize, JsonSchema)]
+        #[serde(default, deny_unknown_fields)]
+        pub(super) struct RawLimits {
+            $($(#[doc = $doc])+ #[schemars(extend("x-least" = $least, "x-most" = $most))] pub $name: $raw,)+
+        }
+
+        impl Default for RawLimits {
+            fn default() -> Self {
+                let checked = Limits::default();
+                Self { $($name: $raw::written(checked.$name),)+ }
+            }
+        }
+
+        impl RawLimits {
+            /// Checks each on its own.
+            pub(super) fn checked(&self, checks: &mut super::load::values::Checks<'_>) -> Option<Limits> {
+                $(let $name = checks.$check(concat!("limits.", stringify!($name)), &self.$name, $least, $most);)+
+                Some(Limits { $($name: $name?,)+ })
+            }
+        }
+    };
+}
+
+limits! {
+    /// A compact token, bytes.
+    token_bytes: RawSize, size("1B", "1MiB");
+    /// Nesting of a token's header and claims.
+    token_json_depth: RawCount, count(1, 100);
+    /// Claims of a token.
+    token_claims: RawCount, count(1, 10000);
+    /// Values of `aud`.
+    token_audiences: RawCount, count(1, 1000);
+    /// Nesting of `act` (RFC 8693).
+    token_actor_depth: RawCount, count(1, 32);
+    /// A CheckRequest, bytes.
+    request_bytes: RawSize, size("1B", "4MiB");
+    /// A BatchCheckRequest, bytes; no less than `request_bytes`.
+    batch_bytes: RawSize, size("1B", "16MiB");
+    /// Items of a batch.
+    batch_items: RawCount, count(1, 10000);
+    /// The context, encoded bytes.
+    context_bytes: RawSize, size("1B", "4MiB");
+    /// The context's keys, nested ones included.
+    context_keys: RawCount, count(1, 100000);
+    /// An id, bytes.
+    id_bytes: RawSize, size("1B", "64KiB");
+    /// A string attribute, bytes.
+    string_bytes: RawSize, size("1B", "1MiB");
+    /// Elements of a set.
+    set_elements: RawCount, count(1, 100000);
+    /// Nesting of attribute values. Protobuf itself ends near 32.
+    value_depth: RawCount, count(1, 32);
+    /// Attributes of one entity, nested ones included.
+    entity_attributes: RawCount, count(1, 10000);
+    /// Entities of a request.
+    entities: RawCount, count(1, 10000);
+    /// Ancestors of one entity.
+    ancestors: RawCount, count(1, 10000);
+    /// Steps from an entity up to its farthest ancestor.
+    ancestor_depth: RawCount, count(1, 100);
+    /// Field paths of a question.
+    field_paths: RawCount, count(1, 10000);
+    /// gRPC metadata of a call, bytes.
+    header_bytes: RawSize, size("1KiB", "1MiB");
+    /// Calls at once on one connection.
+    streams_per_connection: RawCount, count(1, 10000);
+    /// Connections in all.
+    connections: RawCount, count(1, 1000000);
+    /// Connections of one caller; no more than `connections`.
+    connections_per_caller: RawCount, count(1, 1000000);
+    /// How long a TLS handshake may take.
+    handshake_timeout: RawDuration, duration("10ms", "1m");
+    /// Handshakes at once.
+    handshakes: RawCount, count(1, 100000);
+    /// The deadline of a call that names none; no more than `max_deadline`.
+    default_deadline: RawDuration, duration("1ms", "1m");
+    /// The longest deadline that is honoured.
+    max_deadline: RawDuration, duration("1ms", "1m");
+    /// How long a connection may be idle.
+    idle_timeout: RawDuration, duration("1s", "24h");
+    /// How old a connection may get (plus or minus 10 %) before it is asked to go.
+    connection_age: RawDuration, duration("1s", "24h");
+    /// Decisions worked on at once; past it calls are shed.
+    concurrent_decisions: RawCount, count(1, 100000);
+    /// Policies of a bundle.
+    policies: RawCount, count(1, 1000000);
+    /// One file of a bundle, bytes; no more than `bundle_bytes`.
+    policy_file_bytes: RawSize, size("1B", "64MiB");
+    /// A bundle, bytes.
+    bundle_bytes: RawSize, size("1B", "1GiB");
+    /// Nesting of a policy's expression.
+    policy_depth: RawCount, count(1, 100);
+    /// A JWKS document, bytes.
+    jwks_bytes: RawSize, size("1B", "4MiB");
+    /// Keys of a JWKS document.
+    jwks_keys: RawCount, count(1, 1000);
+    /// How long fetching a JWKS may take.
+    jwks_timeout: RawDuration, duration("10ms", "1m");
+    /// The shortest time between two fetches of one JWKS; no more than `jwks_refresh_interval`.
+    jwks_refresh_floor: RawDuration, duration("1s", "1h");
+    /// How often a JWKS is fetched without a cause; no more than `jwks_max_stale`.
+    jwks_refresh_interval: RawDuration, duration("1s", "24h");
+    /// How long the last good keys are used while fetching fails.
+    jwks_max_stale: RawDuration, duration("1s", "168h");
+    /// One audit record, bytes.
+    audit_record_bytes: RawSize, size("1KiB", "16MiB");
+}

@@ -1,0 +1,48 @@
+{{- define "gatepost.name" -}}
+{{- if contains .Chart.Name .Release.Name -}}
+{{- .Release.Name | trunc 63 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name .Chart.Name | trunc 63 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "gatepost.selector" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "gatepost.labels" -}}
+{{ include "gatepost.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end -}}
+
+{{- define "gatepost.image" -}}
+{{- $repository := required "image.repository is missing: say where the Gatepost image is" .Values.image.repository -}}
+{{- if .Values.image.digest -}}
+{{- printf "%s@%s" $repository .Values.image.digest -}}
+{{- else -}}
+{{- printf "%s:%s" $repository (.Values.image.tag | default .Chart.AppVersion) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* gatepost.yaml: what the user says, with the places that the chart itself mounts. */}}
+{{- define "gatepost.config" -}}
+{{- $identity := .Values.config.identity | default dict -}}
+{{- if not (or $identity.trust_domains $identity.dns_san) -}}
+{{- fail "config.identity.trust_domains is missing: name the trust domain of your SPIFFE IDs" -}}
+{{- end -}}
+{{- if not .Values.config.callers -}}
+{{- fail "config.callers is missing: enrol the services that may ask; nobody else may" -}}
+{{- end -}}
+{{- range $index, $issuer := .Values.config.issuers -}}
+{{- if not $issuer.audiences -}}
+{{- fail (printf "config.issuers[%d].audiences is missing: add the audience that tokens for Gatepost carry" $index) -}}
+{{- end -}}
+{{- end -}}
+{{- $server := dict "listen" "0.0.0.0:8443" "ops_listen" "0.0.0.0:9443" "certificate" "/etc/gatepost/tls/tls.crt" "private_key" "/etc/gatepost/tls/tls.key" "client_ca" "/etc/gatepost/tls/ca.crt" -}}
+{{- $policies := dict "directory" "/etc/gatepost/policies" -}}
+{{- $placed := dict "server" $server "policies" $policies -}}
+{{- mustMergeOverwrite (deepCopy .Values.config) $placed | toYaml -}}
+{{- end -}}

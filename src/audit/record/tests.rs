@@ -1,0 +1,336 @@
+//! What a record says, row by row. That every record is valid OCSF is checked in `tests/conformance/ocsf.rs`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::*;
+use crate::model::decision::{CacheUse, Decision, Denial, DenialCode, PolicyError};
+use crate::model::entity::{EntityId, EntityType, RawRecord, RawValue, is_hidden};
+use crate::model::field_path::FieldPath;
+use crate::model::ids::{DecisionId, RequestId};
+use crate::model::question::{BatchPosition, Circumstances};
+use crate::token::TokenFacts;
+
+pub(in crate::audit) fn frame() -> Frame {
+    Frame { host: HostFacts { hostname: "gatepost-0".to_owned() }, boot: "boot".to_owned() }
+}
+
+fn noon() -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_millis(1_800_000_000_123)
+}
+
+fn question() -> QuestionFacts {
+    QuestionFacts {
+        action: "Account.read".to_owned(),
+        resource_type: "Account".to_owned(),
+        resource_id: Some("a-1".to_owned()),
+        fields: None,
+        context_sha256: None,
+        kept: Vec::new(),
+        asserted: Vec::new(),
+    }
+}
+
+pub(in crate::audit) fn call(outcome: Outcome) -> CallEntry {
+    CallEntry {
+        decision_id: DecisionId::mint(noon()),
+        time: noon(),
+        duration: Duration::from_micros(84),
+        operation: "Check",
+        caller: CallerFacts {
+            address: Some("[::ffff:10.1.2.3]:52114".parse().unwrap()),
+            name: Some("spiffe://corp.test/ns/prod/sa/orders".to_owned()),
+            label: Some("orders".to_owned()),
+            certificate_sha256: Some("ab".repeat(32)),
+        },
+        listener: "127.0.0.1:8443".parse().unwrap(),
+        circumstances: Circumstances::default(),
+        question: Some(question()),
+        subject: SubjectFacts::default(),
+        outcome,
+    }
+}
+
+pub(in crate::audit) fn decided(ruling: Ruling) -> Outcome {
+    Outcome::Decided {
+        ruling: Arc::new(ruling),
+        revision: PolicyRevision::from_digest(&[0x9a; 32]),
+        cache: CacheUse::Miss,
+    }
+}
+
+pub(in crate::audit) fn allow() -> Ruling {
+    Ruling {
+        decision: Decision::Allow,
+        denial: None,
+        determining: vec!["account.owner-reads".to_owned()],
+        ..Ruling::deny(DenialCode::NoPermit)
+    }
+}
+
+fn written(entry: Entry) -> Value {
+    let mut out = Vec::new();
+    render(&entry, &frame()).unwrap().put(4711, &mut out);
+    assert_eq!(out.iter().filter(|byte| **byte == b'\n').count(), 1, "one line");
+    serde_json::from_slice(&out).unwrap()
+}
+
+fn of(call: CallEntry) -> Value {
+    written(Entry::Call(Box::new(call)))
+}
+
+#[test]
+fn an_outcome_is_told_in_ocsfs_numbers() {
+    let erring = Ruling {
+        errors: vec![PolicyError { policy: "p".to_owned(), class: "overflow" }],
+        ..Ruling::deny(DenialCode::PolicyError)
+    };
+    let conditional = Ruling { decision: Decision::Conditional, denial: None, ..allow() };
+    let deny = |code| decided(Ruling::deny(code));
+    // status_id, action_id, disposition_id, severity_id, status_code, status_detail
+    let table = [
+        (decided(allow()), (1, 1, 1, 1, "OK", None), "access"),
+        (decided(conditional), (1, 99, 99, 1, "OK", None), "no access, and no refusal either"),
+        (deny(DenialCode::NoPermit), (2, 2, 2, 1, "OK", Some("NO_PERMIT")), "a denial is data"),
+        (deny(DenialCode::TokenExpired), (2, 2, 26, 1, "OK", Some("TOKEN_EXPIRED")), "about the token"),
+        (decided(erring), (2, 2, 27, 4, "OK", Some("POLICY_ERROR")), "failing closed is an alert"),
+        (
+            Outcome::Refused { status: "PERMISSION_DENIED", reason: "CALLER_NOT_ENROLLED" },
+            (2, 2, 26, 2, "PERMISSION_DENIED", Some("CALLER_NOT_ENROLLED")),
+            "a stranger",
+        ),
+        (
+            Outcome::Refused { status: "INVALID_ARGUMENT", reason: "MALFORMED" },
+            (2, 2, 25, 2, "INVALID_ARGUMENT", Some("MALFORMED")),
+            "malformed",
+        ),
+        (
+            Outcome::Failed { status: "UNAVAILABLE", reason: "NO_POLICIES" },
+            (2, 2, 27, 4, "UNAVAILABLE", Some("NO_POLICIES")),
+            "our fault",
+        ),
+    ];
+    for (outcome, expected, why) in table {
+        let record = of(call(outcome));
+        let number = |key: &str| record[key].as_i64().unwrap();
+        let got = (
+            number("status_id"),
+            number("action_id"),
+            number("disposition_id"),
+            number("severity_id"),
+            record["status_code"].as_str().unwrap(),
+            record["status_detail"].as_str(),
+        );
+        assert_eq!(got, expected, "{why}");
+    }
+}
+
+#[test]
+fn an_activity_is_named_by_the_actions_verb() {
+    let table = [
+        ("Account.read", 2, "Read"),
+        ("Shop::Account.read", 2, "Read"),
+        ("Account.read:address.city", 2, "Read"),
+        ("Account.read#basic", 2, "Read"),
+        ("Order.list", 2, "Read"),
+        ("get", 2, "Read"),
+        ("view", 2, "Read"),
+        ("Order.create", 1, "Create"),
+        ("Order.update", 3, "Update"),
+        ("Order.write", 3, "Update"),
+        ("Order.delete", 4, "Delete"),
+        ("Order.approve", 99, "approve"),
+        ("Order.READ", 99, "READ"),
+        ("Order.", 99, "Other"),
+        ("", 99, "Other"),
+    ];
+    for (action, id, name) in table {
+        assert_eq!(activity(action), (id, name), "{action}");
+    }
+    let record = of(CallEntry { question: None, ..call(Outcome::Refused { status: "INVALID_ARGUMENT", reason: "X" }) });
+    assert_eq!((&record["activity_id"], &record["type_uid"]), (&0.into(), &600_300.into()), "nothing could be read");
+}
+
+#[test]
+fn a_call_is_recorded_with_who_what_where_and_why() {
+    let asked = QuestionFacts {
+        fields: Some(vec!["email".to_owned(), "role".to_owned()]),
+        context_sha256: Some("2c".repeat(32)),
+        kept: vec![("context.channel".to_owned(), RawValue::Text("web".to_owned()))],
+        asserted: vec!["resource.attributes".to_owned()],
+        ..question()
+    };
+    let token = TokenFacts {
+        issuer: "https://issuer.test".to_owned(),
+        subject: "alice".to_owned(),
+        issued_at: noon(),
+        expires_at: noon() + Duration::from_secs(300),
+        id_sha256: Some("ab12".to_owned()),
+        scopes: ["secret-scope".to_owned()].into(),
+        acr: Some("secret-acr".to_owned()),
+        amr: ["mfa".to_owned()].into(),
+        auth_time: None,
+        client_id: Some("secret-client".to_owned()),
+        algorithm: "ES256",
+        key_id: Some("k1".to_owned()),
+    };
+    let alice =
+        EntityUid { entity_type: EntityType::parse("User").unwrap(), id: EntityId::parse("ali\"ce", 1024).unwrap() };
+    let refused = Ruling {
+        denial: Some(Denial {
+            code: DenialCode::FieldNotGranted,
+            refused_fields: vec![FieldPath::parse("role").unwrap()],
+        }),
+        determining: vec!["guard".to_owned()],
+        ..Ruling::deny(DenialCode::FieldNotGranted)
+    };
+    let record = of(CallEntry {
+        question: Some(asked),
+        subject: SubjectFacts {
+            kind: Some("token"),
+            principal: Some(alice),
+            token: Some(Arc::new(token)),
+            token_refusal: None,
+        },
+        circumstances: Circumstances {
+            request_id: RequestId::parse("req-1"),
+            trace_id: Some("4bf92f3577b34da6a3ce929d0e0e4736".to_owned()),
+            span_id: Some("00f067aa0ba902b7".to_owned()),
+            batch: Some(BatchPosition { index: 2, of: 3 }),
+            batch_id: Some(DecisionId::mint(noon())),
+        },
+        ..call(decided(refused))
+    });
+    let table = [
+        ("/metadata/sequence", Value::from(4711)),
+        ("/metadata/correlation_uid", "req-1".into()),
+        ("/time", 1_800_000_000_123_i64.into()),
+        ("/time_dt", "2027-01-15T08:00:00.123Z".into()),
+        ("/unmapped/gatepost/decision_us", 84.into()),
+        ("/actor/user/uid", "https://issuer.test|alice".into()),
+        ("/actor/session/uid", "sha256:ab12".into()),
+        ("/actor/session/is_mfa", true.into()),
+        ("/actor/app_uid", "spiffe://corp.test/ns/prod/sa/orders".into()),
+        ("/actor/authorizations/0/policy/uid", "guard".into()),
+        ("/src_endpoint/ip", "10.1.2.3".into()),
+        ("/src_endpoint/port", 52114.into()),
+        ("/dst_endpoint/port", 8443.into()),
+        ("/resources/0/uid", "Account::\"a-1\"".into()),
+        ("/api/operation", "Account.read".into()),
+        ("/api/response/code", 0.into()),
+        ("/trace/span/uid", "00f067aa0ba902b7".into()),
+        ("/policy/version", format!("sha256:{}", "9a".repeat(32)).into()),
+        ("/unmapped/gatepost/principal", "User::\"ali\\\"ce\"".into()),
+        ("/unmapped/gatepost/level", "field".into()),
+        ("/unmapped/gatepost/field_mask/asked/0", "email".into()),
+        ("/unmapped/gatepost/field_mask/denied/0", "role".into()),
+        ("/unmapped/gatepost/batch/index", 2.into()),
+        ("/unmapped/gatepost/kept/context.channel", "web".into()),
+        ("/unmapped/gatepost/asserted_by_caller/0", "resource.attributes".into()),
+    ];
+    for (place, expected) in table {
+        assert_eq!(record.pointer(place), Some(&expected), "{place}");
+    }
+    assert!(!record.to_string().contains("secret-"), "claims that no list names stay out");
+}
+
+/// THREATS T11: each dangerous character in each text that somebody else chose.
+#[test]
+fn no_text_can_break_a_line_or_hide_in_one() {
+    let dangerous = (0..=255_u32).chain((0..=0x10_ffff).filter(|code| char::from_u32(*code).is_some_and(is_hidden)));
+    let dangerous: Vec<char> = dangerous.chain([0xfffe, 0x1_ffff, 0xfdd0]).filter_map(char::from_u32).collect();
+    for c in dangerous {
+        let text = format!("a{c}b");
+        let asked = QuestionFacts {
+            action: format!("X.{text}"),
+            resource_type: text.clone(),
+            resource_id: Some(text.clone()),
+            fields: Some(vec![text.clone()]),
+            context_sha256: Some(text.clone()),
+            kept: vec![(
+                text.clone(),
+                RawValue::Record(RawRecord::from([(text.clone(), RawValue::Text(text.clone()))])),
+            )],
+            asserted: vec![text.clone()],
+        };
+        let ruling = Ruling {
+            obligations: vec![text.clone()],
+            determining: vec![text.clone()],
+            errors: vec![PolicyError { policy: text.clone(), class: "overflow" }],
+            ..allow()
+        };
+        let token = TokenFacts {
+            issuer: text.clone(),
+            subject: text.clone(),
+            issued_at: noon(),
+            expires_at: noon(),
+            id_sha256: Some(text.clone()),
+            scopes: Default::default(),
+            acr: None,
+            amr: Default::default(),
+            auth_time: None,
+            client_id: None,
+            algorithm: "ES256",
+            key_id: Some(text.clone()),
+        };
+        let entry = CallEntry {
+            caller: CallerFacts {
+                address: None,
+                name: Some(text.clone()),
+                label: Some(text.clone()),
+                certificate_sha256: Some(text.clone()),
+            },
+            question: Some(asked),
+            subject: SubjectFacts { token: Some(Arc::new(token)), ..SubjectFacts::default() },
+            circumstances: Circumstances {
+                trace_id: Some(text.clone()),
+                span_id: Some(text.clone()),
+                ..Circumstances::default()
+            },
+            ..call(decided(ruling))
+        };
+        let mut line = Vec::new();
+        render(&Entry::Call(Box::new(entry)), &frame()).unwrap().put(1, &mut line);
+        let line = String::from_utf8(line).unwrap();
+        let bare: Vec<char> = line.trim_end_matches('\n').chars().filter(|c| is_hidden(*c)).collect();
+        assert!(bare.is_empty(), "U+{:04X} stands bare", u32::from(c));
+        let record: Value = serde_json::from_str(&line).unwrap();
+        for place in [
+            "/activity_name",
+            "/actor/user/name",
+            "/actor/user/domain",
+            "/actor/session/issuer",
+            "/actor/app_name",
+            "/actor/app_uid",
+            "/actor/authorizations/0/policy/uid",
+            "/src_endpoint/uid",
+            "/resources/0/name",
+            "/resources/0/type",
+            "/trace/uid",
+            "/trace/span/uid",
+            "/unmapped/gatepost/token_kid",
+            "/unmapped/gatepost/certificate_sha256",
+            "/unmapped/gatepost/context_sha256",
+            "/unmapped/gatepost/obligations/0",
+            "/unmapped/gatepost/policy_errors/0/policy",
+            "/unmapped/gatepost/field_mask/asked/0",
+            "/unmapped/gatepost/asserted_by_caller/0",
+        ] {
+            // Characters that separate the parts of an action's name part this one too.
+            let parts = place == "/activity_name" && matches!(c, ':' | '#' | '.');
+            assert!(parts || record.pointer(place) == Some(&text.clone().into()), "U+{:04X} at {place}", u32::from(c));
+        }
+        let kept = &record["unmapped"]["gatepost"]["kept"];
+        assert_eq!(kept[&text][&text], text.as_str(), "U+{:04X}, names included", u32::from(c));
+    }
+}
+
+#[test]
+fn the_longest_number_is_counted_in_a_lines_size() {
+    let line = render(&Entry::Call(Box::new(call(decided(allow())))), &frame()).unwrap();
+    let mut out = Vec::new();
+    line.put(u64::MAX, &mut out);
+    assert_eq!(out.len(), line.bytes() + 1, "and the line break is not");
+}

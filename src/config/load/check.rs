@@ -1,0 +1,415 @@
+//! Do the settings make sense, each by itself and together? One function a section; each looks at all of it before it
+//! gives up.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::path::Path;
+
+use super::issuers;
+use super::values::Checks;
+use crate::config::raw::{
+    RawAudit, RawAuditFile, RawCache, RawCaller, RawConfig, RawGrant, RawIdentity, RawLogFormat, RawPolicies,
+    RawServer, RawTelemetry,
+};
+use crate::config::{
+    ActionPattern, AuditConfig, AuditSink, CacheConfig, CallerName, Config, EnrolledCaller, IdentityConfig, KeptValue,
+    Limits, LogFormat, OtlpConfig, PolicyConfig, ServerConfig, TelemetryConfig, TypeGrant,
+};
+use crate::model::entity::{EntityId, EntityType, EntityUid, is_hidden};
+use crate::model::spiffe_id::SpiffeId;
+
+/// The settings, ready to use; `None` when `checks` noted a problem.
+pub(super) fn check(raw: &RawConfig, checks: &mut Checks<'_>) -> Option<Config> {
+    let server = server(&raw.server, checks);
+    let identity = identity(&raw.identity, checks);
+    let callers = callers(&raw.callers, identity.as_ref(), checks);
+    let issuers = issuers::issuers(&raw.issuers, checks);
+    let limits = limits(raw, checks);
+    let policies = policies(&raw.policies, limits.as_ref(), checks);
+    let cache = cache(&raw.cache, checks);
+    let audit = audit(&raw.audit, limits.as_ref(), checks);
+    let telemetry = telemetry(&raw.telemetry, checks);
+    Some(Config {
+        server: server?,
+        identity: identity?,
+        callers: callers?,
+        issuers: issuers?,
+        policies: policies?,
+        cache: cache?,
+        audit: audit?,
+        telemetry: telemetry?,
+        limits: limits?,
+    })
+}
+
+fn server(raw: &RawServer, checks: &mut Checks<'_>) -> Option<ServerConfig> {
+    let listen = checks.address("server.listen", &raw.listen);
+    let ops_listen = checks.address("server.ops_listen", &raw.ops_listen);
+    if listen.is_some_and(|address| address.port() != 0 && Some(address) == ops_listen) {
+        checks.refuse("server.ops_listen", "must not be the same as `server.listen`", "take another port");
+    }
+    let mut pem = |key: &str, value: &Option<String>, what: &str| {
+        let path = checks.required(key, value.as_ref(), &format!("name {what}"))?;
+        checks.readable_file(key, path, what)
+    };
+    let certificate = pem("server.certificate", &raw.certificate, "a PEM file with the server's certificate chain");
+    let private_key = pem("server.private_key", &raw.private_key, "a PEM file with the certificate's private key");
+    let client_ca = pem("server.client_ca", &raw.client_ca, "a PEM file with the authorities of client certificates");
+    let reload_interval = checks.duration("server.reload_interval", &raw.reload_interval, "1s", "1h");
+    let drain_timeout = checks.duration("server.drain_timeout", &raw.drain_timeout, "100ms", "10m");
+    let drain_delay = checks.duration("server.drain_delay", &raw.drain_delay, "0s", "5m");
+    Some(ServerConfig {
+        listen: listen?,
+        ops_listen: ops_listen?,
+        reflection: raw.reflection,
+        certificate: certificate?,
+        private_key: private_key?,
+        client_ca: client_ca?,
+        reload_interval: reload_interval?,
+        drain_timeout: drain_timeout?,
+        drain_delay: drain_delay?,
+    })
+}
+
+fn identity(raw: &RawIdentity, checks: &mut Checks<'_>) -> Option<IdentityConfig> {
+    let key = "identity.trust_domains";
+    if raw.trust_domains.is_empty() && !raw.dns_san {
+        let help = "name the trust domain of your SPIFFE IDs, or switch `identity.dns_san` on";
+        checks.refuse(key, "must list at least one", help);
+    }
+    let domains = checks.each(key, &raw.trust_domains, |checks, item, text| {
+        let domain = text.parse().ok();
+        if domain.is_none() {
+            checks.refuse(item, "must be 1 to 255 characters of `a-z 0-9 . - _`", "the part after `spiffe://`");
+        }
+        domain
+    });
+    Some(IdentityConfig { trust_domains: domains?.into_iter().collect(), dns_san: raw.dns_san })
+}
+
+fn callers(
+    raw: &[RawCaller],
+    identity: Option<&IdentityConfig>,
+    checks: &mut Checks<'_>,
+) -> Option<Vec<EnrolledCaller>> {
+    if raw.is_empty() {
+        checks.refuse("callers", "must list at least one", "enrol the services that may ask; nobody else may");
+        return None;
+    }
+    let mut names = BTreeMap::new();
+    let mut labels = BTreeMap::new();
+    let mut callers = Vec::with_capacity(raw.len());
+    for (index, raw) in raw.iter().enumerate() {
+        let key = format!("callers[{index}]");
+        let name = caller_name(&key, raw, identity, checks);
+        let label = caller_label(&key, raw, checks);
+        let mut unique = |seen: &mut BTreeMap<String, usize>, name: Option<String>, item: &str| {
+            if let Some(first) = name.and_then(|name| seen.insert(name, index)) {
+                checks.refuse(&format!("{key}.{item}"), format!("is the same as in `callers[{first}]`"), "keep one");
+            }
+        };
+        unique(&mut names, name.as_ref().map(ToString::to_string), if raw.dns.is_some() { "dns" } else { "spiffe_id" });
+        unique(&mut labels, label.clone(), "name");
+        let resource_types = at_least_one(&format!("{key}.resource_types"), &raw.resource_types, checks)
+            .and_then(|()| types(&format!("{key}.resource_types"), &raw.resource_types, checks));
+        let actions = at_least_one(&format!("{key}.actions"), &raw.actions, checks)
+            .and_then(|()| actions(&format!("{key}.actions"), &raw.actions, checks));
+        let assert_subjects = types(&format!("{key}.assert_subjects"), &raw.assert_subjects, checks);
+        let supply_attributes = types(&format!("{key}.supply_attributes"), &raw.supply_attributes, checks);
+        let supply_parents = types(&format!("{key}.supply_parents"), &raw.supply_parents, checks);
+        let caller = || {
+            Some(EnrolledCaller {
+                name: name?,
+                label: label?,
+                resource_types: resource_types?,
+                actions: actions?,
+                assert_subjects: assert_subjects?,
+                supply_attributes: supply_attributes?,
+                supply_parents: supply_parents?,
+                sees_policies: raw.sees_policies,
+            })
+        };
+        callers.push(caller());
+    }
+    callers.into_iter().collect()
+}
+
+fn caller_name(
+    key: &str,
+    raw: &RawCaller,
+    identity: Option<&IdentityConfig>,
+    checks: &mut Checks<'_>,
+) -> Option<CallerName> {
+    match (&raw.spiffe_id, &raw.dns) {
+        (Some(text), None) => spiffe_name(&format!("{key}.spiffe_id"), text, identity, checks),
+        (None, Some(text)) => dns_name(&format!("{key}.dns"), text, identity, checks),
+        (Some(_), Some(_)) => {
+            checks.refuse(&format!("{key}.dns"), "must not stand beside `spiffe_id`", "a caller has one name");
+            None
+        }
+        (None, None) => {
+            checks.refuse(&format!("{key}.spiffe_id"), "is missing", "name the caller's SPIFFE ID, or its `dns` name");
+            None
+        }
+    }
+}
+
+fn spiffe_name(
+    key: &str,
+    text: &str,
+    identity: Option<&IdentityConfig>,
+    checks: &mut Checks<'_>,
+) -> Option<CallerName> {
+    let id: SpiffeId = match text.parse() {
+        Ok(id) => id,
+        Err(error) => {
+            checks.refuse(key, format!("is not a SPIFFE ID: {error}"), "`spiffe://example.org/ns/shop/sa/orders`");
+            return None;
+        }
+    };
+    if !id.is_workload() {
+        checks.refuse(key, "names a trust domain and no workload", "add the path: `/ns/shop/sa/orders`");
+        return None;
+    }
+    if identity.is_some_and(|identity| !identity.trust_domains.contains(id.trust_domain())) {
+        checks.refuse(key, "has a trust domain that is not listed", "add it to `identity.trust_domains`");
+        return None;
+    }
+    Some(CallerName::Spiffe(id))
+}
+
+fn dns_name(key: &str, text: &str, identity: Option<&IdentityConfig>, checks: &mut Checks<'_>) -> Option<CallerName> {
+    if identity.is_some_and(|identity| !identity.dns_san) {
+        checks.refuse(key, "would never be taken", "switch `identity.dns_san` on, or give the caller a `spiffe_id`");
+        return None;
+    }
+    let label_fits = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    // RFC 1123 section 2.1, in lower case; an address is no name.
+    if text.len() > 253 || !text.split('.').all(label_fits) || text.parse::<IpAddr>().is_ok() {
+        checks.refuse(key, "must be a DNS name in lower case, without wildcard", "`orders.internal`");
+        return None;
+    }
+    Some(CallerName::Dns(text.to_owned()))
+}
+
+fn caller_label(key: &str, raw: &RawCaller, checks: &mut Checks<'_>) -> Option<String> {
+    let key = format!("{key}.name");
+    let label = checks.required(&key, raw.name.as_ref(), "say what people call it: `orders`")?;
+    if label.len() > 64 || !label.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)) {
+        checks.refuse(&key, "must be 1 to 64 characters of `A-Z a-z 0-9 . _ -`", "`orders`");
+        return None;
+    }
+    Some(label.to_owned())
+}
+
+fn at_least_one(key: &str, raw: &RawGrant, checks: &mut Checks<'_>) -> Option<()> {
+    if matches!(raw, RawGrant::Only(names) if names.is_empty()) {
+        checks.refuse(key, "must list at least one", "a caller that may ask about nothing needs no enrolment");
+        return None;
+    }
+    Some(())
+}
+
+fn types(key: &str, raw: &RawGrant, checks: &mut Checks<'_>) -> Option<TypeGrant> {
+    match raw {
+        RawGrant::All(_) => Some(TypeGrant::All),
+        RawGrant::Only(names) => {
+            let types = checks.each(key, names, |checks, item, text| {
+                if text == "*" {
+                    checks.refuse(item, "must be a type's name", format!("for all types write `{}: \"*\"`", last(key)));
+                    return None;
+                }
+                checks.entity_type(item, text)
+            })?;
+            Some(TypeGrant::Only(types.into_iter().collect::<BTreeSet<EntityType>>()))
+        }
+    }
+}
+
+fn actions(key: &str, raw: &RawGrant, checks: &mut Checks<'_>) -> Option<Vec<ActionPattern>> {
+    let RawGrant::Only(names) = raw else { return Some(vec![ActionPattern::All]) };
+    checks.each(key, names, |checks, item, text| {
+        if text == "*" {
+            checks.refuse(item, "must be an action", "for all actions write `actions: \"*\"`");
+            return None;
+        }
+        let (name, pattern) = match text.strip_suffix(".*") {
+            Some(before) => (before, ActionPattern::Prefix(format!("{before}."))),
+            None => (text, ActionPattern::Exact(text.to_owned())),
+        };
+        // Field actions (`Order.read:total`, `Order.read#basic`) are asked for with their base action.
+        let fits = (1..=256).contains(&name.len()) && !name.chars().any(|c| "*:#".contains(c) || is_hidden(c));
+        if !fits {
+            let help = "a whole action (`Order.read`) or everything before a dot (`Order.*`), without field or group";
+            checks.refuse(item, "is not an action", help);
+            return None;
+        }
+        Some(pattern)
+    })
+}
+
+fn last(key: &str) -> &str {
+    key.rsplit('.').next().unwrap_or(key)
+}
+
+fn policies(raw: &RawPolicies, limits: Option<&Limits>, checks: &mut Checks<'_>) -> Option<PolicyConfig> {
+    let key = "policies.directory";
+    let directory = checks.required(key, raw.directory.as_ref(), "name the folder of the bundle").and_then(|text| {
+        let path = checks.path(text);
+        checks.readable_folder(key, &path, "name the folder of the bundle")
+    });
+    let validation_level = checks.count("policies.validation_level", &raw.validation_level, 1, 2);
+    let caller_type = checks.entity_type("policies.caller_type", &raw.caller_type);
+    let entity_type = checks.entity_type("policies.anonymous.type", &raw.anonymous.entity_type);
+    let most = limits.map_or(EntityId::DEFAULT_MAX_BYTES, |limits| limits.id_bytes);
+    let id = EntityId::parse(&raw.anonymous.id, most);
+    if let Err(error) = &id {
+        checks.refuse("policies.anonymous.id", error.to_string(), "");
+    }
+    let reload_interval = checks.duration("policies.reload_interval", &raw.reload_interval, "1s", "1h");
+    Some(PolicyConfig {
+        directory: directory?,
+        validation_level: validation_level?,
+        caller_type: caller_type?,
+        anonymous: EntityUid { entity_type: entity_type?, id: id.ok()? },
+        reload_interval: reload_interval?,
+    })
+}
+
+fn cache(raw: &RawCache, checks: &mut Checks<'_>) -> Option<CacheConfig> {
+    let decisions = checks.count("cache.decisions", &raw.decisions, 0, 10_000_000);
+    let decision_ttl = checks.duration("cache.decision_ttl", &raw.decision_ttl, "1ms", "1h");
+    let tokens = checks.count("cache.tokens", &raw.tokens, 0, 1_000_000);
+    let caller_reuse = checks.duration("cache.caller_reuse", &raw.caller_reuse, "0s", "5m");
+    Some(CacheConfig {
+        decisions: decisions?,
+        decision_ttl: decision_ttl?,
+        tokens: tokens?,
+        caller_reuse: caller_reuse?,
+    })
+}
+
+fn audit(raw: &RawAudit, limits: Option<&Limits>, checks: &mut Checks<'_>) -> Option<AuditConfig> {
+    let sink = match (raw.stdout, &raw.file) {
+        (None | Some(true), None) => Some(AuditSink::Stdout),
+        (None | Some(false), Some(file)) => audit_file(file, limits, checks),
+        (Some(true), Some(_)) => {
+            checks.refuse("audit.stdout", "must not be on beside `audit.file`", "records go to one place");
+            None
+        }
+        (Some(false), None) => {
+            checks.refuse("audit.stdout", "would leave records nowhere to go", "name a file in `audit.file.path`");
+            None
+        }
+    };
+    let write_timeout = checks.duration("audit.write_timeout", &raw.write_timeout, "10ms", "1m");
+    let queue = checks.count("audit.queue", &raw.queue, 1, 1_000_000);
+    let keep = checks.each("audit.keep", &raw.keep, kept_value);
+    Some(AuditConfig { sink: sink?, write_timeout: write_timeout?, queue: queue?, keep: keep? })
+}
+
+fn audit_file(raw: &RawAuditFile, limits: Option<&Limits>, checks: &mut Checks<'_>) -> Option<AuditSink> {
+    let key = "audit.file.path";
+    let path = checks.required(key, raw.path.as_ref(), "name the file that records go to").and_then(|text| {
+        let path = checks.path(text);
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        if path.is_dir() || path.file_name().is_none() {
+            checks.refuse(key, "is a folder", "name the file that records go to");
+            return None;
+        }
+        checks.readable_folder(key, folder, "make the file's folder, or name another")?;
+        Some(path)
+    });
+    let max_bytes = checks.size("audit.file.max_bytes", &raw.max_bytes, "1KiB", "64GiB");
+    let record = limits.and_then(|limits| u64::try_from(limits.audit_record_bytes).ok());
+    if let (Some(max_bytes), Some(record)) = (max_bytes, record)
+        && max_bytes < record
+    {
+        let help = "a file must hold at least one record";
+        checks.refuse("audit.file.max_bytes", "must not be less than `limits.audit_record_bytes`", help);
+    }
+    let max_files = checks.count("audit.file.max_files", &raw.max_files, 1, 1000);
+    Some(AuditSink::File { path: path?, max_bytes: max_bytes?, max_files: max_files? })
+}
+
+fn kept_value(checks: &mut Checks<'_>, key: &str, text: &str) -> Option<KeptValue> {
+    let help = "`Order.status` for an attribute, `context.channel` for a value of the context";
+    let Some((owner, name)) = text.split_once('.') else {
+        checks.refuse(key, "must be `Type.attribute` or `context.name`", help);
+        return None;
+    };
+    if name.is_empty() || name.len() > 256 || name.chars().any(|c| c == '.' || c == '*' || is_hidden(c)) {
+        checks.refuse(key, "must end in the name of one attribute", help);
+        return None;
+    }
+    if owner == "context" {
+        return Some(KeptValue::Context(name.to_owned()));
+    }
+    let entity_type = checks.entity_type(key, owner)?;
+    Some(KeptValue::Attribute { entity_type, attribute: name.to_owned() })
+}
+
+fn telemetry(raw: &RawTelemetry, checks: &mut Checks<'_>) -> Option<TelemetryConfig> {
+    let key = "telemetry.logs.filter";
+    let filter = checks.plain_text(key, &raw.logs.filter, 1024);
+    let filter_reads = |filter: &String| tracing_subscriber::EnvFilter::try_new(filter).is_ok();
+    let filter_fits = filter.as_ref().is_none_or(filter_reads);
+    if !filter_fits {
+        checks.refuse(key, "is not a filter", "`info`, `warn`, `gatepost=debug,warn`");
+    }
+    let otlp = match &raw.otlp {
+        None => Some(None),
+        Some(otlp) => {
+            let endpoint = endpoint(otlp.endpoint.as_ref(), checks);
+            if !(0.0..=1.0).contains(&otlp.sample_ratio) {
+                checks.refuse("telemetry.otlp.sample_ratio", "must be 0 to 1", "0.1 samples every tenth trace");
+            }
+            let interval = checks.duration("telemetry.otlp.interval", &otlp.interval, "1s", "1h");
+            endpoint
+                .zip(interval)
+                .map(|(endpoint, interval)| Some(OtlpConfig { endpoint, sample_ratio: otlp.sample_ratio, interval }))
+        }
+    };
+    let log_format = match raw.logs.format {
+        RawLogFormat::Json => LogFormat::Json,
+        RawLogFormat::Human => LogFormat::Human,
+    };
+    Some(TelemetryConfig { log_format, log_filter: filter?, otlp: otlp? })
+}
+
+fn endpoint(text: Option<&String>, checks: &mut Checks<'_>) -> Option<url::Url> {
+    let key = "telemetry.otlp.endpoint";
+    let help = "name the collector's OTLP over gRPC: `http://127.0.0.1:4317`";
+    let text = checks.required(key, text, help)?;
+    let url = url::Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+    let Some(url) = url else {
+        checks.refuse(key, "must be an `http` or `https` URL", help);
+        return None;
+    };
+    if !url.username().is_empty() || url.password().is_some() {
+        checks.refuse(key, "must not hold a user name or password", "");
+        return None;
+    }
+    Some(url)
+}
+
+fn limits(raw: &RawConfig, checks: &mut Checks<'_>) -> Option<Limits> {
+    let limits = raw.limits.checked(checks)?;
+    let l = &limits;
+    checks.ordered(("limits.default_deadline", l.default_deadline), ("limits.max_deadline", l.max_deadline));
+    checks.ordered(("limits.request_bytes", l.request_bytes), ("limits.batch_bytes", l.batch_bytes));
+    checks.ordered(("limits.token_bytes", l.token_bytes), ("limits.request_bytes", l.request_bytes));
+    checks.ordered(("limits.context_bytes", l.context_bytes), ("limits.request_bytes", l.request_bytes));
+    checks.ordered(("limits.string_bytes", l.string_bytes), ("limits.request_bytes", l.request_bytes));
+    checks.ordered(("limits.connections_per_caller", l.connections_per_caller), ("limits.connections", l.connections));
+    checks.ordered(("limits.policy_file_bytes", l.policy_file_bytes), ("limits.bundle_bytes", l.bundle_bytes));
+    let interval = ("limits.jwks_refresh_interval", l.jwks_refresh_interval);
+    checks.ordered(("limits.jwks_refresh_floor", l.jwks_refresh_floor), interval);
+    checks.ordered(interval, ("limits.jwks_max_stale", l.jwks_max_stale));
+    Some(limits)
+}

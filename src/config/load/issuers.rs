@@ -1,0 +1,277 @@
+//! Whose tokens are accepted: the settings where a slip lets strangers in, so each is looked at closely.
+//!
+//! Follows RFC 8725 (JWT best current practices) sections 3.1, 3.2, 3.5, 3.8 and 3.9.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use super::values::Checks;
+use crate::config::raw::{RawAttribute, RawIssuer, RawPrincipal, RawTokenTypes};
+use crate::config::{AttributeMapping, ClaimMapping, KeySource, ParentMapping, TokenAlgorithm, TrustedIssuer};
+use crate::secret::SecretString;
+
+const MAX_ISSUERS: usize = 100;
+const MAX_AUDIENCES: usize = 100;
+const MIN_KEY_BYTES: usize = 32;
+const MAX_KEY_BYTES: u64 = 4096;
+
+const PUBLIC_KEY_ALGORITHMS: [TokenAlgorithm; 9] = [
+    TokenAlgorithm::Rs256,
+    TokenAlgorithm::Rs384,
+    TokenAlgorithm::Rs512,
+    TokenAlgorithm::Ps256,
+    TokenAlgorithm::Ps384,
+    TokenAlgorithm::Ps512,
+    TokenAlgorithm::Es256,
+    TokenAlgorithm::Es384,
+    TokenAlgorithm::EdDsa,
+];
+
+const DEFAULT_ALGORITHMS: [TokenAlgorithm; 4] =
+    [TokenAlgorithm::Rs256, TokenAlgorithm::Ps256, TokenAlgorithm::Es256, TokenAlgorithm::EdDsa];
+
+/// All issuers; `None` when `checks` noted a problem.
+pub(super) fn issuers(raw: &[RawIssuer], checks: &mut Checks<'_>) -> Option<Vec<TrustedIssuer>> {
+    if raw.len() > MAX_ISSUERS {
+        checks.refuse("issuers", format!("must list at most {MAX_ISSUERS}"), "");
+        return None;
+    }
+    let mut seen = BTreeMap::new();
+    let mut issuers = Vec::with_capacity(raw.len());
+    for (index, raw) in raw.iter().enumerate() {
+        let key = format!("issuers[{index}]");
+        if let Some(first) = raw.issuer.as_ref().and_then(|name| seen.insert(name, index)) {
+            let help = "one issuer has one set of keys and rules";
+            checks.refuse(&format!("{key}.issuer"), format!("is the same as in `issuers[{first}]`"), help);
+        }
+        issuers.push(issuer(&key, raw, checks));
+    }
+    issuers.into_iter().collect()
+}
+
+fn issuer(key: &str, raw: &RawIssuer, checks: &mut Checks<'_>) -> Option<TrustedIssuer> {
+    let name_key = format!("{key}.issuer");
+    let name = checks
+        .required(&name_key, raw.issuer.as_ref(), "the exact text of `iss`: `https://idp.example.org`")
+        .and_then(|text| checks.plain_text(&name_key, text, 1024));
+    let audiences = audiences(&format!("{key}.audiences"), raw, checks);
+    let keys = keys(key, raw, checks);
+    let algorithms = algorithms(&format!("{key}.algorithms"), raw, checks);
+    let token_types = token_types(&format!("{key}.token_types"), &raw.token_types, checks);
+    let clock_skew = checks.duration(&format!("{key}.clock_skew"), &raw.clock_skew, "0s", "60s");
+    let max_lifetime = checks.duration(&format!("{key}.max_lifetime"), &raw.max_lifetime, "1s", "24h");
+    let mapping = mapping(&format!("{key}.principal"), &raw.principal, checks);
+    Some(TrustedIssuer {
+        issuer: name?,
+        audiences: audiences?,
+        algorithms: algorithms?,
+        keys: keys?,
+        token_types: token_types?,
+        clock_skew: clock_skew?,
+        max_lifetime: max_lifetime?,
+        mapping: mapping?,
+    })
+}
+
+fn audiences(key: &str, raw: &RawIssuer, checks: &mut Checks<'_>) -> Option<Vec<String>> {
+    if raw.audiences.is_empty() {
+        checks.refuse(key, "must list at least one", "add the audience that tokens for Gatepost carry");
+        return None;
+    }
+    if raw.audiences.len() > MAX_AUDIENCES {
+        checks.refuse(key, format!("must list at most {MAX_AUDIENCES}"), "");
+        return None;
+    }
+    checks.each(key, &raw.audiences, |checks, item, text| checks.plain_text(item, text, 1024))
+}
+
+/// RFC 8725 section 3.1: the algorithms come from here, never from a token; section 3.5 on key strength.
+fn algorithms(key: &str, raw: &RawIssuer, checks: &mut Checks<'_>) -> Option<Vec<TokenAlgorithm>> {
+    let shared = raw.shared_key_file.is_some();
+    let Some(names) = &raw.algorithms else {
+        return Some(if shared { vec![TokenAlgorithm::Hs256] } else { DEFAULT_ALGORITHMS.to_vec() });
+    };
+    if names.is_empty() {
+        checks.refuse(key, "must list at least one", "leave the key out for the default");
+        return None;
+    }
+    checks.each(key, names, |checks, item, name| {
+        let known = PUBLIC_KEY_ALGORITHMS.into_iter().chain([TokenAlgorithm::Hs256]);
+        let letters: String = name.chars().filter(char::is_ascii_alphanumeric).collect();
+        let algorithm = known.clone().find(|algorithm| algorithm.as_str() == name);
+        match algorithm {
+            Some(TokenAlgorithm::Hs256) if !shared => {
+                let help = "`HS256` needs `shared_key_file` and never stands beside public keys";
+                checks.refuse(item, "must be an algorithm with public keys", help);
+                None
+            }
+            Some(algorithm) if shared && algorithm != TokenAlgorithm::Hs256 => {
+                checks.refuse(item, "must be `HS256`", "a shared key is for `HS256` alone");
+                None
+            }
+            Some(algorithm) => Some(algorithm),
+            None if letters.eq_ignore_ascii_case("none") => {
+                checks.refuse(item, "would accept tokens that nobody signed", "take it out");
+                None
+            }
+            None => {
+                let names: Vec<&str> = known.map(TokenAlgorithm::as_str).collect();
+                checks.refuse(item, "is not a known algorithm", format!("one of {}", names.join(", ")));
+                None
+            }
+        }
+    })
+}
+
+fn keys(key: &str, raw: &RawIssuer, checks: &mut Checks<'_>) -> Option<KeySource> {
+    if raw.jwks_url.is_none() {
+        if raw.jwks_ca.is_some() {
+            checks.refuse(&format!("{key}.jwks_ca"), "only goes with `jwks_url`", "take it out");
+        }
+        if raw.allow_private_addresses {
+            checks.refuse(&format!("{key}.allow_private_addresses"), "only goes with `jwks_url`", "take it out");
+        }
+    }
+    match (&raw.jwks_file, &raw.jwks_url, &raw.shared_key_file) {
+        (Some(text), None, None) => {
+            checks.readable_file(&format!("{key}.jwks_file"), text, "a JWKS file").map(KeySource::File)
+        }
+        (None, Some(text), None) => {
+            let url = jwks_url(&format!("{key}.jwks_url"), text, raw.allow_private_addresses, checks);
+            let ca_key = format!("{key}.jwks_ca");
+            let ca = match &raw.jwks_ca {
+                None => Some(None),
+                Some(text) => checks.readable_file(&ca_key, text, "a PEM file with authorities").map(Some),
+            };
+            Some(KeySource::Url { url: url?, ca: ca?, allow_private_addresses: raw.allow_private_addresses })
+        }
+        (None, None, Some(text)) => shared_key(&format!("{key}.shared_key_file"), text, checks),
+        (None, None, None) => {
+            checks.refuse(key, "has no keys", "set one of `jwks_file`, `jwks_url` and `shared_key_file`");
+            None
+        }
+        _ => {
+            checks.refuse(
+                key,
+                "has keys from more than one place",
+                "keep one of `jwks_file`, `jwks_url`, `shared_key_file`",
+            );
+            None
+        }
+    }
+}
+
+fn jwks_url(key: &str, text: &str, private: bool, checks: &mut Checks<'_>) -> Option<url::Url> {
+    let Some(url) = url::Url::parse(text).ok().filter(url::Url::has_host) else {
+        checks.refuse(key, "must be an `https` URL", "`https://idp.example.org/jwks.json`");
+        return None;
+    };
+    let message = if url.scheme() != "https" {
+        "must be an `https` URL: whoever can change the keys on the way can sign tokens"
+    } else if !url.username().is_empty() || url.password().is_some() {
+        "must not hold a user name or password"
+    } else if url.fragment().is_some() {
+        "must not hold a fragment"
+    } else if !private && is_local(&url) {
+        "is at a private or loopback address; set `allow_private_addresses` if that is meant"
+    } else {
+        return Some(url);
+    };
+    checks.refuse(key, message, "");
+    None
+}
+
+/// Whether the host says by itself that it is not public. Names are looked at again when they are resolved.
+fn is_local(url: &url::Url) -> bool {
+    let v4_is_local =
+        |ip: std::net::Ipv4Addr| ip.is_loopback() || ip.is_private() || ip.is_link_local() || ip.is_unspecified();
+    let ip = match url.host() {
+        Some(url::Host::Ipv4(ip)) => IpAddr::V4(ip),
+        Some(url::Host::Ipv6(ip)) => ip.to_ipv4_mapped().map_or(IpAddr::V6(ip), IpAddr::V4),
+        Some(url::Host::Domain(name)) => {
+            let name = name.trim_end_matches('.');
+            return name == "localhost" || name.ends_with(".localhost");
+        }
+        None => return false,
+    };
+    match ip {
+        IpAddr::V4(ip) => v4_is_local(ip),
+        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unspecified() || ip.is_unique_local() || ip.is_unicast_link_local(),
+    }
+}
+
+/// RFC 7518 section 3.2: a key of at least 256 bits for HS256.
+fn shared_key(key: &str, text: &str, checks: &mut Checks<'_>) -> Option<KeySource> {
+    let bytes = checks.small_file(key, text, MAX_KEY_BYTES, "a file that holds the key and nothing else")?;
+    let Ok(secret) = String::from_utf8(bytes).map(zeroize::Zeroizing::new) else {
+        checks.refuse(key, "must hold UTF-8 text", "write the key in base64 or hex if it is made of random bytes");
+        return None;
+    };
+    let line = secret.strip_suffix('\n').unwrap_or(&secret);
+    let line = line.strip_suffix('\r').unwrap_or(line);
+    if line.len() < MIN_KEY_BYTES {
+        checks.refuse(key, format!("must hold a key of at least {MIN_KEY_BYTES} bytes"), "`openssl rand -hex 32`");
+        return None;
+    }
+    Some(KeySource::Shared(SecretString::from(line)))
+}
+
+fn token_types(key: &str, raw: &RawTokenTypes, checks: &mut Checks<'_>) -> Option<Option<BTreeSet<String>>> {
+    let RawTokenTypes::These(types) = raw else { return Some(None) };
+    if types.is_empty() {
+        checks.refuse(key, "must list at least one", "write `any` to accept every type, and none at all");
+        return None;
+    }
+    let types = checks.each(key, types, |checks, item, text| {
+        checks.plain_text(item, text, 256).map(|text| text.to_ascii_lowercase())
+    })?;
+    Some(Some(types.into_iter().collect()))
+}
+
+fn mapping(key: &str, raw: &RawPrincipal, checks: &mut Checks<'_>) -> Option<ClaimMapping> {
+    let type_key = format!("{key}.type");
+    let principal_type = checks
+        .required(&type_key, raw.entity_type.as_ref(), "name the principal's entity type: `User`")
+        .and_then(|text| checks.entity_type(&type_key, text));
+    let id_claim = checks.claim(&format!("{key}.id"), &raw.id);
+    let attributes: Vec<_> =
+        raw.attributes.iter().map(|(name, raw)| attribute(&format!("{key}.attributes"), name, raw, checks)).collect();
+    let mut parents = Vec::with_capacity(raw.parents.len());
+    for (index, raw) in raw.parents.iter().enumerate() {
+        let claim_key = format!("{key}.parents[{index}].claim");
+        let claim = checks
+            .required(&claim_key, raw.claim.as_ref(), "name the claim that holds the parents' names")
+            .and_then(|text| checks.claim(&claim_key, text));
+        let type_key = format!("{key}.parents[{index}].type");
+        let entity_type = checks
+            .required(&type_key, raw.entity_type.as_ref(), "name the parents' entity type: `Role`")
+            .and_then(|text| checks.entity_type(&type_key, text));
+        parents.push(claim.zip(entity_type).map(|(claim, entity_type)| ParentMapping { claim, entity_type }));
+    }
+    Some(ClaimMapping {
+        principal_type: principal_type?,
+        id_claim: id_claim?,
+        attributes: attributes.into_iter().collect::<Option<_>>()?,
+        parents: parents.into_iter().collect::<Option<_>>()?,
+    })
+}
+
+fn attribute(section: &str, name: &str, raw: &RawAttribute, checks: &mut Checks<'_>) -> Option<AttributeMapping> {
+    let key = format!("{section}.{name}");
+    let attribute = checks.plain_text(&key, name, 256);
+    let (claim, entity_type) = match raw {
+        RawAttribute::Claim(claim) => (checks.claim(&key, claim), Some(None)),
+        RawAttribute::Entity(entity) => {
+            let claim_key = format!("{key}.claim");
+            let claim = checks
+                .required(&claim_key, entity.claim.as_ref(), "name the claim that holds the entity's id")
+                .and_then(|text| checks.claim(&claim_key, text));
+            let entity_type = match &entity.entity {
+                None => Some(None),
+                Some(text) => checks.entity_type(&format!("{key}.entity"), text).map(Some),
+            };
+            (claim, entity_type)
+        }
+    };
+    Some(AttributeMapping { attribute: attribute?, claim: claim?, entity_type: entity_type? })
+}

@@ -1,0 +1,640 @@
+//! A whole file is taken; every way to spoil it is refused by its key, and no two ways hide each other.
+
+use std::fs;
+use std::time::Duration;
+
+use serde_json::{Value as Json, json};
+
+use super::*;
+use crate::config::{
+    ActionPattern, AuditSink, CallerName, KeptValue, KeySource, Limits, LogFormat, TokenAlgorithm, TypeGrant,
+};
+use crate::model::entity::EntityType;
+
+const WHOLE: &str = r#"server:
+  listen: 0.0.0.0:8443
+  ops_listen: "[::1]:9443"
+  reflection: true
+  certificate: tls.crt
+  private_key: tls.key
+  client_ca: ca.crt
+  reload_interval: 1m
+  drain_timeout: 20s
+  drain_delay: 500ms
+identity:
+  trust_domains: [example.org, partner.example]
+  dns_san: true
+callers:
+  - spiffe_id: spiffe://example.org/ns/shop/sa/orders
+    name: orders
+    resource_types: [Order, Shop::Account]
+    actions: ["Order.*", Account.read]
+    assert_subjects: [User]
+    supply_attributes: "*"
+    supply_parents: [Order]
+    sees_policies: true
+  - dns: billing.internal
+    name: billing
+    resource_types: "*"
+    actions: "*"
+issuers:
+  - issuer: https://idp.example.org
+    audiences: [gatepost, gatepost-staging]
+    algorithms: [RS256, ES256]
+    jwks_file: keys.json
+    token_types: [at+jwt, JWT]
+    clock_skew: 10s
+    max_lifetime: 1h
+    principal:
+      type: User
+      id: realm.sub
+      attributes:
+        tenant: { claim: tenant, entity: Tenant }
+        email: email
+      parents:
+        - { claim: roles, type: Role }
+  - issuer: https://cloud.example
+    audiences: [gatepost]
+    jwks_url: https://cloud.example/jwks.json
+    jwks_ca: ca.crt
+    allow_private_addresses: true
+    token_types: any
+    principal: { type: User }
+  - issuer: batch
+    audiences: [gatepost]
+    shared_key_file: shared.key
+    principal: { type: Job }
+policies:
+  directory: policies
+  validation_level: 2
+  caller_type: Workload
+  anonymous: { type: Visitor, id: nobody }
+  reload_interval: 5s
+cache:
+  decisions: 5000
+  decision_ttl: 10s
+  tokens: 0
+  caller_reuse: 1s
+audit:
+  file: { path: audit.jsonl, max_bytes: 1MiB, max_files: 3 }
+  write_timeout: 1s
+  queue: 500
+  keep: [Order.status, context.channel]
+telemetry:
+  logs: { format: human, filter: "gatepost=debug,warn" }
+  otlp: { endpoint: "http://127.0.0.1:4317", sample_ratio: 0.5, interval: 10s }
+limits:
+  token_bytes: 8KiB
+  request_bytes: 131072
+  max_deadline: 1500ms
+"#;
+
+const LEAST: &str = r#"server: { certificate: tls.crt, private_key: tls.key, client_ca: ca.crt }
+identity: { trust_domains: [example.org] }
+callers:
+  - { spiffe_id: spiffe://example.org/orders, name: orders, resource_types: [Order], actions: [Order.read] }
+policies: { directory: policies }
+"#;
+
+const SHARED_KEY: &str = "0123456789abcdef0123456789abcdef";
+
+/// A folder with everything that a configuration may name.
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn new() -> Self {
+        let folder = Self(tempfile::tempdir().unwrap());
+        for (name, text) in
+            [("tls.crt", ""), ("tls.key", ""), ("ca.crt", ""), ("keys.json", "{}"), ("shared.key", SHARED_KEY)]
+        {
+            folder.write(name, text.as_bytes());
+        }
+        folder.write("short.key", b"hunter2\n");
+        folder.write("binary.key", &[0xff; 40]);
+        fs::create_dir(folder.path("policies")).unwrap();
+        folder
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) {
+        fs::write(self.path(name), bytes).unwrap();
+    }
+
+    fn source(&self, yaml: &str) -> Source {
+        self.write("gatepost.yaml", yaml.as_bytes());
+        Source::file(self.path("gatepost.yaml"))
+    }
+
+    fn load(&self, yaml: &str) -> Result<Config, ConfigReport> {
+        load(&self.source(yaml))
+    }
+
+    fn refusal(&self, yaml: &str) -> ConfigReport {
+        match self.load(yaml) {
+            Err(report) => report,
+            Ok(_) => panic!("taken:\n{yaml}"),
+        }
+    }
+}
+
+fn keys(report: &ConfigReport) -> Vec<&str> {
+    report.problems.iter().map(|problem| problem.key.as_str()).collect()
+}
+
+fn entity_type(name: &str) -> EntityType {
+    EntityType::parse(name).unwrap()
+}
+
+#[test]
+fn a_whole_file_is_taken_as_it_is_written() {
+    let folder = Folder::new();
+    let config = folder.load(WHOLE).unwrap_or_else(|report| panic!("{report}"));
+
+    assert_eq!(config.server.ops_listen.to_string(), "[::1]:9443");
+    assert!(config.server.reflection);
+    assert_eq!(config.server.certificate, folder.path("tls.crt"), "relative to the file's folder");
+    assert_eq!(config.server.drain_delay, Duration::from_millis(500));
+    assert_eq!(config.identity.trust_domains.len(), 2);
+    let [orders, billing] = config.callers.as_slice() else { panic!("two callers") };
+    assert_eq!(orders.label, "orders");
+    assert_eq!(orders.actions, [ActionPattern::Prefix("Order.".into()), ActionPattern::Exact("Account.read".into())]);
+    assert!(orders.resource_types.covers(&entity_type("Shop::Account")));
+    assert!(!orders.resource_types.covers(&entity_type("Account")));
+    assert_eq!(orders.supply_attributes, TypeGrant::All);
+    assert_eq!(billing.name, CallerName::Dns("billing.internal".into()));
+    assert_eq!(billing.actions, [ActionPattern::All]);
+    assert!(!billing.assert_subjects.covers(&entity_type("User")), "nothing is granted unless it is written");
+    let [file, url, shared] = config.issuers.as_slice() else { panic!("three issuers") };
+    assert!(matches!(&file.keys, KeySource::File(path) if *path == folder.path("keys.json")));
+    assert_eq!(file.token_types.as_ref().unwrap().iter().collect::<Vec<_>>(), ["at+jwt", "jwt"], "lower case");
+    assert_eq!(file.mapping.attributes.len(), 2);
+    assert_eq!(file.mapping.id_claim, "realm.sub");
+    assert!(matches!(&url.keys, KeySource::Url { ca: Some(_), allow_private_addresses: true, .. }));
+    assert_eq!(url.token_types, None);
+    assert!(matches!(&shared.keys, KeySource::Shared(_)));
+    assert_eq!(shared.algorithms, [TokenAlgorithm::Hs256]);
+    assert_eq!(config.policies.anonymous.to_string(), "Visitor::\"nobody\"");
+    assert!(matches!(config.audit.sink, AuditSink::File { max_bytes: 1_048_576, max_files: 3, .. }));
+    assert_eq!(config.audit.keep.len(), 2);
+    assert_eq!(config.audit.keep.last(), Some(&KeptValue::Context("channel".into())));
+    assert_eq!(config.telemetry.log_format, LogFormat::Human);
+    assert_eq!(config.limits.token_bytes, 8192);
+    assert_eq!(config.limits.request_bytes, 131_072);
+    assert_eq!(config.limits.max_deadline, Duration::from_millis(1500));
+}
+
+/// Every default, as DESIGN.md, THREATS.md and the contract in `config.rs` name it.
+#[test]
+fn what_is_not_written_is_the_default_that_is_documented() {
+    let folder = Folder::new();
+    let issuer = "issuers: [{ issuer: i, audiences: [a], jwks_file: keys.json, principal: { type: User } }]\n";
+    let otlp = "telemetry: { otlp: { endpoint: \"http://127.0.0.1:4317\" } }\n";
+    let config = folder.load(&format!("{LEAST}{issuer}{otlp}")).unwrap_or_else(|report| panic!("{report}"));
+
+    assert_eq!(config.server.listen.to_string(), "127.0.0.1:8443", "this machine alone");
+    assert_eq!(config.server.ops_listen.to_string(), "127.0.0.1:9443");
+    assert!(!config.server.reflection && !config.identity.dns_san);
+    let seconds = Duration::from_secs;
+    assert_eq!(config.server.reload_interval, seconds(30));
+    assert_eq!((config.server.drain_timeout, config.server.drain_delay), (seconds(10), seconds(0)));
+    let [issuer] = config.issuers.as_slice() else { panic!("one issuer") };
+    let names: Vec<&str> = issuer.algorithms.iter().map(|algorithm| algorithm.as_str()).collect();
+    assert_eq!(names, ["RS256", "PS256", "ES256", "EdDSA"]);
+    let types: Vec<&String> = issuer.token_types.as_ref().unwrap().iter().collect();
+    assert_eq!(types, ["application/at+jwt", "at+jwt", "jwt"]);
+    assert_eq!((issuer.clock_skew, issuer.max_lifetime), (seconds(30), seconds(900)));
+    assert_eq!(issuer.mapping.id_claim, "sub");
+    assert_eq!(config.policies.validation_level, 1);
+    assert_eq!(config.policies.caller_type.as_str(), "Service");
+    assert_eq!(config.policies.anonymous.to_string(), "Anonymous::\"anonymous\"");
+    assert_eq!(config.policies.reload_interval, seconds(10));
+    assert_eq!((config.cache.decisions, config.cache.tokens), (100_000, 10_000));
+    assert_eq!((config.cache.decision_ttl, config.cache.caller_reuse), (seconds(30), seconds(0)));
+    assert!(matches!(config.audit.sink, AuditSink::Stdout), "there is no way to have no sink");
+    assert_eq!((config.audit.write_timeout, config.audit.queue), (seconds(2), 10_000));
+    assert!(config.audit.keep.is_empty(), "nothing is recorded unless it is written");
+    assert_eq!((config.telemetry.log_format, config.telemetry.log_filter.as_str()), (LogFormat::Json, "info"));
+    let otlp = config.telemetry.otlp.unwrap();
+    assert!((otlp.sample_ratio - 0.1).abs() < f64::EPSILON);
+    assert_eq!(otlp.interval, seconds(30));
+    assert_eq!(format!("{:?}", config.limits), format!("{:?}", Limits::default()));
+}
+
+/// Each row spoils one thing in `WHOLE`: text, what it becomes, the key that is named, why. V-CFG-1 is in here.
+#[test]
+fn every_way_to_be_wrong_is_refused_by_its_key() {
+    let table = [
+        ("0.0.0.0:8443", "localhost:8443", "server.listen", "a name is not an address"),
+        ("0.0.0.0:8443", "0.0.0.0", "server.listen", "no port"),
+        ("0.0.0.0:8443", "\"[::1]:9443\"", "server.ops_listen", "two listeners on one address"),
+        ("reflection: true", "reflection: yes", "server.reflection", "YAML 1.1 booleans are text here"),
+        ("reflection: true", "reflection: 1", "server.reflection", "a number is no switch"),
+        ("certificate: tls.crt", "certificate: gone.crt", "server.certificate", "no such file"),
+        ("certificate: tls.crt", "certificate: policies", "server.certificate", "a folder"),
+        ("certificate: tls.crt", "certificate: \"\"", "server.certificate", "empty"),
+        ("  private_key: tls.key\n", "", "server.private_key", "missing"),
+        ("client_ca: ca.crt\n", "client_ca:\n", "server.client_ca", "a key without a value is not set"),
+        ("reload_interval: 1m", "reload_interval: 1", "server.reload_interval", "no unit"),
+        ("reload_interval: 1m", "reload_interval: 0s", "server.reload_interval", "would never rest"),
+        ("drain_timeout: 20s", "drain_timeout: 0s", "server.drain_timeout", "would cut everybody off"),
+        ("drain_timeout: 20s", "drain_timeout: 11m", "server.drain_timeout", "past its ceiling"),
+        ("drain_delay: 500ms", "drain_delay: 6m", "server.drain_delay", "past its ceiling"),
+        ("drain_delay: 500ms", "drain_delay: -1s", "server.drain_delay", "backwards"),
+        ("[example.org, partner.example]\n  dns_san: true", "[]", "identity.trust_domains", "nobody has a name"),
+        ("partner.example", "Partner.example", "identity.trust_domains[1]", "upper case"),
+        ("partner.example", "spiffe://partner.example", "identity.trust_domains[1]", "an ID and no domain"),
+        ("partner.example", "example.org", "identity.trust_domains[1]", "listed twice"),
+        ("partner.example", "17", "identity.trust_domains[1]", "a number"),
+        ("example.org, partner.example", "partner.example", "callers[0].spiffe_id", "its trust domain is not listed"),
+        ("spiffe://example.org/ns/shop/sa/orders", "spiffe://example.org", "callers[0].spiffe_id", "no workload"),
+        ("spiffe://example.org/ns/shop/sa/orders", "https://example.org/a", "callers[0].spiffe_id", "another scheme"),
+        ("spiffe_id: spiffe://example.org/ns/shop/sa/orders\n    name", "name", "callers[0].spiffe_id", "no name"),
+        ("name: orders", "name: orders\n    dns: orders.internal", "callers[0].dns", "two names"),
+        ("dns: billing.internal", "spiffe_id: spiffe://example.org/ns/shop/sa/orders", "callers[1].spiffe_id", "twice"),
+        ("dns: billing.internal", "dns: \"*.internal\"", "callers[1].dns", "wildcard"),
+        ("dns: billing.internal", "dns: Billing.internal", "callers[1].dns", "upper case"),
+        ("dns: billing.internal", "dns: 10.0.0.1", "callers[1].dns", "an address"),
+        ("  dns_san: true\n", "", "callers[1].dns", "DNS names are off"),
+        ("name: billing", "name: orders", "callers[1].name", "label twice"),
+        ("name: billing", "name: two words", "callers[1].name", "would break a metric's label"),
+        ("    name: billing\n", "", "callers[1].name", "no label"),
+        ("[Order, Shop::Account]", "[Order, Shop.Account]", "callers[0].resource_types[1]", "not a type's name"),
+        ("[Order, Shop::Account]", "[Order, \"*\"]", "callers[0].resource_types[1]", "all, among others"),
+        ("[Order, Shop::Account]", "[]", "callers[0].resource_types", "may ask about nothing"),
+        ("[Order, Shop::Account]", "Order", "callers[0].resource_types", "neither a list nor `*`"),
+        ("\"Order.*\"", "\"Or*\"", "callers[0].actions[0]", "a star in a word"),
+        ("\"Order.*\"", "\".*\"", "callers[0].actions[0]", "nothing before the dot"),
+        ("\"Order.*\"", "\"Order.read:total\"", "callers[0].actions[0]", "a field"),
+        ("\"Order.*\"", "Account.read", "callers[0].actions[1]", "listed twice"),
+        ("    actions: \"*\"\n", "", "callers[1].actions", "may ask nothing"),
+        ("assert_subjects: [User]", "assert_subjects: [\"\"]", "callers[0].assert_subjects[0]", "empty type"),
+        ("sees_policies: true", "sees_policies: \"true\"", "callers[0].sees_policies", "text is no switch"),
+        ("issuer: https://idp.example.org", "issuer: \"\"", "issuers[0].issuer", "empty"),
+        ("issuer: batch", "issuer: https://idp.example.org", "issuers[2].issuer", "the same issuer twice"),
+        ("    audiences: [gatepost, gatepost-staging]\n", "", "issuers[0].audiences", "V-CFG-1: no audience"),
+        ("[gatepost, gatepost-staging]", "[]", "issuers[0].audiences", "V-CFG-1: no audience"),
+        ("[gatepost, gatepost-staging]", "[\"\"]", "issuers[0].audiences[0]", "V-CFG-1: an empty audience"),
+        ("[gatepost, gatepost-staging]", "", "issuers[0].audiences", "V-CFG-1: null"),
+        ("[gatepost, gatepost-staging]", "gatepost", "issuers[0].audiences", "one audience is a list too"),
+        ("[RS256, ES256]", "[RS256, HS256]", "issuers[0].algorithms[1]", "HMAC beside public keys"),
+        ("[RS256, ES256]", "[none]", "issuers[0].algorithms[0]", "nobody signed"),
+        ("[RS256, ES256]", "[NoNe]", "issuers[0].algorithms[0]", "nobody signed, in another case"),
+        ("[RS256, ES256]", "[\" none\\u200b\"]", "issuers[0].algorithms[0]", "nobody signed, in disguise"),
+        ("[RS256, ES256]", "[rs256]", "issuers[0].algorithms[0]", "names are compared as written"),
+        ("[RS256, ES256]", "[HS512]", "issuers[0].algorithms[0]", "not offered"),
+        ("[RS256, ES256]", "[]", "issuers[0].algorithms", "none at all"),
+        (
+            "shared_key_file: shared.key",
+            "algorithms: [RS256]\n    shared_key_file: shared.key",
+            "issuers[2].algorithms[0]",
+            "RSA with a shared key",
+        ),
+        ("shared_key_file: shared.key", "shared_key_file: short.key", "issuers[2].shared_key_file", "56 bits"),
+        ("shared_key_file: shared.key", "shared_key_file: binary.key", "issuers[2].shared_key_file", "not text"),
+        ("shared_key_file: shared.key", "shared_key_file: gone.key", "issuers[2].shared_key_file", "no such file"),
+        ("    shared_key_file: shared.key\n", "", "issuers[2]", "no keys"),
+        (
+            "    jwks_file: keys.json\n",
+            "    jwks_file: keys.json\n    shared_key_file: shared.key\n",
+            "issuers[0]",
+            "two sources of keys",
+        ),
+        (
+            "    jwks_file: keys.json\n",
+            "    jwks_file: keys.json\n    jwks_ca: ca.crt\n",
+            "issuers[0].jwks_ca",
+            "a CA without a URL",
+        ),
+        ("jwks_file: keys.json", "jwks_file: gone.json", "issuers[0].jwks_file", "no such file"),
+        ("https://cloud.example/jwks.json", "http://cloud.example/jwks.json", "issuers[1].jwks_url", "keys in clear"),
+        ("https://cloud.example/jwks.json", "file:///etc/passwd", "issuers[1].jwks_url", "another scheme"),
+        ("https://cloud.example/jwks.json", "https://a:hunter2@cloud.example/", "issuers[1].jwks_url", "a password"),
+        (
+            "jwks_url: https://cloud.example/jwks.json\n    jwks_ca: ca.crt\n    allow_private_addresses: true",
+            "jwks_url: https://169.254.169.254/",
+            "issuers[1].jwks_url",
+            "the cloud's own metadata",
+        ),
+        ("jwks_ca: ca.crt", "jwks_ca: gone.crt", "issuers[1].jwks_ca", "no such file"),
+        ("token_types: any", "token_types: all", "issuers[1].token_types", "the word is `any`"),
+        ("token_types: any", "token_types: []", "issuers[1].token_types", "would accept none"),
+        ("clock_skew: 10s", "clock_skew: 61s", "issuers[0].clock_skew", "one past the limit"),
+        ("max_lifetime: 1h", "max_lifetime: 25h", "issuers[0].max_lifetime", "past a day"),
+        ("max_lifetime: 1h", "max_lifetime: 0s", "issuers[0].max_lifetime", "no token would do"),
+        ("type: User\n      id", "id", "issuers[0].principal.type", "missing"),
+        ("type: User\n      id", "type: A-B\n      id", "issuers[0].principal.type", "not a type's name"),
+        ("id: realm.sub", "id: realm..sub", "issuers[0].principal.id", "a step without a name"),
+        ("email: email", "email: \"\"", "issuers[0].principal.attributes.email", "no claim"),
+        ("claim: tenant, entity", "entity", "issuers[0].principal.attributes.tenant.claim", "no claim"),
+        ("entity: Tenant", "entity: \"Ten ant\"", "issuers[0].principal.attributes.tenant.entity", "not a type's name"),
+        ("claim: roles, type: Role", "claim: roles", "issuers[0].principal.parents[0].type", "of what type?"),
+        ("directory: policies", "directory: nowhere", "policies.directory", "no such folder"),
+        ("directory: policies", "directory: tls.crt", "policies.directory", "a file"),
+        ("validation_level: 2", "validation_level: 0", "policies.validation_level", "would validate nothing"),
+        ("validation_level: 2", "validation_level: 3", "policies.validation_level", "farther than we reach"),
+        ("validation_level: 2", "validation_level: 1.5", "policies.validation_level", "not whole"),
+        ("caller_type: Workload", "caller_type: Work load", "policies.caller_type", "not a type's name"),
+        ("id: nobody", "id: \"no\\u202ebody\"", "policies.anonymous.id", "bidi"),
+        ("decisions: 5000", "decisions: 10000001", "cache.decisions", "past its ceiling"),
+        ("decisions: 5000", "decisions: -1", "cache.decisions", "less than nothing"),
+        ("decision_ttl: 10s", "decision_ttl: 2h", "cache.decision_ttl", "past its ceiling"),
+        ("caller_reuse: 1s", "caller_reuse: 1h", "cache.caller_reuse", "past its ceiling"),
+        ("audit:\n", "audit:\n  stdout: true\n", "audit.stdout", "two sinks"),
+        ("path: audit.jsonl", "path: gone/audit.jsonl", "audit.file.path", "no such folder"),
+        ("path: audit.jsonl", "path: policies", "audit.file.path", "a folder"),
+        ("max_bytes: 1MiB", "max_bytes: 4KiB", "audit.file.max_bytes", "smaller than one record"),
+        ("max_bytes: 1MiB", "max_bytes: 1MB", "audit.file.max_bytes", "1000 or 1024?"),
+        ("max_files: 3", "max_files: 0", "audit.file.max_files", "would delete what it rotates"),
+        ("queue: 500", "queue: 0", "audit.queue", "no record would fit"),
+        ("write_timeout: 1s", "write_timeout: 2m", "audit.write_timeout", "past its ceiling"),
+        ("context.channel", "channel", "audit.keep[1]", "whose?"),
+        ("context.channel", "\"Order.*\"", "audit.keep[1]", "an allow-list names what it allows"),
+        ("context.channel", "Order.status", "audit.keep[1]", "listed twice"),
+        ("format: human", "format: xml", "telemetry.logs.format", "not a format"),
+        ("gatepost=debug,warn", "gatepost=loud", "telemetry.logs.filter", "not a level"),
+        ("http://127.0.0.1:4317", "127.0.0.1:4317", "telemetry.otlp.endpoint", "no scheme"),
+        ("sample_ratio: 0.5", "sample_ratio: 1.01", "telemetry.otlp.sample_ratio", "more than all"),
+        ("sample_ratio: 0.5", "sample_ratio: .nan", "", "not a number at all"),
+        ("token_bytes: 8KiB", "token_bytes: 0", "limits.token_bytes", "no limit is zero"),
+        ("token_bytes: 8KiB", "token_bytes: 1GiB", "limits.token_bytes", "past its ceiling"),
+        ("token_bytes: 8KiB", "batch_items: 0", "limits.batch_items", "no limit is zero"),
+        ("token_bytes: 8KiB", "value_depth: 33", "limits.value_depth", "deeper than Protobuf goes"),
+        ("token_bytes: 8KiB", "default_deadline: 3s", "limits.default_deadline", "longer than the longest"),
+        ("token_bytes: 8KiB", "connections_per_caller: 4096", "limits.connections_per_caller", "more than all"),
+        ("token_bytes: 8KiB", "policy_file_bytes: 32MiB", "limits.policy_file_bytes", "more than the bundle"),
+        ("token_bytes: 8KiB", "tokenbytes: 8KiB", "limits.tokenbytes", "V-CFG-2: an unknown key"),
+        ("cache:\n", "cache:\n  decisions: 1\n", "cache.decisions", "a key that is there twice"),
+        ("cache:\n", "server: {}\ncache:\n", "server", "a section that is there twice"),
+        ("cache:\n", "<<: {}\ncache:\n", "", "merge keys hide what is set"),
+        ("cache:\n", "---\ncache:\n", "", "a second document would be passed over"),
+        ("cache:\n", "cache: [\n", "", "not YAML"),
+    ];
+    assert!(table.len() >= 60);
+    let folder = Folder::new();
+    for (text, becomes, key, why) in table {
+        assert!(WHOLE.contains(text), "{text}");
+        let report = folder.refusal(&WHOLE.replacen(text, becomes, 1));
+        assert!(keys(&report).contains(&key), "{text} -> {becomes}, {why}; expected {key}, got:\n{report}");
+        assert!(!report.to_string().contains("hunter2"), "{why}: repeats a secret");
+        assert!(report.problems.iter().all(|problem| problem.at.is_some()), "{why}: says where\n{report}");
+    }
+}
+
+#[test]
+fn every_limit_is_refused_at_nothing_and_one_past_its_ceiling() {
+    let folder = Folder::new();
+    let schema = json_schema();
+    let limits = schema.pointer("/$defs/RawLimits/properties").and_then(Json::as_object).unwrap();
+    assert_eq!(limits.len(), format!("{:?}", Limits::default()).matches(": ").count(), "every limit can be set");
+    for (name, limit) in limits {
+        let past = match (&limit["x-most"], limit["x-type"].as_str()) {
+            (Json::Number(most), _) => (json!(0), json!(most.as_u64().unwrap() + 1)),
+            (Json::String(most), Some("size")) => (json!("0B"), json!(values::parse_size(most).unwrap() + 1)),
+            (Json::String(most), _) => {
+                let most = values::parse_duration(most).unwrap().as_millis();
+                (json!("0s"), json!(format!("{}ms", most + 1)))
+            }
+            other => panic!("{name}: {other:?}"),
+        };
+        for value in [past.0, past.1] {
+            let report = folder.refusal(&format!("{LEAST}limits: {{ {name}: {value} }}\n"));
+            assert_eq!(keys(&report), [format!("limits.{name}")], "{value}");
+        }
+    }
+}
+
+#[test]
+fn an_empty_file_is_told_everything_that_it_needs() {
+    let report = Folder::new().refusal("# nothing yet\n");
+    let mut found = keys(&report);
+    found.sort_unstable();
+    let needed = [
+        "callers",
+        "identity.trust_domains",
+        "policies.directory",
+        "server.certificate",
+        "server.client_ca",
+        "server.private_key",
+    ];
+    assert_eq!(found, needed);
+}
+
+#[test]
+fn all_problems_are_told_at_once_in_the_order_of_the_file_with_line_and_mend() {
+    let folder = Folder::new();
+    let yaml = r#"server:
+  listn: 127.0.0.1:8443
+  certificate: tls.crt
+  private_key: tls.key
+  client_ca: ca.crt
+  drain_timeout: soon
+identity: { trust_domains: [example.org] }
+callers:
+  - { spiffe_id: spiffe://example.org/orders, name: orders, resource_types: [Order], actions: [Order.read] }
+issuers:
+  - issuer: https://idp.example.org
+    audiences: []
+    jwks_file: keys.json
+    clock_skew: 2m
+    principal: { type: 7 }
+policies: { directory: policies }
+cache: none
+"#;
+    let report = folder.refusal(yaml);
+    let file = folder.path("gatepost.yaml");
+    let expected = [
+        "2: server.listn: is not a known key; did you mean `listen`?",
+        "6: server.drain_timeout: must be a time; write a whole number and a unit: `200ms`, `30s`, `15m`, `24h`",
+        "12: issuers[0].audiences: must list at least one; add the audience that tokens for Gatepost carry",
+        "14: issuers[0].clock_skew: must be 0s to 60s",
+        "15: issuers[0].principal.type: must be text; put it in quotes",
+        "17: cache: must be a section of keys",
+    ];
+    let expected: Vec<String> = expected.iter().map(|line| format!("{}:{line}", file.display())).collect();
+    assert_eq!(report.to_string().lines().collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn the_environment_goes_over_the_file_and_flags_over_both() {
+    let folder = Folder::new();
+    let variables = |pairs: &[(&str, &str)]| -> Vec<(String, String)> {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    };
+    let source = folder
+        .source(LEAST)
+        .environment(variables(&[
+            ("GATEPOST_SERVER__LISTEN", "127.0.0.2:1"),
+            ("GATEPOST_SERVER__OPS_LISTEN", "127.0.0.2:2"),
+            ("GATEPOST_LIMITS__TOKEN_BYTES", "4096"),
+            ("GATEPOST_POLICIES__ANONYMOUS__ID", "007"),
+            ("GATEPOST_CALLERS__0__ACTIONS", "[Order.read, \"Order.list\"]"),
+            ("GATEPOST_ISSUERS__0__ISSUER", "1234"),
+            ("GATEPOST_ISSUERS__0__AUDIENCES", "[gatepost]"),
+            ("GATEPOST_ISSUERS__0__JWKS_FILE", "keys.json"),
+            ("GATEPOST_ISSUERS__0__PRINCIPAL__TYPE", "User"),
+            ("GATEPOST_PORT", "tcp://10.0.0.1:8443"),
+            ("GATEPOST_CONFORMANCE", "/somewhere"),
+            ("PATH", "/bin"),
+        ]))
+        .set("server.listen", "127.0.0.3:1")
+        .set("callers[0].sees_policies", "true")
+        .set("callers.1", "{ spiffe_id: spiffe://example.org/b, name: b, resource_types: \"*\", actions: \"*\" }");
+    let config = load(&source).unwrap_or_else(|report| panic!("{report}"));
+
+    assert_eq!(config.server.listen.to_string(), "127.0.0.3:1", "flag over variable");
+    assert_eq!(config.server.ops_listen.to_string(), "127.0.0.2:2", "variable over file");
+    assert_eq!(config.limits.token_bytes, 4096);
+    assert_eq!(config.policies.anonymous.id.as_str(), "007", "text stays as it is where only text can stand");
+    assert_eq!(config.issuers[0].issuer, "1234");
+    assert_eq!(config.callers.len(), 2, "the next free number adds an item");
+    assert!(config.callers[0].sees_policies);
+    assert_eq!(config.callers[0].actions.len(), 2);
+}
+
+#[test]
+fn a_wrong_variable_or_flag_is_named() {
+    let folder = Folder::new();
+    let table = [
+        ("GATEPOST_SERVER__LISTEN", "nowhere", "server.listen"),
+        ("GATEPOST_SERVER__LISTN", "127.0.0.1:1", "server.listn"),
+        ("GATEPOST_CALLERS__5__NAME", "x", "callers.5.name"),
+        ("GATEPOST_CALLERS__NAME", "x", "callers.name"),
+        ("GATEPOST_SERVER__", "x", "server."),
+        ("GATEPOST_CACHE__DECISIONS", "[", "cache.decisions"),
+        ("GATEPOST_SERVER__LISTEN__PORT", "1", "server.listen.port"),
+        ("GATEPOST_POLICIES__DIRECTORY", "gone", "policies.directory"),
+    ];
+    let file = LEAST.replacen("server: {", "server: { listen: 127.0.0.1:1,", 1);
+    for (name, value, key) in table {
+        let source = folder.source(&file).environment([(name.to_owned(), value.to_owned())]);
+        let report = load(&source).unwrap_err();
+        assert_eq!(keys(&report), [key], "{name}");
+        assert_eq!(report.problems[0].at, Some(Origin::Variable(name.to_owned())));
+    }
+    let report = load(&folder.source(LEAST).set("cache.tokens", "many")).unwrap_err();
+    assert_eq!(
+        report.to_string(),
+        "--set cache.tokens: cache.tokens: must be a whole number from 0 up",
+        "the flag is named and its value is not repeated"
+    );
+}
+
+#[test]
+fn a_file_that_can_not_be_read_is_one_clear_problem() {
+    let folder = Folder::new();
+    let long = format!("#{}", "x".repeat(1024 * 1024));
+    let deep = "[".repeat(5000);
+    let bomb = "a: &a [x, x, x, x, x, x, x, x, x]\nb: &b [*a, *a, *a, *a, *a, *a, *a, *a, *a]\n\
+                c: &c [*b, *b, *b, *b, *b, *b, *b, *b, *b]\nd: &d [*c, *c, *c, *c, *c, *c, *c, *c, *c]\n\
+                e: &e [*d, *d, *d, *d, *d, *d, *d, *d, *d]\nf: [*e, *e, *e, *e, *e, *e, *e, *e, *e]\n\
+                g: &g [*e, *e, *e, *e, *e, *e, *e, *e, *e]\nh: [*g, *g, *g, *g, *g, *g, *g, *g, *g]\n";
+    for (bytes, why) in [
+        (long.as_bytes(), "past 1 MiB"),
+        (b"\xff\xfe".as_slice(), "not UTF-8"),
+        (b"server: {}\n\tcache: {}".as_slice(), "a tab"),
+        (deep.as_bytes(), "5 000 brackets"),
+        (bomb.as_bytes(), "aliases that grow"),
+    ] {
+        folder.write("odd.yaml", bytes);
+        let report = load(&Source::file(folder.path("odd.yaml"))).unwrap_err();
+        assert_eq!(report.problems.len(), 1, "{why}: {report}");
+        assert!(report.to_string().len() < 500, "{why}: bounded");
+    }
+    let report = load(&Source::file(folder.path("gone.yaml"))).unwrap_err();
+    assert!(report.to_string().contains("gone.yaml:1: does not exist"), "{report}");
+}
+
+/// V-CFG-2.
+#[test]
+fn two_hundred_files_with_an_unknown_key_somewhere_are_all_refused_and_the_key_is_named() {
+    let folder = Folder::new();
+    let whole: Json = serde_saphyr::from_str(WHOLE).unwrap();
+    let mut random = 0x2545_f491_4f6c_dd1d_u64;
+    let mut draw = |below: usize| {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        usize::try_from(random % u64::try_from(below).unwrap()).unwrap()
+    };
+    for round in 0..200 {
+        let mut mutated = whole.clone();
+        let mut places = Vec::new();
+        sections(&whole, String::new(), &mut places);
+        let place = places.swap_remove(draw(places.len()));
+        let section = mutated.pointer_mut(&place).and_then(Json::as_object_mut).unwrap();
+        // A typo of a key that is there, or a key made up.
+        let known: Vec<String> = section.keys().cloned().collect();
+        let key = match draw(3) {
+            0 => format!("{}s_", known[draw(known.len())]),
+            1 => known[draw(known.len())].to_uppercase(),
+            _ => format!("x{round}"),
+        };
+        let value = [json!(true), json!("x"), json!(1), json!([]), json!({})][draw(5)].clone();
+        section.insert(key.clone(), value);
+        // JSON is YAML.
+        let report = folder.refusal(&mutated.to_string());
+        assert!(
+            report.problems.iter().any(|p| p.key.ends_with(&key) && p.message == "is not a known key"),
+            "{place} {key}: {report}"
+        );
+    }
+}
+
+/// JSON pointers to every object whose keys are fixed.
+fn sections(value: &Json, at: String, places: &mut Vec<String>) {
+    match value {
+        Json::Object(entries) => {
+            for (key, value) in entries {
+                sections(value, format!("{at}/{key}"), places);
+            }
+            if !at.ends_with("/attributes") {
+                places.push(at);
+            }
+        }
+        Json::Array(items) => {
+            for (index, item) in items.iter().enumerate() {
+                sections(item, format!("{at}/{index}"), places);
+            }
+        }
+        Json::Null | Json::Bool(_) | Json::Number(_) | Json::String(_) => {}
+    }
+}
+
+#[test]
+fn the_refusal_of_a_choice_names_all_that_is_possible() {
+    let folder = Folder::new();
+    let table = [
+        ("resource_types: [Order]", "resource_types: Order", "must be a list of text, or `*`"),
+        ("name: orders", "name: 7", "must be text; put it in quotes"),
+        ("name: orders", "name: orders, sees_policies: yes", "must be `true` or `false`"),
+    ];
+    for (text, becomes, message) in table {
+        let report = folder.refusal(&LEAST.replacen(text, becomes, 1)).to_string();
+        assert!(report.ends_with(message), "{report}");
+    }
+}
+
+#[test]
+fn a_shared_key_is_never_printed() {
+    let config = Folder::new().load(WHOLE).unwrap_or_else(|report| panic!("{report}"));
+    assert!(!format!("{config:?}").contains(SHARED_KEY));
+}
+
+/// `UPDATE_REFERENCE=1 cargo test --lib reference` writes the page anew.
+#[test]
+fn the_reference_page_is_what_the_code_says() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reference/configuration.md");
+    let page = reference_markdown();
+    if std::env::var_os("UPDATE_REFERENCE").is_some() {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, &page).unwrap();
+    }
+    let committed = fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        committed == page,
+        "docs/reference/configuration.md is out of date: UPDATE_REFERENCE=1 cargo test --lib reference"
+    );
+}

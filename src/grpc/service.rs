@@ -1,0 +1,136 @@
+//! `gatepost.v1.DecisionService` over [`Pdp`].
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tonic::{Request, Response, Status};
+use tracing::Instrument as _;
+
+use super::{convert, status};
+use crate::config::Limits;
+use crate::model::ids::RequestId;
+use crate::model::question::Circumstances;
+use crate::pdp::{Call, Pdp};
+use crate::proto::v1;
+use crate::proto::v1::decision_service_server::DecisionService;
+use crate::telemetry::traces;
+use crate::tls::peer::Peer;
+
+/// The service, over one decision path.
+#[derive(Clone)]
+pub struct Service {
+    pdp: Arc<Pdp>,
+}
+
+impl Service {
+    /// A door to `pdp`.
+    #[must_use]
+    pub fn new(pdp: Arc<Pdp>) -> Self {
+        Self { pdp }
+    }
+}
+
+#[tonic::async_trait]
+impl DecisionService for Service {
+    async fn check(&self, request: Request<v1::CheckRequest>) -> Result<Response<v1::CheckResponse>, Status> {
+        let (metadata, extensions, message) = request.into_parts();
+        let headers = metadata.into_headers();
+        let span = traces::call_span("Check", &headers);
+        let call = call("Check", &headers, extensions.get::<Arc<Peer>>().cloned(), &span, &self.pdp.limits);
+        let asked = convert::check(message, &self.pdp.limits);
+        let answered = self.pdp.check(&call, asked).instrument(span).await;
+        match answered {
+            Ok(answer) => Ok(Response::new(convert::answer(&answer))),
+            Err(refusal) => Err(status::to_status(&refusal)),
+        }
+    }
+
+    async fn batch_check(
+        &self,
+        request: Request<v1::BatchCheckRequest>,
+    ) -> Result<Response<v1::BatchCheckResponse>, Status> {
+        use v1::batch_check_result::Result as Wire;
+        let (metadata, extensions, message) = request.into_parts();
+        let headers = metadata.into_headers();
+        let span = traces::call_span("BatchCheck", &headers);
+        let call = call("BatchCheck", &headers, extensions.get::<Arc<Peer>>().cloned(), &span, &self.pdp.limits);
+        let asked = convert::batch(message, &self.pdp.limits);
+        let answered = self.pdp.check_batch(&call, asked).instrument(span).await;
+        let answers = answered.map_err(|refusal| status::to_status(&refusal))?;
+        let results = answers
+            .iter()
+            .map(|answer| match answer {
+                Ok(answer) => Wire::Response(convert::answer(answer)),
+                Err(refusal) => Wire::Error(status::to_item_error(refusal)),
+            })
+            .map(|result| v1::BatchCheckResult { result: Some(result) })
+            .collect();
+        Ok(Response::new(v1::BatchCheckResponse { results }))
+    }
+}
+
+/// A call as its headers and connection tell it.
+pub(super) fn call(
+    operation: &'static str,
+    headers: &http::HeaderMap,
+    peer: Option<Arc<Peer>>,
+    span: &tracing::Span,
+    limits: &Limits,
+) -> Call {
+    let ids = traces::ids_of(span, headers);
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    Call {
+        operation,
+        peer,
+        circumstances: Circumstances {
+            request_id: text("x-request-id").and_then(RequestId::parse),
+            trace_id: ids.trace_id,
+            span_id: ids.span_id,
+            ..Circumstances::default()
+        },
+        deadline: text("grpc-timeout")
+            .and_then(grpc_timeout)
+            .map_or(limits.default_deadline, |wanted| wanted.min(limits.max_deadline)),
+    }
+}
+
+/// The time-out that a client names: up to eight digits and a unit. Source: gRPC over HTTP/2, "Timeout".
+fn grpc_timeout(text: &str) -> Option<Duration> {
+    let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if number.is_empty() || number.len() > 8 || !number.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let number: u64 = number.parse().ok()?;
+    Some(match unit {
+        "H" => Duration::from_secs(number * 3600),
+        "M" => Duration::from_secs(number * 60),
+        "S" => Duration::from_secs(number),
+        "m" => Duration::from_millis(number),
+        "u" => Duration::from_micros(number),
+        "n" => Duration::from_nanos(number),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_grpc_timeout_is_read_as_the_protocol_says() {
+        let table = [
+            ("1S", Some(Duration::from_secs(1)), "seconds"),
+            ("250m", Some(Duration::from_millis(250)), "milliseconds"),
+            ("99999999H", Some(Duration::from_secs(99_999_999 * 3600)), "the longest"),
+            ("100000000S", None, "nine digits"),
+            ("S", None, "no number"),
+            ("-1S", None, "no sign"),
+            ("1s", None, "units are case-sensitive"),
+            ("", None, "nothing"),
+            ("1\u{e9}", None, "not ASCII"),
+        ];
+        for (text, expected, why) in table {
+            assert_eq!(grpc_timeout(text), expected, "{text}: {why}");
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! The bundle in force: one immutable revision at a time, swapped as a whole.
+//!
+//! A changed folder is loaded aside. If it is good it takes the old one's place in one step; if not, the old one keeps
+//! serving and every problem is told. Decisions under way keep the revision they started with.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use notify::Watcher as _;
+use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use super::{Bundle, BundleFiles, BundleOptions, BundleReport};
+use crate::model::ids::PolicyRevision;
+
+/// The current bundle, and where it comes from.
+#[derive(Debug)]
+pub struct Store {
+    directory: PathBuf,
+    options: BundleOptions,
+    current: ArcSwap<Bundle>,
+    /// The revision of the last files that were refused, so that they are told of once.
+    refused: Mutex<Option<PolicyRevision>>,
+}
+
+/// What a look at the folder gave.
+#[derive(Debug)]
+pub enum Reload {
+    /// Nothing new.
+    Unchanged,
+    /// A new revision is in force.
+    Changed {
+        /// What was in force before.
+        before: PolicyRevision,
+        /// What is now.
+        after: PolicyRevision,
+    },
+    /// The folder holds something else that can't be taken; the old revision stays.
+    Refused(BundleReport),
+}
+
+impl Store {
+    /// Loads the bundle for the first time.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn open(directory: &Path, options: BundleOptions) -> Result<Arc<Self>, BundleReport> {
+        let bundle = Bundle::load(directory, &options)?;
+        Ok(Arc::new(Self {
+            directory: directory.to_owned(),
+            options,
+            current: ArcSwap::from_pointee(bundle),
+            refused: Mutex::new(None),
+        }))
+    }
+
+    /// The revision in force. Take it once for a whole decision.
+    #[must_use]
+    pub fn current(&self) -> Arc<Bundle> {
+        self.current.load_full()
+    }
+
+    /// Looks at the folder and takes what is new and good in it.
+    #[must_use]
+    pub fn reload(&self) -> Reload {
+        // One at a time; whoever waited finds the work done.
+        let mut refused = self.refused.lock();
+        let files = match BundleFiles::read(&self.directory, &self.options.limits) {
+            Ok(files) => files,
+            Err(report) => return Reload::Refused(report),
+        };
+        let revision = files.revision(&self.options);
+        let current = self.current();
+        if revision == *current.revision() {
+            *refused = None;
+            return Reload::Unchanged;
+        }
+        if refused.as_ref() == Some(&revision) {
+            return Reload::Unchanged;
+        }
+        match Bundle::compile(files, &self.options) {
+            Ok(bundle) => {
+                *refused = None;
+                self.current.store(Arc::new(bundle));
+                Reload::Changed { before: current.revision().clone(), after: revision }
+            }
+            Err(report) => {
+                *refused = Some(revision);
+                Reload::Refused(report)
+            }
+        }
+    }
+
+    /// Watches the folder until `cancel`: on every announced change, and every `interval` in case one was missed.
+    /// `told` hears of everything but [`Reload::Unchanged`]; it is called on a thread that may block.
+    ///
+    /// # Errors
+    /// When the operating system can't watch the folder; the slow look then still happens.
+    pub fn watch(
+        self: &Arc<Self>,
+        interval: Duration,
+        cancel: CancellationToken,
+        told: impl Fn(Reload) + Send + Sync + 'static,
+    ) -> Result<(), notify::Error> {
+        let (announce, mut changes) = tokio::sync::mpsc::channel::<()>(1);
+        let watching = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            // Our own reading is announced too; only writing counts.
+            if event.map_or(true, |event| !event.kind.is_access()) {
+                // A full channel already holds the news.
+                let _ = announce.try_send(());
+            }
+        });
+        let (watcher, outcome) = match watching {
+            Ok(mut watcher) => {
+                let outcome = watcher.watch(&self.directory, notify::RecursiveMode::NonRecursive);
+                // The folder may itself be a symbolic link that is swapped (git-sync): its parent hears of that. Where the
+                // parent can't be watched, the slow look still finds it.
+                if let Some(parent) = self.directory.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+                    let _ = watcher.watch(parent, notify::RecursiveMode::NonRecursive);
+                }
+                (Some(watcher), outcome)
+            }
+            Err(error) => (None, Err(error)),
+        };
+        let store = Arc::clone(self);
+        let told = Arc::new(told);
+        tokio::spawn(async move {
+            let _watcher = watcher;
+            let mut ticks = tokio::time::interval(interval);
+            ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            ticks.tick().await;
+            let mut announced = true;
+            loop {
+                tokio::select! {
+                    () = cancel.cancelled() => return,
+                    _ = ticks.tick() => {}
+                    change = changes.recv(), if announced => match change {
+                        // Editors and kubelets write in several steps; let them finish.
+                        Some(()) => tokio::time::sleep(Duration::from_millis(50)).await,
+                        None => announced = false,
+                    },
+                }
+                let (store, told) = (Arc::clone(&store), Arc::clone(&told));
+                let look = tokio::task::spawn_blocking(move || match store.reload() {
+                    Reload::Unchanged => {}
+                    news @ (Reload::Changed { .. } | Reload::Refused(_)) => told(news),
+                });
+                if let Err(error) = look.await {
+                    tracing::error!(error = &error as &dyn std::error::Error, "looking at the policies ended early");
+                }
+            }
+        });
+        outcome
+    }
+}

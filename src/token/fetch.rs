@@ -1,0 +1,258 @@
+//! Getting a JWKS document over https, from the address the operator wrote and from nowhere else.
+//!
+//! No redirects, no proxy from the environment, no decompression, a cap on the bytes and on the time, and no
+//! connection to an address inside our own network unless the issuer's settings allow it. Names are resolved here, so
+//! that what was checked is what is connected to (against DNS rebinding).
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use reqwest::redirect::Policy;
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
+use url::{Host, Url};
+
+use super::error::SetupProblem;
+
+/// Fetches one document.
+#[derive(Debug)]
+pub(super) struct Fetcher {
+    client: reqwest::Client,
+    url: Url,
+    private: bool,
+    max_bytes: usize,
+    timeout: Duration,
+}
+
+/// Why a document could not be had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum FetchError {
+    #[error("no answer in time")]
+    Timeout,
+    #[error("no connection, or it broke")]
+    Connection,
+    #[error("the address is private or reserved")]
+    Address,
+    #[error("the answer is not a plain 200")]
+    Status,
+    #[error("the answer is longer than its limit")]
+    Size,
+}
+
+impl Fetcher {
+    /// `ca` holds the only authorities trusted for this host; the system's when there is none.
+    pub(super) fn new(
+        url: &Url,
+        ca: Option<&Path>,
+        private: bool,
+        max_bytes: usize,
+        timeout: Duration,
+    ) -> Result<Self, SetupProblem> {
+        if url.scheme() != "https" || !url.username().is_empty() || url.password().is_some() {
+            return Err(SetupProblem::Url);
+        }
+        // The resolver never sees an address that stands in the URL.
+        let literal = match url.host() {
+            Some(Host::Ipv4(address)) => Some(IpAddr::V4(address)),
+            Some(Host::Ipv6(address)) => Some(IpAddr::V6(address)),
+            Some(Host::Domain(_)) => None,
+            None => return Err(SetupProblem::Url),
+        };
+        if literal.is_some_and(|address| !may_connect(address, private)) {
+            return Err(SetupProblem::Address);
+        }
+        let client = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls(ca)?)
+            .https_only(true)
+            .redirect(Policy::none())
+            .no_proxy()
+            .dns_resolver(Arc::new(CheckedResolver { private }))
+            .connect_timeout(timeout)
+            .timeout(timeout)
+            // One document in minutes: an idle connection would be checked against an old address.
+            .pool_max_idle_per_host(0)
+            .user_agent("gatepost")
+            .build()
+            .map_err(|_| SetupProblem::Client)?;
+        Ok(Self { client, url: url.clone(), private, max_bytes, timeout })
+    }
+
+    /// The document, whole.
+    pub(super) async fn fetch(&self) -> Result<Vec<u8>, FetchError> {
+        tokio::time::timeout(self.timeout, self.read()).await.unwrap_or(Err(FetchError::Timeout))
+    }
+
+    async fn read(&self) -> Result<Vec<u8>, FetchError> {
+        let failed = |error: reqwest::Error| {
+            if error.is_timeout() { FetchError::Timeout } else { FetchError::Connection }
+        };
+        let request = self.client.get(self.url.clone()).header(http::header::ACCEPT, "application/json");
+        let mut answer = request.send().await.map_err(failed)?;
+        if !answer.remote_addr().is_some_and(|address| may_connect(address.ip(), self.private)) {
+            return Err(FetchError::Address);
+        }
+        if answer.status() != http::StatusCode::OK {
+            return Err(FetchError::Status);
+        }
+        let mut document = Vec::new();
+        while let Some(chunk) = answer.chunk().await.map_err(failed)? {
+            if document.len() + chunk.len() > self.max_bytes {
+                return Err(FetchError::Size);
+            }
+            document.extend_from_slice(&chunk);
+        }
+        Ok(document)
+    }
+}
+
+fn tls(ca: Option<&Path>) -> Result<ClientConfig, SetupProblem> {
+    let mut roots = RootCertStore::empty();
+    match ca {
+        Some(path) => {
+            for certificate in CertificateDer::pem_file_iter(path).map_err(|_| SetupProblem::Authorities)? {
+                let certificate = certificate.map_err(|_| SetupProblem::Authorities)?;
+                roots.add(certificate).map_err(|_| SetupProblem::Authorities)?;
+            }
+        }
+        None => {
+            // The system's store may hold a certificate we can't read; the others still count.
+            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        }
+    }
+    if roots.is_empty() {
+        return Err(SetupProblem::Authorities);
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    Ok(ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|_| SetupProblem::Client)?
+        .with_root_certificates(roots)
+        .with_no_client_auth())
+}
+
+/// Resolves names to the addresses we may connect to, and to no others.
+#[derive(Debug)]
+struct CheckedResolver {
+    private: bool,
+}
+
+impl Resolve for CheckedResolver {
+    fn resolve(&self, name: Name) -> Resolving {
+        let private = self.private;
+        Box::pin(async move {
+            let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
+            let allowed: Vec<SocketAddr> = found.filter(|address| may_connect(address.ip(), private)).collect();
+            if allowed.is_empty() {
+                return Err(FetchError::Address.into());
+            }
+            let allowed: Addrs = Box::new(allowed.into_iter());
+            Ok(allowed)
+        })
+    }
+}
+
+/// Whether keys may be fetched from `address`. Private and loopback ones are for the operator to allow; link-local
+/// (where clouds keep their metadata), multicast and reserved ones never are.
+///
+/// Source: IANA special-purpose address registries (RFC 6890).
+fn may_connect(address: IpAddr, private: bool) -> bool {
+    match address {
+        IpAddr::V4(v4) => may_connect_v4(v4, private),
+        IpAddr::V6(v6) => may_connect_v6(v6, private),
+    }
+}
+
+fn may_connect_v4(address: Ipv4Addr, private: bool) -> bool {
+    let [a, b, c, _] = address.octets();
+    let inside = address.is_loopback() || address.is_private() || (a == 100 && (64..128).contains(&b));
+    let never = a == 0
+        || a >= 224
+        || address.is_link_local()
+        || address.is_documentation()
+        || (a == 192 && b == 0 && c == 0)
+        || (a == 198 && (b == 18 || b == 19));
+    !never && (private || !inside)
+}
+
+fn may_connect_v6(address: Ipv6Addr, private: bool) -> bool {
+    let [a, b, c, d, e, f, g, h] = address.segments();
+    let embedded = |high: u16, low: u16| {
+        let ([p, q], [r, s]) = (high.to_be_bytes(), low.to_be_bytes());
+        may_connect_v4(Ipv4Addr::new(p, q, r, s), private)
+    };
+    if address.is_loopback() {
+        return private;
+    }
+    match [a, b, c, d, e, f] {
+        // Mapped, then NAT64, then 6to4: what is meant is the IPv4 address inside.
+        [0, 0, 0, 0, 0, 0xffff] | [0x64, 0xff9b, 0, 0, 0, 0] => embedded(g, h),
+        [0x2002, high, low, ..] => embedded(high, low),
+        // Unique local (fc00::/7).
+        [first, ..] if first & 0xfe00 == 0xfc00 => private,
+        // Teredo, benchmarking, ORCHID and other protocol assignments (2001::/23), documentation.
+        [0x2001, second, ..] if second < 0x200 || second == 0xdb8 => false,
+        // Global unicast is 2000::/3; all else is link-local, multicast or not handed out.
+        [first, ..] => first & 0xe000 == 0x2000,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_inside_is_connected_to_only_when_allowed_and_some_never() {
+        let table = [
+            ("93.184.216.34", true, true, "public"),
+            ("2606:4700::1111", true, true, "public"),
+            ("127.0.0.1", false, true, "loopback"),
+            ("::1", false, true, "loopback"),
+            ("10.1.2.3", false, true, "private"),
+            ("172.31.0.1", false, true, "private"),
+            ("192.168.0.1", false, true, "private"),
+            ("100.64.0.1", false, true, "shared by carriers"),
+            ("fd00::1", false, true, "unique local"),
+            ("::ffff:127.0.0.1", false, true, "loopback in disguise"),
+            ("64:ff9b::a00:1", false, true, "private behind NAT64"),
+            ("2002:7f00:1::", false, true, "loopback behind 6to4"),
+            ("169.254.169.254", false, false, "cloud metadata"),
+            ("::ffff:169.254.169.254", false, false, "cloud metadata in disguise"),
+            ("fe80::1", false, false, "link-local"),
+            ("224.0.0.1", false, false, "multicast"),
+            ("ff02::1", false, false, "multicast"),
+            ("0.0.0.0", false, false, "unspecified"),
+            ("::", false, false, "unspecified"),
+            ("255.255.255.255", false, false, "broadcast"),
+            ("240.0.0.1", false, false, "reserved"),
+            ("192.0.2.1", false, false, "documentation"),
+            ("2001:db8::1", false, false, "documentation"),
+            ("2001::1", false, false, "Teredo"),
+        ];
+        for (address, alone, allowed, why) in table {
+            let parsed: IpAddr = address.parse().unwrap();
+            assert_eq!(may_connect(parsed, false), alone, "{address}: {why}");
+            assert_eq!(may_connect(parsed, true), allowed, "{address}, private allowed: {why}");
+        }
+    }
+
+    #[test]
+    fn a_url_is_https_to_an_allowed_host_or_refused() {
+        let table = [
+            ("http://issuer.test/jwks", SetupProblem::Url, "in the clear"),
+            ("https://me@issuer.test/jwks", SetupProblem::Url, "a user"),
+            ("file:///etc/passwd", SetupProblem::Url, "a file"),
+            ("https://127.0.0.1/jwks", SetupProblem::Address, "loopback"),
+            ("https://0x7f.1/jwks", SetupProblem::Address, "loopback, spelled otherwise"),
+            ("https://[::ffff:10.0.0.1]/jwks", SetupProblem::Address, "private, mapped"),
+            ("https://169.254.169.254/latest", SetupProblem::Address, "cloud metadata"),
+        ];
+        for (url, expected, why) in table {
+            let fetcher = Fetcher::new(&url.parse().unwrap(), None, false, 1000, Duration::from_secs(2));
+            assert_eq!(fetcher.err(), Some(expected), "{url}: {why}");
+        }
+    }
+}

@@ -1,0 +1,277 @@
+//! The keys of one issuer over time: where they come from, when they are fetched again, how long they are believed.
+//!
+//! One task an issuer does all the fetching, so there is never more than one fetch under way. Answering a token reads
+//! what is there and at most leaves a wish; nobody waits for a fetch. Between two fetches lies at least the floor,
+//! whoever wishes (OpenFGA's and others' key storms; THREATS T16).
+
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use aws_lc_rs::digest;
+use jsonwebtoken::DecodingKey;
+use parking_lot::Mutex;
+use secrecy::ExposeSecret as _;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::error::{SetupProblem, TokenError};
+use super::fetch::{FetchError, Fetcher};
+use super::jwks::{DocumentError, KeySet};
+use super::key;
+use super::unverified::UnverifiedToken;
+use crate::clock::SharedClock;
+use crate::config::{KeySource, Limits, TokenAlgorithm, TrustedIssuer};
+
+/// An issuer's keys.
+#[derive(Debug)]
+pub(super) enum KeyRing {
+    /// One secret, for good.
+    Shared(DecodingKey),
+    /// Public keys that come and go.
+    Public(Box<PublicKeys>),
+}
+
+/// Public keys that come and go.
+#[derive(Debug)]
+pub(super) struct PublicKeys {
+    issuer: String,
+    origin: Origin,
+    current: ArcSwapOption<Dated>,
+    schedule: Mutex<Schedule>,
+    wished_for: Notify,
+    limits: Limits,
+    clock: SharedClock,
+}
+
+#[derive(Debug)]
+enum Origin {
+    File(PathBuf),
+    Url(Fetcher),
+}
+
+/// A key set, and since when it is known to be the issuer's. Times are monotonic.
+#[derive(Debug)]
+struct Dated {
+    keys: Arc<KeySet>,
+    fingerprint: Vec<u8>,
+    /// Changes with the keys; a token verified under another generation is verified again.
+    generation: u64,
+    confirmed_at: Duration,
+}
+
+#[derive(Debug, Default)]
+struct Schedule {
+    last_attempt: Option<Duration>,
+    failures: u32,
+}
+
+/// Why the keys stay as they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum RefreshError {
+    #[error("the file can't be read")]
+    File,
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    #[error(transparent)]
+    Document(#[from] DocumentError),
+}
+
+/// The longest pause between two attempts while they fail.
+const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
+
+impl KeyRing {
+    /// Opens the issuer's source. A file is read now, so that a mistake is told at start; a URL is not.
+    pub(super) fn open(issuer: &TrustedIssuer, limits: &Limits, clock: &SharedClock) -> Result<Self, SetupProblem> {
+        let symmetric = issuer.algorithms.contains(&TokenAlgorithm::Hs256);
+        let origin = match &issuer.keys {
+            KeySource::Shared(secret) => {
+                if issuer.algorithms != [TokenAlgorithm::Hs256] {
+                    return Err(SetupProblem::Algorithms);
+                }
+                let secret = secret.expose_secret().as_bytes();
+                if secret.len() < 32 {
+                    return Err(SetupProblem::ShortSecret);
+                }
+                return Ok(Self::Shared(DecodingKey::from_secret(secret)));
+            }
+            _ if symmetric || issuer.algorithms.is_empty() => return Err(SetupProblem::Algorithms),
+            KeySource::File(path) => Origin::File(path.clone()),
+            KeySource::Url { url, ca, allow_private_addresses } => Origin::Url(Fetcher::new(
+                url,
+                ca.as_deref(),
+                *allow_private_addresses,
+                limits.jwks_bytes,
+                limits.jwks_timeout,
+            )?),
+        };
+        let keys = PublicKeys {
+            issuer: issuer.issuer.clone(),
+            origin,
+            current: ArcSwapOption::empty(),
+            schedule: Mutex::default(),
+            wished_for: Notify::new(),
+            limits: limits.clone(),
+            clock: Arc::clone(clock),
+        };
+        if let Origin::File(path) = &keys.origin {
+            let document = read_file(path, limits.jwks_bytes).map_err(|_| SetupProblem::KeyFile)?;
+            keys.take(&document).map_err(|_| SetupProblem::KeyDocument)?;
+        }
+        Ok(Self::Public(Box::new(keys)))
+    }
+
+    /// Checks the signature of `token`; gives the id of the key it holds under, and the generation of the keys.
+    pub(super) fn check(
+        &self,
+        token: &UnverifiedToken,
+        pinned: &[TokenAlgorithm],
+    ) -> Result<(Option<String>, u64), TokenError> {
+        match self {
+            Self::Shared(secret) => {
+                if token.algorithm() != TokenAlgorithm::Hs256 {
+                    return Err(TokenError::Algorithm);
+                }
+                if key::signature_holds(token, secret) { Ok((None, 0)) } else { Err(TokenError::BadSignature) }
+            }
+            Self::Public(keys) => keys.check(token, pinned),
+        }
+    }
+
+    /// Which keys are in force; none when they are not to be had.
+    pub(super) fn generation(&self) -> Option<u64> {
+        match self {
+            Self::Shared(_) => Some(0),
+            Self::Public(keys) => keys.believed().map(|dated| dated.generation),
+        }
+    }
+}
+
+impl PublicKeys {
+    fn check(&self, token: &UnverifiedToken, pinned: &[TokenAlgorithm]) -> Result<(Option<String>, u64), TokenError> {
+        // An algorithm that the issuer never uses, or no key id, is no reason to fetch.
+        if !pinned.contains(&token.algorithm()) {
+            return Err(TokenError::Algorithm);
+        }
+        let wanted = token.key_id()?;
+        let Some(dated) = self.believed() else {
+            self.wish();
+            return Err(TokenError::IssuerUnavailable);
+        };
+        if !dated.keys.knows(wanted) {
+            self.wish();
+        }
+        let id = dated.keys.check(token, pinned)?;
+        Ok((Some(id.to_owned()), dated.generation))
+    }
+
+    /// The keys, unless it is too long ago that they were seen to be the issuer's.
+    fn believed(&self) -> Option<Arc<Dated>> {
+        let age = |dated: &Dated| self.clock.monotonic().saturating_sub(dated.confirmed_at);
+        self.current.load_full().filter(|dated| age(dated) <= self.limits.jwks_max_stale)
+    }
+
+    /// Asks for a fetch, unless the last attempt is younger than the floor.
+    fn wish(&self) {
+        if self.may_attempt() {
+            self.wished_for.notify_one();
+        }
+    }
+
+    fn may_attempt(&self) -> bool {
+        let now = self.clock.monotonic();
+        let last = self.schedule.lock().last_attempt;
+        last.is_none_or(|last| now.saturating_sub(last) >= self.limits.jwks_refresh_floor)
+    }
+
+    /// Fetches when there is a cause, when it is time, and again after a failure, until told to stop.
+    pub(super) async fn keep_fresh(&self, cancel: CancellationToken) {
+        loop {
+            // A wish that was left before the last attempt is not carried past it.
+            if self.may_attempt() {
+                self.refresh().await;
+            }
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                () = self.wished_for.notified() => {}
+                () = tokio::time::sleep(self.pause()) => {}
+            }
+        }
+    }
+
+    /// One attempt. Whatever comes of it, the last good keys stay until better ones are there.
+    pub(super) async fn refresh(&self) {
+        self.schedule.lock().last_attempt = Some(self.clock.monotonic());
+        let outcome = match self.document().await {
+            Ok(document) => self.take(&document),
+            Err(error) => Err(error),
+        };
+        let mut schedule = self.schedule.lock();
+        match outcome {
+            Ok(changed) => {
+                schedule.failures = 0;
+                if changed {
+                    tracing::info!(issuer = %self.issuer, "the issuer's keys have changed");
+                }
+            }
+            Err(error) => {
+                schedule.failures = schedule.failures.saturating_add(1);
+                tracing::warn!(
+                    issuer = %self.issuer, reason = %error, failures = schedule.failures,
+                    "the issuer's keys could not be refreshed"
+                );
+            }
+        }
+    }
+
+    async fn document(&self) -> Result<Vec<u8>, RefreshError> {
+        match &self.origin {
+            Origin::Url(fetcher) => Ok(fetcher.fetch().await?),
+            Origin::File(path) => {
+                let (path, max_bytes) = (path.clone(), self.limits.jwks_bytes);
+                let reading = tokio::task::spawn_blocking(move || read_file(&path, max_bytes));
+                reading.await.unwrap_or(Err(RefreshError::File))
+            }
+        }
+    }
+
+    /// Puts a document's keys in force; tells whether they are others than before.
+    fn take(&self, document: &[u8]) -> Result<bool, RefreshError> {
+        let keys = KeySet::read(document, &self.limits)?;
+        let fingerprint = digest::digest(&digest::SHA256, document).as_ref().to_vec();
+        let before = self.current.load_full();
+        let same = before.as_ref().is_some_and(|before| before.fingerprint == fingerprint);
+        let generation = before.map_or(1, |before| before.generation + u64::from(!same));
+        let confirmed_at = self.clock.monotonic();
+        self.current.store(Some(Arc::new(Dated { keys: Arc::new(keys), fingerprint, generation, confirmed_at })));
+        Ok(!same)
+    }
+
+    /// How long until the next attempt without a cause. Jitter only lengthens it, so the floor holds.
+    fn pause(&self) -> Duration {
+        let floor = self.limits.jwks_refresh_floor;
+        let failures = self.schedule.lock().failures;
+        let pause = match (failures, &self.origin) {
+            // A file costs nothing to look at.
+            (0, Origin::File(_)) => floor.min(self.limits.jwks_refresh_interval),
+            (0, Origin::Url(_)) => self.limits.jwks_refresh_interval,
+            (failures, _) => Duration::from_secs(1 << failures.min(6)).min(LONGEST_BACKOFF),
+        };
+        let mut random = [0; 1];
+        // Without randomness there is no jitter, and nothing worse.
+        let jitter = aws_lc_rs::rand::fill(&mut random).map_or(0, |()| u32::from(random[0]));
+        let pause = pause.max(floor);
+        pause + pause / 4 * jitter / 256
+    }
+}
+
+/// At most `max_bytes` and one more: enough to see that it is too long.
+fn read_file(path: &Path, max_bytes: usize) -> Result<Vec<u8>, RefreshError> {
+    let file = std::fs::File::open(path).map_err(|_| RefreshError::File)?;
+    let limit = u64::try_from(max_bytes).unwrap_or(u64::MAX).saturating_add(1);
+    let mut document = Vec::new();
+    file.take(limit).read_to_end(&mut document).map_err(|_| RefreshError::File)?;
+    Ok(document)
+}

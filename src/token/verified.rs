@@ -1,0 +1,53 @@
+//! A token's second life: checked, and able to say who the principal is.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::TokenFacts;
+use crate::model::entity::RawEntity;
+
+/// A token whose signature, issuer, audience and lifetime have all been checked.
+/// Holding one is the proof: [`Verifier::verify`](super::Verifier::verify) is the only way to get one.
+///
+/// ```compile_fail,E0451
+/// use gatepost::token::VerifiedToken;
+/// fn forge(principal: gatepost::model::entity::RawEntity, facts: gatepost::token::TokenFacts) -> VerifiedToken {
+///     VerifiedToken { principal, facts: std::sync::Arc::new(facts), digest: [0; 32] }
+/// }
+/// ```
+#[derive(Debug)]
+pub struct VerifiedToken {
+    principal: RawEntity,
+    facts: Arc<TokenFacts>,
+    digest: [u8; 32],
+}
+
+impl VerifiedToken {
+    pub(super) fn seal(principal: RawEntity, facts: TokenFacts, digest: [u8; 32]) -> Self {
+        Self { principal, facts: Arc::new(facts), digest }
+    }
+
+    /// Who the token speaks for, by the issuer's claim mapping.
+    #[must_use]
+    pub fn principal(&self) -> &RawEntity {
+        &self.principal
+    }
+
+    /// What else it said that policies and records may know.
+    #[must_use]
+    pub fn facts(&self) -> &Arc<TokenFacts> {
+        &self.facts
+    }
+
+    /// `exp`, without clock skew. Nothing that was earned with the token may outlive it.
+    #[must_use]
+    pub fn expires_at(&self) -> SystemTime {
+        self.facts.expires_at
+    }
+
+    /// SHA-256 of the whole compact token.
+    #[must_use]
+    pub fn digest(&self) -> &[u8; 32] {
+        &self.digest
+    }
+}

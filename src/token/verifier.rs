@@ -1,0 +1,204 @@
+//! The only door from an [`UnverifiedToken`] to a [`VerifiedToken`].
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use moka::sync::Cache;
+use tokio_util::sync::CancellationToken;
+
+use super::TokenFacts;
+use super::claims::{Claims, Validity, instant};
+use super::error::{SetupProblem, TokenError, TokenSetupError};
+use super::mapping;
+use super::ring::KeyRing;
+use super::unverified::{UnverifiedToken, plain_type};
+use super::verified::VerifiedToken;
+use crate::clock::SharedClock;
+use crate::config::{Limits, TrustedIssuer};
+
+/// Checks tokens of the trusted issuers, and keeps those issuers' keys.
+#[derive(Debug)]
+pub struct Verifier {
+    /// By the exact text of `iss`.
+    issuers: HashMap<String, Arc<Issuer>>,
+    limits: Limits,
+    /// Verified tokens by the SHA-256 of the whole compact token: a cache keyed by less has let tampered claims through
+    /// elsewhere (Cerbos 0.53). Errors are never kept.
+    cache: Option<Cache<[u8; 32], Kept>>,
+}
+
+#[derive(Debug)]
+struct Issuer {
+    settings: TrustedIssuer,
+    /// `settings.token_types` in the form that tokens are compared in.
+    types: Option<BTreeSet<String>>,
+    keys: KeyRing,
+}
+
+#[derive(Debug, Clone)]
+struct Kept {
+    token: Arc<VerifiedToken>,
+    validity: Validity,
+    issuer: Arc<Issuer>,
+    /// The keys it was verified with; with others it must be verified again.
+    generation: u64,
+}
+
+impl Verifier {
+    /// A verifier for `issuers`. Key files are read now, key URLs by [`start`](Self::start). Keeps at most
+    /// `token_cache_entries` verified tokens; with 0 none.
+    ///
+    /// # Errors
+    /// [`TokenSetupError`] names the first issuer whose settings can't be run.
+    pub fn new(
+        issuers: &[TrustedIssuer],
+        limits: &Limits,
+        token_cache_entries: u64,
+        clock: SharedClock,
+    ) -> Result<Self, TokenSetupError> {
+        let mut opened = HashMap::new();
+        for settings in issuers {
+            let failed = |problem| TokenSetupError { issuer: settings.issuer.clone(), problem };
+            if settings.audiences.is_empty() || settings.audiences.iter().any(String::is_empty) {
+                return Err(failed(SetupProblem::Audiences));
+            }
+            let issuer = Issuer {
+                settings: settings.clone(),
+                types: settings.token_types.as_ref().map(|types| types.iter().map(|one| plain_type(one)).collect()),
+                keys: KeyRing::open(settings, limits, &clock).map_err(failed)?,
+            };
+            if opened.insert(settings.issuer.clone(), Arc::new(issuer)).is_some() {
+                return Err(failed(SetupProblem::Duplicate));
+            }
+        }
+        // Past this age an entry can't be valid any more, so it need not take up room.
+        let longest = issuers.iter().map(|issuer| issuer.max_lifetime + issuer.clock_skew * 2).max();
+        let cache = (token_cache_entries > 0).then(|| {
+            Cache::builder()
+                .max_capacity(token_cache_entries)
+                .time_to_live(longest.unwrap_or(Duration::from_secs(1)) + Duration::from_secs(1))
+                .build()
+        });
+        Ok(Self { issuers: opened, limits: limits.clone(), cache })
+    }
+
+    /// Keeps the issuers' keys fresh in the background until `cancel`led. Must be called inside a runtime.
+    pub fn start(self: &Arc<Self>, cancel: &CancellationToken) {
+        for issuer in self.issuers.values() {
+            if let KeyRing::Public(_) = &issuer.keys {
+                let (issuer, cancel) = (Arc::clone(issuer), cancel.clone());
+                tokio::spawn(async move {
+                    if let KeyRing::Public(keys) = &issuer.keys {
+                        keys.keep_fresh(cancel).await;
+                    }
+                });
+            }
+        }
+    }
+
+    /// Every issuer, and whether its keys are there and not too old. Sorted.
+    #[must_use]
+    pub fn issuers_ready(&self) -> Vec<(String, bool)> {
+        let mut ready: Vec<_> =
+            self.issuers.values().map(|one| (one.settings.issuer.clone(), one.keys.generation().is_some())).collect();
+        ready.sort();
+        ready
+    }
+
+    /// Checks `token` and, if everything holds, returns what it says.
+    ///
+    /// In this order, stopping at the first failure: shape of the claims, issuer, type, algorithm, key, signature,
+    /// audience, `nbf`, `exp`, `iat`, lifetime, subject, the other claims, mapping. `now` is wall time; `exp` and `nbf`
+    /// are compared in whole seconds and may be off by the issuer's clock skew, `iat` by 60 s. Never waits for the
+    /// network: a key we don't have is a key that does not exist, until the background has fetched it.
+    ///
+    /// # Errors
+    /// [`TokenError`] names the first check that failed. It is for our log: the caller is told the bounded code alone.
+    ///
+    /// Source: RFC 7519 section 7.2; RFC 8725 section 3.1 (the algorithm comes from our configuration, never from the
+    /// token).
+    #[expect(clippy::unused_async, reason = "revocation and introspection will ask others; callers need not change")]
+    pub async fn verify(&self, token: UnverifiedToken, now: SystemTime) -> Result<Arc<VerifiedToken>, TokenError> {
+        if let Some(kept) = self.recall(&token, now) {
+            return Ok(kept);
+        }
+        let claims = Claims::read(token.claims(), &self.limits)?;
+        // `iss` chooses among the issuers we were given, and does nothing else.
+        let issuer = self.issuers.get(claims.issuer()?).ok_or(TokenError::UnknownIssuer)?;
+        issuer.check_type(&token)?;
+        let (key_id, generation) = issuer.keys.check(&token, &issuer.settings.algorithms)?;
+        claims.check_audience(&issuer.settings, &self.limits)?;
+        let validity = claims.validity()?;
+        validity.check(&issuer.settings, now)?;
+        let facts = self.facts(&claims, &validity, token.algorithm().as_str(), key_id)?;
+        claims.check_actors(&self.limits)?;
+        let principal = mapping::principal(&claims, &issuer.settings.mapping, &self.limits)?;
+
+        let verified = Arc::new(VerifiedToken::seal(principal, facts, *token.digest()));
+        if let Some(cache) = &self.cache {
+            let (token, issuer) = (Arc::clone(&verified), Arc::clone(issuer));
+            cache.insert(*verified.digest(), Kept { token, validity, issuer, generation });
+        }
+        Ok(verified)
+    }
+
+    /// A token that was verified before, if it would be again: same keys, and still within its time.
+    fn recall(&self, token: &UnverifiedToken, now: SystemTime) -> Option<Arc<VerifiedToken>> {
+        let kept = self.cache.as_ref()?.get(token.digest())?;
+        let same_keys = kept.issuer.keys.generation() == Some(kept.generation);
+        let in_time = kept.validity.check(&kept.issuer.settings, now).is_ok();
+        (same_keys && in_time).then_some(kept.token)
+    }
+
+    fn facts(
+        &self,
+        claims: &Claims,
+        validity: &Validity,
+        algorithm: &'static str,
+        key_id: Option<String>,
+    ) -> Result<TokenFacts, TokenError> {
+        Ok(TokenFacts {
+            issuer: claims.issuer()?.to_owned(),
+            subject: claims.subject(&self.limits)?.to_owned(),
+            issued_at: instant(validity.issued_at),
+            expires_at: instant(validity.expires_at),
+            id_sha256: claims.id_sha256()?,
+            scopes: claims.scopes()?,
+            acr: claims.optional_text("acr")?,
+            amr: claims.authentication_methods()?,
+            auth_time: claims.authenticated_at()?,
+            client_id: claims.client_id()?,
+            algorithm,
+            key_id,
+        })
+    }
+}
+
+#[cfg(test)]
+impl Verifier {
+    /// Which keys are in force, issuer by issuer.
+    pub(super) fn generations(&self) -> Vec<Option<u64>> {
+        self.issuers.values().map(|issuer| issuer.keys.generation()).collect()
+    }
+
+    /// What the background does, done now.
+    pub(super) async fn refresh_all(&self) {
+        for issuer in self.issuers.values() {
+            if let KeyRing::Public(keys) = &issuer.keys {
+                keys.refresh().await;
+            }
+        }
+    }
+}
+
+impl Issuer {
+    /// RFC 8725 section 3.11: a token of another kind, such as an ID token, is not an access token.
+    fn check_type(&self, token: &UnverifiedToken) -> Result<(), TokenError> {
+        match (&self.types, token.token_type()) {
+            (None, _) => Ok(()),
+            (Some(accepted), Some(named)) if accepted.contains(named) => Ok(()),
+            (Some(_), _) => Err(TokenError::Type),
+        }
+    }
+}

@@ -1,0 +1,157 @@
+"""The Helm chart renders to manifests that Kubernetes takes, keeps its promises about the pod, and refuses to render
+without what it can't guess. Needs helm-python-sdk and kubernetes-validate; no cluster.
+
+    python tests/chart.py
+"""
+
+import copy
+import pathlib
+import sys
+
+import helm_python as helm
+import kubernetes_validate
+import yaml
+
+CHART = pathlib.Path(__file__).resolve().parent.parent / "helm" / "gatepost"
+KUBERNETES = ["1.27", "1.37"]
+
+VALUES = {
+    "image": {"repository": "registry.example/gatepost"},
+    "tls": {"secretName": "gatepost-tls"},
+    "policies": {"configMapName": "shop-policies"},
+    "config": {
+        "identity": {"trust_domains": ["example.org"]},
+        "callers": [
+            {
+                "spiffe_id": "spiffe://example.org/ns/shop/sa/orders",
+                "name": "orders",
+                "resource_types": ["Order"],
+                "actions": ["Order.*"],
+            }
+        ],
+        "issuers": [
+            {
+                "issuer": "https://idp.example.org",
+                "audiences": ["gatepost"],
+                "jwks_url": "https://idp.example.org/jwks.json",
+                "principal": {"type": "User"},
+            }
+        ],
+    },
+}
+
+# What is taken away, and the key that the refusal must name.
+REQUIRED = [
+    (["image", "repository"], "image.repository"),
+    (["tls", "secretName"], "tls.secretName"),
+    (["policies", "configMapName"], "policies.configMapName"),
+    (["config", "identity", "trust_domains"], "config.identity.trust_domains"),
+    (["config", "callers"], "config.callers"),
+    (["config", "issuers", 0, "audiences"], "config.issuers[0].audiences"),
+]
+
+
+def render(values, name="gatepost"):
+    with helm.Chart.load(CHART) as chart:
+        rendered = chart.render(values, name=name, namespace="authz")
+    manifests = [yaml.safe_load(text) for path, text in rendered.items() if path.endswith(".yaml") and text.strip()]
+    return {manifest["kind"]: manifest for manifest in manifests}
+
+
+def lints():
+    report = helm.lint(CHART, VALUES, strict=True, namespace="authz")
+    bad = [message for message in report["messages"] if message["severity"] >= 2]
+    assert not bad and not report["errors"], report
+
+
+def manifests_are_valid():
+    manifests = render(VALUES)
+    expected = {"ConfigMap", "Deployment", "PodDisruptionBudget", "Service", "ServiceAccount"}
+    assert set(manifests) == expected, set(manifests)
+    for manifest in manifests.values():
+        for version in KUBERNETES:
+            kubernetes_validate.validate(manifest, version, strict=True)
+
+
+def the_pod_has_no_more_rights_than_it_needs():
+    deployment = render(VALUES)["Deployment"]
+    pod = deployment["spec"]["template"]["spec"]
+    assert deployment["spec"]["replicas"] == 2
+    assert pod["automountServiceAccountToken"] is False
+    assert pod["enableServiceLinks"] is False
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    for container in pod["containers"]:
+        context = container["securityContext"]
+        assert context["readOnlyRootFilesystem"] is True
+        assert context["allowPrivilegeEscalation"] is False
+        assert context["capabilities"] == {"drop": ["ALL"]}
+        assert container["livenessProbe"]["httpGet"] == {"path": "/livez", "port": "ops"}
+        assert container["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "ops"}
+        assert all(mount["readOnly"] for mount in container["volumeMounts"])
+
+
+def the_file_is_what_was_said_with_the_places_that_the_chart_mounts():
+    config = yaml.safe_load(render(VALUES)["ConfigMap"]["data"]["gatepost.yaml"])
+    assert config["callers"] == VALUES["config"]["callers"]
+    assert config["issuers"] == VALUES["config"]["issuers"]
+    assert config["policies"]["directory"] == "/etc/gatepost/policies"
+    assert config["server"]["certificate"] == "/etc/gatepost/tls/tls.crt"
+    assert config["server"]["drain_delay"] == "5s"
+    # Nobody moves the listeners away from the ports that the probes and the Service use.
+    moved = copy.deepcopy(VALUES)
+    moved["config"]["server"] = {"listen": "127.0.0.1:1", "reflection": True}
+    config = yaml.safe_load(render(moved)["ConfigMap"]["data"]["gatepost.yaml"])
+    assert config["server"]["listen"] == "0.0.0.0:8443"
+    assert config["server"]["reflection"] is True
+
+
+def another_config_is_another_pod():
+    def checksum(values):
+        return render(values)["Deployment"]["spec"]["template"]["metadata"]["annotations"]["gatepost/config-checksum"]
+
+    other = copy.deepcopy(VALUES)
+    other["config"]["identity"]["trust_domains"] = ["example.com"]
+    assert checksum(VALUES) != checksum(other)
+
+
+def one_replica_needs_no_disruption_budget():
+    assert "PodDisruptionBudget" not in render(VALUES | {"replicas": 1})
+
+
+def what_is_missing_is_refused_by_its_key():
+    for path, key in REQUIRED:
+        values = copy.deepcopy(VALUES)
+        section = values
+        for step in path[:-1]:
+            section = section[step]
+        del section[path[-1]]
+        try:
+            render(values)
+        except helm.HelmError as error:
+            assert f"{key} is missing: " in str(error), f"{key}: {error}"
+        else:
+            raise AssertionError(f"rendered without {key}")
+
+
+CASES = [
+    lints,
+    manifests_are_valid,
+    the_pod_has_no_more_rights_than_it_needs,
+    the_file_is_what_was_said_with_the_places_that_the_chart_mounts,
+    another_config_is_another_pod,
+    one_replica_needs_no_disruption_budget,
+    what_is_missing_is_refused_by_its_key,
+]
+
+if __name__ == "__main__":
+    failed = 0
+    for case in CASES:
+        try:
+            case()
+            print(f"chart: {case.__name__} ... ok")
+        except Exception as error:  # every case is told, not the first alone
+            failed += 1
+            print(f"chart: {case.__name__} ... FAILED: {type(error).__name__}: {error}")
+    print(f"chart: {len(CASES) - failed} passed, {failed} failed")
+    sys.exit(1 if failed else 0)

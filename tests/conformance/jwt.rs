@@ -1,0 +1,275 @@
+//! Tokens and key sets of strangers: the attack tokens and hostile JWKS documents of `jwt-attacks`, and Wycheproof's
+//! JWS vectors.
+
+#![expect(clippy::print_stdout, reason = "how many ran, and which were left for later, is what this test tells")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a corpus of another form is a failed test")]
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use gatepost::clock::{ManualClock, SystemClock};
+use gatepost::config::{ClaimMapping, KeySource, Limits, TokenAlgorithm, TrustedIssuer};
+use gatepost::model::entity::EntityType;
+use gatepost::secret::SecretString;
+use gatepost::token::{KeySet, TokenError, UnverifiedToken, VerifiedToken, Verifier};
+use serde_json::Value;
+
+use crate::support::corpus;
+
+/// These need to know the caller or what was revoked, which a token alone can't tell.
+const LATER: [&str; 2] = ["binding", "revocation"];
+
+const EVERY_ALGORITHM: [TokenAlgorithm; 10] = [
+    TokenAlgorithm::Rs256,
+    TokenAlgorithm::Rs384,
+    TokenAlgorithm::Rs512,
+    TokenAlgorithm::Ps256,
+    TokenAlgorithm::Ps384,
+    TokenAlgorithm::Ps512,
+    TokenAlgorithm::Es256,
+    TokenAlgorithm::Es384,
+    TokenAlgorithm::EdDsa,
+    TokenAlgorithm::Hs256,
+];
+
+/// Every attack token comes out as the corpus expects, and comes out the same when it is presented again.
+///
+/// Keys come from files alone, so the verifier under test has no client and `must_not_fetch` can't be broken.
+#[tokio::test]
+async fn attack_tokens_come_out_as_expected() {
+    let Some(corpus) = read("jwt-attacks/attacks.json") else { return };
+    let bench = Bench::set_up(&corpus);
+    let (mut ran, mut failed, mut later) = (0, Vec::new(), Vec::new());
+    for case in list(&corpus, "cases") {
+        let id = text(case, "id");
+        if LATER.contains(&text(case, "category")) {
+            later.push(id);
+            continue;
+        }
+        ran += 1;
+        if let Err(difference) = bench.judge(case).await {
+            failed.push(format!("{id} ({}): {difference}", text(case, "why")));
+        }
+    }
+    println!("jwt-attacks/attacks.json: {ran} ran, {} failed", failed.len());
+    println!("jwt-attacks/attacks.json: {} come with caller binding and revocation: {}", later.len(), later.join(" "));
+    assert!(ran > 0 && failed.is_empty(), "{} of {ran} differ:\n{}", failed.len(), failed.join("\n"));
+}
+
+/// The usable keys of every document are the ones the corpus names; a document to be refused whole is refused whole.
+#[test]
+fn hostile_key_sets_give_only_their_usable_keys() {
+    let Some(corpus) = read("jwt-attacks/jwks-documents.json") else { return };
+    let (mut ran, mut failed) = (0, Vec::new());
+    for case in list(&corpus, "cases") {
+        ran += 1;
+        let usable: BTreeSet<&str> = list(case, "usable_kids").iter().map(|kid| kid.as_str().unwrap()).collect();
+        let keep_previous = case["keep_previous"].as_bool().unwrap_or(false);
+        let document = generated_document(case).unwrap_or_else(|| text(case, "body").to_owned());
+        let set = KeySet::read(document.as_bytes(), &Limits::default());
+        let ids = set.as_ref().map(|set| set.ids().collect::<BTreeSet<_>>());
+        let as_expected = match &ids {
+            Err(_) => keep_previous,
+            // Where the corpus leaves it to us, leaving the key out is as good.
+            Ok(ids) => !keep_previous && (*ids == usable || (case["policy"] == true && ids.is_empty())),
+        };
+        if !as_expected {
+            failed.push(format!("{} ({}): {ids:?}", text(case, "id"), text(case, "why")));
+        }
+    }
+    println!("jwt-attacks/jwks-documents.json: {ran} ran, {} failed", failed.len());
+    assert!(ran > 0 && failed.is_empty(), "{} of {ran} differ:\n{}", failed.len(), failed.join("\n"));
+}
+
+/// Every invalid JWS is refused and every valid one holds, except those that our rules exclude: HMAC keys in a key set,
+/// algorithms we don't have, and keys whose own `alg` is another.
+#[test]
+fn wycheproof_signatures_hold_exactly_when_valid() {
+    let Some(corpus) = read("wycheproof/json_web_signature_test.json") else { return };
+    let (mut ran, mut failed, mut ours) = (0, Vec::new(), Vec::new());
+    for group in list(&corpus, "testGroups") {
+        let key = if group["public"].is_null() { &group["private"] } else { &group["public"] };
+        for case in list(group, "tests") {
+            ran += 1;
+            let name = format!("{} {} {}", case["tcId"], text(group, "comment"), text(case, "comment"));
+            let jws = text(case, "jws");
+            let verdict = check_jws(key, jws);
+            let excluded = key["kty"] == "oct" || !algorithm_fits(key, jws);
+            match (text(case, "result") == "valid", &verdict) {
+                (true, Ok(())) | (false, Err(_)) => {}
+                (true, Err(_)) if excluded => ours.push(name),
+                (_, verdict) => failed.push(format!("{name}: {verdict:?}")),
+            }
+        }
+    }
+    println!("wycheproof/json_web_signature_test.json: {ran} ran, {} failed", failed.len());
+    println!("wycheproof: {} valid ones are refused by our own rules: {}", ours.len(), ours.join(", "));
+    assert!(ran > 0 && failed.is_empty(), "{} of {ran} differ:\n{}", failed.len(), failed.join("\n"));
+}
+
+/// A verifier as the corpus describes it, at the corpus's time.
+struct Bench {
+    verifier: Verifier,
+    limits: Limits,
+    now: SystemTime,
+    leeway: u64,
+    accepted_types: BTreeSet<String>,
+    /// Holds the key files.
+    _folder: tempfile::TempDir,
+}
+
+impl Bench {
+    fn set_up(corpus: &Value) -> Self {
+        let profile = &corpus["profile"];
+        assert_eq!(profile["kid_required"], true, "we have no other rule");
+        assert_eq!(profile["min_rsa_bits"], 2048, "we have no other rule");
+        assert_eq!(profile["max_future_iat_s"], 60, "we have no other rule");
+        let limits = Limits {
+            token_bytes: size(profile, "max_token_chars"),
+            token_json_depth: size(profile, "max_json_depth"),
+            token_claims: size(profile, "max_claims"),
+            ..Limits::default()
+        };
+        let leeway = profile["leeway_s"].as_u64().unwrap();
+        let accepted_types: BTreeSet<_> =
+            list(profile, "accepted_typ").iter().map(|one| one.as_str().unwrap().to_owned()).collect();
+        let folder = tempfile::tempdir().unwrap();
+        let issuers: Vec<_> = list(corpus, "issuers")
+            .iter()
+            .enumerate()
+            .map(|(position, issuer)| {
+                let file = folder.path().join(format!("{position}.json"));
+                std::fs::write(&file, issuer["jwks"].to_string()).unwrap();
+                TrustedIssuer {
+                    issuer: text(issuer, "iss").to_owned(),
+                    audiences: vec![text(profile, "audience").to_owned()],
+                    algorithms: list(profile, "allowed_algs").iter().map(algorithm).collect(),
+                    keys: KeySource::File(file),
+                    token_types: Some(accepted_types.clone()),
+                    clock_skew: Duration::from_secs(leeway),
+                    max_lifetime: Duration::from_secs(profile["max_lifetime_s"].as_u64().unwrap()),
+                    mapping: ClaimMapping {
+                        principal_type: EntityType::parse("User").unwrap(),
+                        id_claim: "sub".to_owned(),
+                        attributes: Vec::new(),
+                        parents: Vec::new(),
+                    },
+                }
+            })
+            .collect();
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(corpus["verify_at_unix"].as_u64().unwrap());
+        let verifier = Verifier::new(&issuers, &limits, 10_000, ManualClock::at(now)).unwrap();
+        Self { verifier, limits, now, leeway, accepted_types, _folder: folder }
+    }
+
+    async fn present(&self, token: &SecretString) -> Result<Arc<VerifiedToken>, TokenError> {
+        self.verifier.verify(UnverifiedToken::new(token, &self.limits)?, self.now).await
+    }
+
+    /// Whether the case comes out as it says, twice; else how it differs.
+    async fn judge(&self, case: &Value) -> Result<(), String> {
+        let token: SecretString = generated_token(case)?.into();
+        let watch = SystemClock::shared();
+        let verdict = self.present(&token).await;
+        let took = watch.monotonic();
+        if case["max_ms"].as_u64().is_some_and(|most| took > Duration::from_millis(most)) {
+            return Err(format!("took {took:?}"));
+        }
+        let again = self.present(&token).await;
+        let principal = |verdict: &Result<Arc<VerifiedToken>, TokenError>| {
+            verdict.as_ref().map(|token| token.principal().uid.id.as_str().to_owned()).map_err(|error| *error)
+        };
+        let (verdict, again) = (principal(&verdict), principal(&again));
+        if verdict != again {
+            return Err(format!("first {verdict:?}, then {again:?}"));
+        }
+        let expected = match text(case, "expect") {
+            "accept" => Some(case["sub"].as_str().unwrap_or("user-42").to_owned()),
+            "accept-literal" => Some(subject_in(text(case, "token"))),
+            "accept-if-leeway" => {
+                (case["leeway_needed_s"].as_u64().unwrap() <= self.leeway).then(|| "user-42".to_owned())
+            }
+            "reject" => None,
+            "reject-if-strict-typ" if !self.accepted_types.contains("jwt") => None,
+            "reject-if-strict-typ" => Some("user-42".to_owned()),
+            "any" | "policy" => {
+                println!("{}: {verdict:?}, either is fine ({})", text(case, "id"), text(case, "why"));
+                return Ok(());
+            }
+            other => return Err(format!("unknown expectation `{other}`")),
+        };
+        match (expected, verdict) {
+            (Some(expected), Ok(id)) if id == expected => Ok(()),
+            (None, Err(_)) => Ok(()),
+            (expected, verdict) => Err(format!("expected {expected:?}, got {verdict:?}")),
+        }
+    }
+}
+
+/// The case's token, made longer where the case says so: `append "A"*8388608`.
+fn generated_token(case: &Value) -> Result<String, String> {
+    let token = text(case, "token").to_owned();
+    let Some(recipe) = case["generate"].as_str() else { return Ok(token) };
+    let parts = recipe.strip_prefix("append \"").and_then(|rest| rest.split_once("\"*"));
+    let (what, times) = parts.ok_or_else(|| format!("unknown recipe `{recipe}`"))?;
+    let times = times.parse().map_err(|_| format!("unknown recipe `{recipe}`"))?;
+    Ok(token + &what.repeat(times))
+}
+
+/// A document that is too long to be written out: so many keys, each with an id of its own.
+fn generated_document(case: &Value) -> Option<String> {
+    let recipe = case["generate"].as_str()?;
+    let (count, _) = recipe.strip_prefix("{\"keys\":[").and_then(|rest| rest.split_once(" x ")).unwrap();
+    let count: usize = count.replace(' ', "").parse().unwrap();
+    let keys: Vec<_> =
+        (0..count).map(|at| format!(r#"{{"kty":"RSA","n":"nNPy","e":"AQAB","kid":"k{at}","use":"sig"}}"#)).collect();
+    Some(format!(r#"{{"keys":[{}]}}"#, keys.join(",")))
+}
+
+fn check_jws(key: &Value, jws: &str) -> Result<(), TokenError> {
+    let set = KeySet::read(serde_json::json!({ "keys": [key] }).to_string().as_bytes(), &Limits::default()).unwrap();
+    let token = UnverifiedToken::new(&jws.to_owned().into(), &Limits::default())?;
+    set.check(&token, &EVERY_ALGORITHM).map(|_| ())
+}
+
+/// Whether the key's own `alg` is the header's, and one that we have.
+fn algorithm_fits(key: &Value, jws: &str) -> bool {
+    let header = URL_SAFE_NO_PAD.decode(jws.split('.').next().unwrap()).unwrap_or_default();
+    let header: Value = serde_json::from_slice(&header).unwrap_or_default();
+    let named = header.get("alg").and_then(Value::as_str);
+    named == key["alg"].as_str() && EVERY_ALGORITHM.iter().any(|one| named == Some(one.as_str()))
+}
+
+fn subject_in(token: &str) -> String {
+    let claims = URL_SAFE_NO_PAD.decode(token.split('.').nth(1).unwrap()).unwrap();
+    let claims: Value = serde_json::from_slice(&claims).unwrap();
+    text(&claims, "sub").to_owned()
+}
+
+fn algorithm(name: &Value) -> TokenAlgorithm {
+    *EVERY_ALGORITHM.iter().find(|one| name == one.as_str()).unwrap_or_else(|| panic!("no algorithm {name}"))
+}
+
+fn read(relative: &str) -> Option<Value> {
+    let Some(path) = corpus(relative) else {
+        assert!(std::env::var_os("CI").is_none(), "{relative} is missing");
+        println!("{relative}: skipped, it is not here");
+        return None;
+    };
+    Some(serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap())
+}
+
+fn list<'a>(value: &'a Value, name: &str) -> &'a [Value] {
+    value[name].as_array().unwrap_or_else(|| panic!("`{name}` is no list"))
+}
+
+fn text<'a>(value: &'a Value, name: &str) -> &'a str {
+    value[name].as_str().unwrap_or_else(|| panic!("`{name}` is no text"))
+}
+
+fn size(value: &Value, name: &str) -> usize {
+    usize::try_from(value[name].as_u64().unwrap()).unwrap()
+}
