@@ -10,4 +10,5 @@
 
 mod support;
 
+mod properties;
 mod three_levels;

@@ -1,0 +1,326 @@
+//! What must hold whatever the policies are: a mask is one plain Cedar question per field, and the function level never
+//! contradicts the object level. Random bundles, random questions; Cedar's own authorizer over the whole set, with
+//! deny-on-error, is the judge.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::SystemTime;
+
+use gatepost::model::decision::{Decision, DenialCode, Ruling};
+use gatepost::model::entity::{EntityId, EntityType, EntityUid, RawEntity, RawRecord, RawValue};
+use gatepost::model::field_path::FieldPath;
+use gatepost::model::question::{FieldMode, FieldQuery, FieldSelection, Question, Resource};
+use gatepost::policy::{AuthorizationRequest, Bundle, BundleFiles, BundleOptions, SourceFile, SubjectData, dangerous};
+
+/// SplitMix64: small, seeded, and the same everywhere.
+pub struct Dice(pub u64);
+
+impl Dice {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub fn below(&mut self, bound: usize) -> usize {
+        (self.next() % bound as u64) as usize
+    }
+
+    pub fn one_in(&mut self, chances: usize) -> bool {
+        self.below(chances) == 0
+    }
+
+    pub fn pick<T: Clone>(&mut self, from: &[T]) -> T {
+        from[self.below(from.len())].clone()
+    }
+}
+
+const GROUPS: [&str; 3] = ["basic", "pii", "admin"];
+const USERS: [&str; 3] = ["ann", "bob", "cyd"];
+const ROLES: [&str; 2] = ["staff", "chief"];
+
+/// A schema of random fields, some nested, and what can be named in policies about them.
+struct World {
+    schema: String,
+    actions: Vec<String>,
+    fields: Vec<String>,
+}
+
+fn world(dice: &mut Dice) -> World {
+    let mut fields = Vec::new();
+    let (mut top, mut nested) = (String::new(), String::new());
+    let mut groups = BTreeSet::new();
+    let mut subtree = false;
+    for index in 0..1 + dice.below(7) {
+        let chosen: Vec<&str> = GROUPS.into_iter().filter(|_| dice.one_in(3)).collect();
+        groups.extend(chosen.iter().copied());
+        let annotation = if chosen.is_empty() { String::new() } else { format!("@read(\"{}\") ", chosen.join(",")) };
+        if dice.one_in(3) {
+            nested.push_str(&format!("{annotation}n{index}?: String, "));
+            fields.push(format!("box.n{index}"));
+            subtree = true;
+        } else {
+            top.push_str(&format!("{annotation}f{index}?: String, "));
+            fields.push(format!("f{index}"));
+        }
+    }
+    let record = if subtree { format!("box?: {{ {nested} }},") } else { String::new() };
+    let schema = format!(
+        "entity Role; entity User in [Role] = {{ level: Long }};
+         entity Doc = {{ owner: User, open: Bool, size: Long, {top} {record} }};
+         @fields(\"read\") action read appliesTo {{ principal: User, resource: Doc, context: {{ mfa: Bool, deep?: Long }} }};
+         action list appliesTo {{ principal: User, resource: Doc, context: {{ mfa: Bool, deep?: Long }} }};"
+    );
+    let mut actions = vec!["read".to_owned(), "read".to_owned(), "list".to_owned()];
+    actions.extend(fields.iter().map(|field| format!("read:{field}")));
+    for group in groups {
+        actions.extend([format!("read#{group}"), format!("read#{group}")]);
+    }
+    if subtree {
+        actions.push("read:box.*".to_owned());
+    }
+    fields.extend(["open", "owner", "size"].map(str::to_owned));
+    World { schema, actions, fields }
+}
+
+/// A condition; some overflow on some resources, some look at the action.
+fn condition(dice: &mut Dice, world: &World, depth: usize) -> String {
+    if depth > 0 && dice.one_in(2) {
+        let (left, right) = (condition(dice, world, depth - 1), condition(dice, world, depth - 1));
+        return match dice.below(4) {
+            0 => format!("({left}) && ({right})"),
+            1 => format!("({left}) || ({right})"),
+            2 => format!("!({left})"),
+            _ => format!("if {left} then {right} else resource.open"),
+        };
+    }
+    match dice.below(10) {
+        0 => "resource.owner == principal".to_owned(),
+        1 => "context.mfa".to_owned(),
+        2 => "resource.open".to_owned(),
+        3 => format!("principal.level > {}", dice.below(4)),
+        4 => "resource.size + 1 > principal.level".to_owned(),
+        5 => "9223372036854775807 - principal.level + resource.size > 0".to_owned(),
+        6 => format!("principal in Role::\"{}\"", dice.pick(&ROLES)),
+        7 => format!("action in Action::\"{}\"", dice.pick(&world.actions)),
+        8 => format!("action == Action::\"{}\"", dice.pick(&world.actions)),
+        _ => "context has deep && context.deep * 4611686018427387904 > 1".to_owned(),
+    }
+}
+
+fn policies(dice: &mut Dice, world: &World) -> String {
+    let mut text = String::new();
+    for index in 0..2 + dice.below(7) {
+        let forbids = dice.one_in(4);
+        let principal = match dice.below(5) {
+            0 => format!("principal == User::\"{}\"", dice.pick(&USERS)),
+            1 => format!("principal in Role::\"{}\"", dice.pick(&ROLES)),
+            2 => "principal is User".to_owned(),
+            _ => "principal".to_owned(),
+        };
+        let action = match dice.below(6) {
+            0 if forbids => "action".to_owned(),
+            0 | 1 => format!("action == Action::\"{}\"", dice.pick(&world.actions)),
+            2 => format!("action in Action::\"{}\"", dice.pick(&world.actions)),
+            _ => {
+                let names: Vec<String> =
+                    (0..1 + dice.below(3)).map(|_| format!("Action::\"{}\"", dice.pick(&world.actions))).collect();
+                format!("action in [Action::\"read\", {}]", names.join(", "))
+            }
+        };
+        let resource = match dice.below(4) {
+            0 => "resource == Doc::\"d1\"",
+            1 => "resource is Doc",
+            _ => "resource",
+        };
+        let effect = if forbids { "forbid" } else { "permit" };
+        let mut body = String::new();
+        for _ in 0..dice.below(3) {
+            let keyword = if dice.one_in(3) { "unless" } else { "when" };
+            body.push_str(&format!(" {keyword} {{ {} }}", condition(dice, world, 2)));
+        }
+        text.push_str(&format!("@id(\"p{index}\") {effect} ({principal}, {action}, {resource}){body};\n"));
+    }
+    text
+}
+
+/// A random bundle; `==` on a group or a condition that can't be true may not validate, so some dice are thrown again.
+fn bundle(dice: &mut Dice) -> (World, Bundle) {
+    loop {
+        let world = world(dice);
+        let file = |name: &str, text: String| SourceFile { name: name.to_owned(), text };
+        let files = BundleFiles {
+            schemas: vec![file("w.cedarschema", world.schema.clone())],
+            policies: vec![file("w.cedar", policies(dice, &world))],
+            entities: None,
+        };
+        if let Ok(bundle) = Bundle::compile(files, &BundleOptions::default()) {
+            return (world, bundle);
+        }
+    }
+}
+
+pub fn uid(kind: &str, id: &str) -> EntityUid {
+    EntityUid { entity_type: EntityType::parse(kind).unwrap(), id: EntityId::parse(id, 1024).unwrap() }
+}
+
+fn reference(kind: &str, id: &str) -> RawValue {
+    RawValue::Record(
+        [("type".to_owned(), RawValue::Text(kind.into())), ("id".to_owned(), RawValue::Text(id.into()))].into(),
+    )
+}
+
+fn subject(dice: &mut Dice) -> SubjectData {
+    let attributes = [("level".to_owned(), RawValue::Integer(dice.below(5) as i64))].into();
+    let parents = ROLES.into_iter().filter(|_| dice.one_in(2)).map(|role| uid("Role", role)).collect();
+    SubjectData {
+        principal: RawEntity { uid: uid("User", dice.pick(&USERS)), attributes, parents },
+        token: None,
+        caller: None,
+    }
+}
+
+fn context(dice: &mut Dice) -> RawRecord {
+    let mut context: RawRecord = [("mfa".to_owned(), RawValue::Bool(dice.one_in(2)))].into();
+    if dice.one_in(3) {
+        context.insert("deep".to_owned(), RawValue::Integer(dice.below(4) as i64));
+    }
+    context
+}
+
+fn document(dice: &mut Dice) -> Resource {
+    let size = dice.pick(&[-3, 0, 2, i64::MAX]);
+    Resource {
+        entity_type: EntityType::parse("Doc").unwrap(),
+        id: Some(EntityId::parse(dice.pick(&["d1", "d2"]), 64).unwrap()),
+        attributes: BTreeMap::from([
+            ("owner".to_owned(), reference("User", dice.pick(&USERS))),
+            ("open".to_owned(), RawValue::Bool(dice.one_in(2))),
+            ("size".to_owned(), RawValue::Integer(size)),
+        ]),
+        parents: Vec::new(),
+    }
+}
+
+fn question(action: &str, resource: Resource, context: RawRecord, fields: Option<FieldQuery>) -> Question {
+    Question { action: action.to_owned(), resource, fields, context, entities: Vec::new(), bypass_cache: true }
+}
+
+fn ask(bundle: &Bundle, subject: &SubjectData, question: &Question) -> (AuthorizationRequest, Ruling) {
+    let request = bundle.request(subject, question, SystemTime::UNIX_EPOCH).unwrap();
+    let ruling = bundle.rule(&request);
+    (request, ruling)
+}
+
+/// Cedar's own authorizer over the whole set, and deny if any forbid erred.
+pub fn plainly_allowed(bundle: &Bundle, request: &AuthorizationRequest, field: Option<&str>) -> bool {
+    let (allowed, _, errors) = dangerous::plain(request, field).unwrap();
+    let forbids = |id: &String| bundle.policies().iter().any(|policy| policy.forbids && policy.id == *id);
+    allowed && !errors.iter().any(forbids)
+}
+
+#[test]
+fn a_mask_is_one_plain_cedar_question_per_field() {
+    let mut dice = Dice(20_261_124);
+    let (mut masks, mut fields_asked, mut erring, mut nonempty, mut whole) = (0, 0, 0, 0, 0);
+    while masks < 20_000 {
+        let (world, bundle) = bundle(&mut dice);
+        for _ in 0..40 {
+            let strict = dice.one_in(4);
+            let selection = if dice.one_in(2) {
+                FieldSelection::All
+            } else {
+                let mut named: Vec<FieldPath> = Vec::new();
+                for field in &world.fields {
+                    if dice.one_in(2) {
+                        named.push(FieldPath::parse(field).unwrap());
+                    }
+                }
+                if named.is_empty() { FieldSelection::All } else { FieldSelection::Named(named) }
+            };
+            let asked: BTreeSet<String> = match &selection {
+                FieldSelection::All => world.fields.iter().cloned().collect(),
+                FieldSelection::Named(paths) => paths.iter().map(ToString::to_string).collect(),
+            };
+            let mode = Some(if strict { FieldMode::Strict } else { FieldMode::Filter });
+            let fields = Some(FieldQuery { selection, mode });
+            let (resource, context) = (document(&mut dice), context(&mut dice));
+            let question = question("read", resource, context, fields);
+            let (request, ruling) = ask(&bundle, &subject(&mut dice), &question);
+
+            let base = plainly_allowed(&bundle, &request, None);
+            let granted: BTreeSet<String> =
+                asked.iter().filter(|field| base && plainly_allowed(&bundle, &request, Some(field))).cloned().collect();
+            let expect_allow = if strict { base && granted == asked } else { !granted.is_empty() };
+            assert_eq!(ruling.decision == Decision::Allow, expect_allow, "{question:?}\n{ruling:?}\n{granted:?}");
+            let covers = |mask: &FieldPath, field: &str| {
+                field == mask.as_str() || field.strip_prefix(mask.as_str()).is_some_and(|rest| rest.starts_with('.'))
+            };
+            match &ruling.fields {
+                Some(mask) => {
+                    assert!(!mask.is_empty(), "an empty mask never leaves");
+                    let shown: BTreeSet<String> = world
+                        .fields
+                        .iter()
+                        .filter(|field| mask.iter().any(|path| covers(path, field)))
+                        .cloned()
+                        .collect();
+                    assert_eq!(shown, granted, "{question:?}\n{ruling:?}");
+                    nonempty += 1;
+                    whole += usize::from(mask.iter().any(|path| path.as_str() == "box"));
+                }
+                None => assert_ne!(ruling.decision, Decision::Allow),
+            }
+            if base && strict && !expect_allow {
+                let denial = ruling.denial.as_ref().unwrap();
+                assert_eq!(denial.code, DenialCode::FieldNotGranted);
+                let refused: BTreeSet<String> = denial.refused_fields.iter().map(ToString::to_string).collect();
+                assert_eq!(refused, asked.difference(&granted).cloned().collect());
+            }
+            masks += 1;
+            fields_asked += asked.len();
+            erring += usize::from(!ruling.errors.is_empty());
+        }
+    }
+    println!(
+        "{masks} masks over {fields_asked} fields: {nonempty} granted, {whole} with a whole subtree, {erring} with erring policies"
+    );
+    assert!(nonempty > 2000 && erring > 500 && whole > 50, "the dice reach every corner: {nonempty} {erring} {whole}");
+}
+
+#[test]
+fn the_function_level_never_contradicts_the_object_level() {
+    let mut dice = Dice(7);
+    let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut pairs = 0;
+    while pairs < 20_000 {
+        let (_, bundle) = bundle(&mut dice);
+        for _ in 0..12 {
+            let (subject, context) = (subject(&mut dice), context(&mut dice));
+            let action = dice.pick(&["read", "list"]);
+            let mut of_type = document(&mut dice);
+            (of_type.id, of_type.attributes) = (None, BTreeMap::new());
+            let (_, function) = ask(&bundle, &subject, &question(action, of_type, context.clone(), None));
+            *seen
+                .entry(match function.decision {
+                    Decision::Allow => "allow",
+                    Decision::Deny => "deny",
+                    Decision::Conditional => "conditional",
+                })
+                .or_default() += 1;
+            for _ in 0..8 {
+                let (request, object) =
+                    ask(&bundle, &subject, &question(action, document(&mut dice), context.clone(), None));
+                assert_eq!(object.decision == Decision::Allow, plainly_allowed(&bundle, &request, None));
+                match function.decision {
+                    Decision::Conditional => {}
+                    told => assert_eq!(object.decision, told, "{request:?}\n{function:?}\n{object:?}"),
+                }
+                pairs += 1;
+            }
+        }
+    }
+    println!("{pairs} pairs of function and object; function level: {seen:?}");
+    assert!(seen.len() == 3 && seen.values().all(|count| *count > 100), "the dice reach every answer: {seen:?}");
+}
