@@ -356,7 +356,7 @@ fn entity_text(uid: &EntityUid) -> Text<'_> {
 fn resource(asked: &QuestionFacts) -> Resource<'_> {
     let id = asked.resource_id.as_deref();
     Resource {
-        uid: id.map(|id| Text::composed(format!("{}::{:?}", cut(&asked.resource_type), cut(id)))),
+        uid: id.map(Text::new),
         name: Text::new(id.unwrap_or(&asked.resource_type)),
         r#type: Text::new(&asked.resource_type),
     }

@@ -10,5 +10,8 @@
 
 mod support;
 
+mod audit_trail;
+mod caching;
+mod failing_closed;
 mod properties;
 mod three_levels;

@@ -215,11 +215,12 @@ impl World {
     /// The system's own.
     pub fn write(&self, name: &str, text: &str) -> io::Result<()> {
         use std::os::unix::fs::OpenOptionsExt as _;
-        let aside = self.folder.join(format!(".{name}.new"));
+        let place = self.folder.join(name);
+        let aside = place.with_file_name(format!(".{}.new", place.file_name().unwrap_or_default().to_string_lossy()));
         let mut options = fs::OpenOptions::new();
         options.write(true).create(true).truncate(true).mode(0o600);
         io::Write::write_all(&mut options.open(&aside)?, text.as_bytes())?;
-        fs::rename(aside, self.folder.join(name))
+        fs::rename(aside, place)
     }
 
     fn jwks(&self) -> Value {
