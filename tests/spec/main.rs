@@ -13,5 +13,6 @@ mod support;
 mod audit_trail;
 mod caching;
 mod failing_closed;
+mod operations;
 mod properties;
 mod three_levels;
