@@ -119,7 +119,9 @@ pub async fn build(
     aws_lc_rs::rand::fill(&mut hash_key).map_err(|_| BuildError::Random)?;
     let listener = bind(config.server.listen).await?;
     let ops_listener = bind(config.server.ops_listen).await?;
-    let bound = |listener: &TcpListener, address| listener.local_addr().map_err(|source| BuildError::Listen { address, source });
+    let bound = |listener: &TcpListener, address| {
+        listener.local_addr().map_err(|source| BuildError::Listen { address, source })
+    };
     let address = bound(&listener, config.server.listen)?;
     let ops_address = bound(&ops_listener, config.server.ops_listen)?;
 
@@ -179,11 +181,15 @@ impl Gatepost {
             metrics.tls_reload(outcome.is_ok());
             match outcome {
                 Ok(_) => tracing::info!("the listener's certificate, key or client authorities were renewed"),
-                Err(error) => tracing::error!(error = error as &dyn std::error::Error, "renewed TLS files are not usable; the old ones stay"),
+                Err(error) => tracing::error!(
+                    error = error as &dyn std::error::Error,
+                    "renewed TLS files are not usable; the old ones stay"
+                ),
             }
         }));
         tokio::spawn(report_issuers(Arc::clone(&pdp), config.issuers.clone(), helpers.clone()));
-        let operators = tokio::spawn(ops::serve(ops_listener, ops::router(Arc::clone(&readiness), registry), helpers.clone()));
+        let operators =
+            tokio::spawn(ops::serve(ops_listener, ops::router(Arc::clone(&readiness), registry), helpers.clone()));
 
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_serving::<DecisionServiceServer<Service>>().await;
@@ -304,7 +310,12 @@ fn watch_policies(pdp: &Arc<Pdp>, settings: &PolicyConfig, stop: &CancellationTo
                     tracing::error!(problem = %problem, "the changed policies are not usable; the old ones stay");
                 }
                 let before = pdp.store.current().revision().clone();
-                PolicyEntry { time: pdp.clock.now(), before: Some(before), after: None, problems: report.problems.len() }
+                PolicyEntry {
+                    time: pdp.clock.now(),
+                    before: Some(before),
+                    after: None,
+                    problems: report.problems.len(),
+                }
             }
         };
         if let Err(error) = runtime.block_on(pdp.trail.write(Entry::Policy(entry))) {
@@ -312,7 +323,10 @@ fn watch_policies(pdp: &Arc<Pdp>, settings: &PolicyConfig, stop: &CancellationTo
         }
     });
     if let Err(error) = watching {
-        tracing::warn!(error = &error as &dyn std::error::Error, "the policy folder can't be watched; it is looked at now and then");
+        tracing::warn!(
+            error = &error as &dyn std::error::Error,
+            "the policy folder can't be watched; it is looked at now and then"
+        );
     }
 }
 

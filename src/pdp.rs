@@ -20,7 +20,9 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::Semaphore;
 
-use crate::audit::{AuditError, CallEntry, CallerFacts, Entry, Outcome, Place, QuestionFacts, Redaction, SubjectFacts, Trail};
+use crate::audit::{
+    AuditError, CallEntry, CallerFacts, Entry, Outcome, Place, QuestionFacts, Redaction, SubjectFacts, Trail,
+};
 use crate::cache::{Account, Rulings};
 use crate::caller::{Caller, Callers};
 use crate::clock::SharedClock;
@@ -235,10 +237,10 @@ impl Pdp {
             return Ok(denied(code));
         }
         if let Some(facts) = &mut known.question {
-            facts.kept.extend(self.redaction.kept(
-                Place::Principal(&who.data.principal.uid.entity_type),
-                &who.data.principal.attributes,
-            ));
+            facts.kept.extend(
+                self.redaction
+                    .kept(Place::Principal(&who.data.principal.uid.entity_type), &who.data.principal.attributes),
+            );
         }
         let now = self.clock.now();
         let checked = self.timed("request", || bundle.request(&who.data, question, now));
@@ -311,7 +313,8 @@ impl Pdp {
                 let token = match verified {
                     Ok(token) => token,
                     Err(error) => {
-                        let facts = SubjectFacts { kind, token_refusal: Some(error.reason()), ..SubjectFacts::default() };
+                        let facts =
+                            SubjectFacts { kind, token_refusal: Some(error.reason()), ..SubjectFacts::default() };
                         let mut who = plain(bare(self.principals.anonymous.clone()))?;
                         (who.facts, who.refusal) = (facts, Some(error.denial()));
                         return Ok(who);
@@ -419,11 +422,12 @@ impl Pdp {
             },
             Err(error) => error.outcome(),
         };
-        let level = known.level.or(known.question.as_ref().map(|question| match (&question.resource_id, &question.fields) {
-            (None, _) => "function",
-            (Some(_), None) => "object",
-            (Some(_), Some(_)) => "field",
-        }));
+        let level =
+            known.level.or(known.question.as_ref().map(|question| match (&question.resource_id, &question.fields) {
+                (None, _) => "function",
+                (Some(_), None) => "object",
+                (Some(_), Some(_)) => "field",
+            }));
         let entry = CallEntry {
             decision_id: begun.id,
             time: begun.wall,

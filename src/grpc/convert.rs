@@ -120,10 +120,13 @@ impl Common {
             return Err(misfit("context", "is longer than `limits.context_bytes`"));
         }
         let context = match &context {
-            Some(context) => {
-                Reader { at: "context", left: limits.context_keys, over: "has more keys than `limits.context_keys`", limits }
-                    .record(context, 1)?
+            Some(context) => Reader {
+                at: "context",
+                left: limits.context_keys,
+                over: "has more keys than `limits.context_keys`",
+                limits,
             }
+            .record(context, 1)?,
             None => RawRecord::new(),
         };
         if entities.len() > limits.entities {
@@ -196,8 +199,9 @@ fn field_query(query: v1::FieldQuery, at: &str, limits: &Limits) -> Result<Field
             }
             let mut named: Vec<FieldPath> = Vec::with_capacity(paths.len());
             for path in &paths {
-                let path = FieldPath::parse(path)
-                    .map_err(|_| misfit(&at, "must be identifiers joined by dots, without `*`: at most 16 of them and 256 bytes"))?;
+                let path = FieldPath::parse(path).map_err(|_| {
+                    misfit(&at, "must be identifiers joined by dots, without `*`: at most 16 of them and 256 bytes")
+                })?;
                 if !named.contains(&path) {
                     named.push(path);
                 }
@@ -227,19 +231,29 @@ impl Described<'_> {
 }
 
 fn entity_type(text: &str, at: &str) -> Result<EntityType, Misfit> {
-    EntityType::parse(text).map_err(|error| misfit(&format!("{at}.type"), match error {
-        NameError::Empty => "must be given",
-        NameError::TooLong => "is longer than 256 bytes",
-        NameError::Shape | NameError::Unprintable => "must be identifiers joined by `::`",
-    }))
+    EntityType::parse(text).map_err(|error| {
+        misfit(
+            &format!("{at}.type"),
+            match error {
+                NameError::Empty => "must be given",
+                NameError::TooLong => "is longer than 256 bytes",
+                NameError::Shape | NameError::Unprintable => "must be identifiers joined by `::`",
+            },
+        )
+    })
 }
 
 fn entity_id(text: &str, at: &str, limits: &Limits) -> Result<EntityId, Misfit> {
-    EntityId::parse(text, limits.id_bytes).map_err(|error| misfit(&format!("{at}.id"), match error {
-        NameError::Empty => "must not be empty",
-        NameError::TooLong => "is longer than `limits.id_bytes`",
-        NameError::Shape | NameError::Unprintable => "holds a control, bidirectional or zero-width character",
-    }))
+    EntityId::parse(text, limits.id_bytes).map_err(|error| {
+        misfit(
+            &format!("{at}.id"),
+            match error {
+                NameError::Empty => "must not be empty",
+                NameError::TooLong => "is longer than `limits.id_bytes`",
+                NameError::Shape | NameError::Unprintable => "holds a control, bidirectional or zero-width character",
+            },
+        )
+    })
 }
 
 fn parents(wire: &[v1::EntityRef], at: &str, limits: &Limits) -> Result<Vec<EntityUid>, Misfit> {
@@ -247,7 +261,9 @@ fn parents(wire: &[v1::EntityRef], at: &str, limits: &Limits) -> Result<Vec<Enti
         return Err(misfit(at, "are more than `limits.ancestors`"));
     }
     wire.iter()
-        .map(|parent| Ok(EntityUid { entity_type: entity_type(&parent.r#type, at)?, id: entity_id(&parent.id, at, limits)? }))
+        .map(|parent| {
+            Ok(EntityUid { entity_type: entity_type(&parent.r#type, at)?, id: entity_id(&parent.id, at, limits)? })
+        })
         .collect()
 }
 
@@ -293,9 +309,9 @@ impl Reader<'_> {
             Some(Kind::ListValue(list)) if list.values.len() > self.limits.set_elements => {
                 Err(misfit(self.at, "holds a list of more than `limits.set_elements`"))
             }
-            Some(Kind::ListValue(list)) => {
-                Ok(RawValue::List(list.values.iter().map(|value| self.value(value, depth + 1)).collect::<Result<_, _>>()?))
-            }
+            Some(Kind::ListValue(list)) => Ok(RawValue::List(
+                list.values.iter().map(|value| self.value(value, depth + 1)).collect::<Result<_, _>>()?,
+            )),
             Some(Kind::StructValue(record)) => Ok(RawValue::Record(self.record(record, depth)?)),
         }
     }

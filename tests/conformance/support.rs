@@ -10,7 +10,9 @@ pub fn corpus(relative: &str) -> Option<PathBuf> {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let named = std::env::var_os("GATEPOST_CONFORMANCE").map(PathBuf::from);
     let root = named.clone().unwrap_or_else(|| here.join("../shared/conformance"));
-    let found = [root.join(relative), here.join("tests/conformance/data").join(relative)].into_iter().find(|path| path.exists());
+    let found = [root.join(relative), here.join("tests/conformance/data").join(relative)]
+        .into_iter()
+        .find(|path| path.exists());
     if found.is_none() {
         println!("SKIPPED: no corpus `{relative}` in {}", root.display());
         assert!(
