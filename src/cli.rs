@@ -1,1 +1,114 @@
-//! (stub)
+//! The command line: `gatepost serve`, `demo`, `check`, `test`, `completions`.
+//!
+//! Results go to standard output, logs and complaints to standard error; colours only to a terminal.
+
+use std::ffi::OsString;
+use std::io::{IsTerminal as _, Write};
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser, Subcommand};
+
+pub mod check;
+pub mod demo;
+pub mod serve;
+pub mod test;
+
+/// Exit codes beyond 0 and 1, after sysexits(3).
+pub mod exit {
+    /// The configuration is wrong.
+    pub const CONFIGURATION: u8 = 64;
+    /// Policies, certificates or keys are wrong.
+    pub const DATA: u8 = 65;
+    /// A port is taken, or records can't be written.
+    pub const UNAVAILABLE: u8 = 69;
+    /// The self-test failed, or a fault of ours.
+    pub const SOFTWARE: u8 = 70;
+    /// Ended by a second signal before the drain was over.
+    pub const FORCED: u8 = 130;
+}
+
+/// A policy decision point: may this principal, through this service, do this to that object, and to which of its fields?
+#[derive(Debug, Parser)]
+#[command(
+    name = "gatepost",
+    version,
+    propagate_version = true,
+    after_long_help = "\
+Start here:
+    gatepost demo                         a short story over real mTLS, tokens and policies
+    gatepost check policies               is the bundle right?
+    gatepost test policies                does it decide what it should?
+    gatepost serve --config gatepost.yaml
+
+Exit codes: 0 well, 1 no (a check or test failed), 2 the command line is wrong, 64 the configuration is wrong,
+65 policies, certificates or keys are wrong, 69 a port is taken or records can't be written, 70 a fault of ours."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve decisions
+    Serve(serve::ServeArgs),
+    /// Play a short story against a real server in a temporary folder
+    Demo(demo::DemoArgs),
+    /// Check a policy bundle, with reports like a compiler's
+    Check(check::CheckArgs),
+    /// Run a bundle's policy tests
+    Test(test::TestArgs),
+    /// Print completions for a shell
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Runs the command line and gives the exit code.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are no errors; a closed pipe is nothing to complain of.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    let mut out = anstream::stdout();
+    let colours = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let done = match cli.command {
+        Command::Serve(args) => serve::run(&args),
+        Command::Demo(args) => demo::run(&args, &mut out, colours),
+        Command::Check(args) => check::run(&args, &mut out, colours),
+        Command::Test(args) => test::run(&args, &mut out, colours),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "gatepost", &mut out);
+            Ok(0)
+        }
+    };
+    match done.and_then(|code| out.flush().map(|()| code)) {
+        Ok(code) => ExitCode::from(code),
+        // Whoever read our output has gone: `gatepost check | head`.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&format!("can't write: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// One line to standard error.
+pub(crate) fn complain(message: &str) {
+    // If even standard error is closed there is nobody to tell.
+    let _ = writeln!(anstream::stderr(), "gatepost: {message}");
+}
+
+/// A runtime whose threads have the stack that evaluation needs.
+pub(crate) fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("gatepost")
+        .thread_stack_size(crate::policy::STACK)
+        .build()
+}

@@ -1,3 +1,9 @@
-//! The `gatepost` binary.
+//! The `gatepost` binary. Everything is in the library, so that tests start the same thing.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    // One provider for all of TLS; an error means that one is installed already, which is as good.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    gatepost::cli::run(std::env::args_os())
+}

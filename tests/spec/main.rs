@@ -1,0 +1,13 @@
+//! What Gatepost does, one sentence a test, over real TLS, tokens and gRPC, on a clock that the test holds.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "tests"
+)]
+
+mod support;
+
+mod three_levels;
