@@ -259,9 +259,9 @@ fn item(object: u64) -> v1::BatchCheckItem {
 
 fn client_tls(fixture: &Fixture) -> Result<Arc<rustls::ClientConfig>, Failure> {
     let mut roots = rustls::RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(&pem(&fixture.path("ca.pem"))?)?)?;
-    let chain = vec![CertificateDer::from_pem_slice(&pem(&fixture.path("client.pem"))?)?];
-    let key = PrivateKeyDer::from_pem_slice(&pem(&fixture.path("client.key"))?)?;
+    roots.add(CertificateDer::from_pem_slice(&pem(&fixture.client().ca)?)?)?;
+    let chain = vec![CertificateDer::from_pem_slice(&pem(&fixture.client().certificate)?)?];
+    let key = PrivateKeyDer::from_pem_slice(&pem(&fixture.client().private_key)?)?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut tls = rustls::ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?

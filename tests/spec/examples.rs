@@ -6,25 +6,12 @@
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::support::Gatepost;
-
-/// What the services need of the Gatepost that a test has started.
-trait ForServices {
-    /// `https://host:port`, with a host that its certificate names.
-    fn endpoint(&self) -> String;
-    /// CA, certificate and key of an enrolled service that may supply the attributes of accounts and orders.
-    fn files(&self) -> [PathBuf; 3];
-    /// A token of a user of tenant `acme`, without roles.
-    fn token(&self, user: &str) -> String;
-    /// Ends it, and returns when it listens no more.
-    async fn end(self);
-}
+use crate::support::{Gatepost, PATIENCE};
 
 #[tokio::test]
 async fn the_rust_service_enforces_what_gatepost_says() {
@@ -52,9 +39,9 @@ fn the_mask_of_the_python_service_passes_the_table_of_the_rust_client() {
 
 /// The whole story, for whichever service `command` starts.
 async fn enforces(command: Command) {
-    let gatepost = Gatepost::start().await;
+    let mut gatepost = Gatepost::start().await;
     let service = Service::start(command, &gatepost).await;
-    let (alice, bob) = (gatepost.token("alice"), gatepost.token("bob"));
+    let (alice, bob) = (gatepost.token("alice", &[]), gatepost.token("bob", &[]));
     let mine = "/accounts/acc-alice";
 
     let (status, account) = service.get(mine, &alice).await;
@@ -92,7 +79,7 @@ async fn enforces(command: Command) {
     assert_eq!(service.get(mine, &format!("{alice}x")).await.0, 401, "a token that somebody touched");
     assert_eq!(service.get("/accounts/acc-nobody", "x.y.z").await.0, 401, "a bad token learns nothing about ids");
 
-    gatepost.end().await;
+    gatepost.stop().await;
     assert_eq!(service.get(mine, &alice).await.0, 503, "no answer is no access");
     assert_eq!(service.patch(mine, &alice, json!({"display_name": "Late"})).await.0, 503, "nor a change");
 }
@@ -112,22 +99,23 @@ impl Drop for Service {
 
 impl Service {
     async fn start(mut command: Command, gatepost: &Gatepost) -> Self {
-        let [ca, cert, key] = gatepost.files();
+        let files = gatepost.client_files("storefront");
         let mut process = command
-            .args(["--gatepost", &gatepost.endpoint(), "--listen", "127.0.0.1:0", "--deadline-ms", "5000"])
+            .args(["--gatepost", &gatepost.grpc_address(), "--server-name", "localhost"])
+            .args(["--listen", "127.0.0.1:0", "--deadline-ms", "10000"])
             .arg("--ca")
-            .arg(ca)
+            .arg(files.ca)
             .arg("--cert")
-            .arg(cert)
+            .arg(files.certificate)
             .arg("--key")
-            .arg(key)
+            .arg(files.private_key)
             .stdout(Stdio::piped())
             .spawn()
             .expect("the service starts");
         let output = process.stdout.take().expect("its output");
         let mut service = Self { process, address: String::new() };
         let first = tokio::task::spawn_blocking(|| BufReader::new(output).lines().next());
-        let first = tokio::time::timeout(Duration::from_secs(60), first).await.expect("it says so in time");
+        let first = tokio::time::timeout(PATIENCE, first).await.expect("it says so in time");
         let first = first.expect("read").expect("it has not ended").expect("a line");
         service.address = first.strip_prefix("listening on ").expect("it says where it listens").to_owned();
         service

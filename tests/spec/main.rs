@@ -10,4 +10,5 @@
 
 mod support;
 
+mod examples;
 mod three_levels;
