@@ -59,7 +59,7 @@ pub struct Measured {
     pub p50_us: f64,
     pub p99_us: f64,
     cpu_us_per_call: f64,
-    per_call: u64,
+    pub per_call: u64,
 }
 
 impl Measured {
