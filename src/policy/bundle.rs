@@ -553,7 +553,8 @@ fn assemble(
     for action in core.action_ids() {
         let uid = action.name();
         let id: &str = uid.eid().as_ref();
-        if id.contains([':', '#']) {
+        // In a bundle only derived actions can have such names; a corpus may have them without any being derived.
+        if derived.derived > 0 && id.contains([':', '#']) {
             continue;
         }
         declared += 1;

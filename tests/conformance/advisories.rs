@@ -8,7 +8,7 @@ use std::process::Command;
 use semver::{Version, VersionReq};
 use serde::Deserialize;
 
-use crate::support::corpus;
+use crate::support::{corpus, say};
 
 #[derive(Deserialize)]
 struct Corpus {
@@ -84,12 +84,12 @@ fn nothing_that_is_built_has_a_known_advisory() {
                 if built.contains(package) {
                     hits.push(hit);
                 } else {
-                    println!("advisories: locked, but not built: {hit}");
+                    say!("advisories: locked, but not built: {hit}");
                 }
             }
         }
     }
-    println!("advisories: {} read, {checked} concern a locked crate, {} hit", corpus.advisories.len(), hits.len());
+    say!("advisories: {} read, {checked} concern a locked crate, {} hit", corpus.advisories.len(), hits.len());
     assert!(checked > 0, "an empty corpus proves nothing");
     assert!(hits.is_empty(), "{}", hits.join("\n"));
 }

@@ -4,18 +4,14 @@
 //! between a case and a question is what a service that asks us would do, and is kept here in one place: it reads ids and
 //! bodies, and refuses what it can't read ([`Adapter`]). GraphQL documents are not read yet, so that group is listed.
 
-#![expect(
-    clippy::indexing_slicing,
-    clippy::panic,
-    clippy::print_stdout,
-    reason = "a test: a malformed corpus may end it"
-)]
+#![expect(clippy::indexing_slicing, clippy::panic, reason = "a test: a malformed corpus may end it")]
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use crate::support::say;
 use gatepost::model::decision::{Decision, DenialCode, Ruling};
 use gatepost::model::entity::{EntityId, EntityType, EntityUid, RawEntity, RawRecord, RawValue};
 use gatepost::model::field_path::FieldPath;
@@ -51,8 +47,8 @@ fn the_field_guides_cases_are_decided_as_it_says() {
             failures.push(format!("{id} ({}): {why}", case["title"].as_str().unwrap_or_default()));
         }
     }
-    println!("fieldguide/authz: {ran} cases ran, {} failed", failures.len());
-    println!("fieldguide/authz: {} cases come with the GraphQL door: {}", later.len(), later.join(" "));
+    say!("fieldguide/authz: {ran} cases ran, {} failed", failures.len());
+    say!("fieldguide/authz: {} cases come with the GraphQL door: {}", later.len(), later.join(" "));
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 

@@ -1,7 +1,6 @@
 //! Tokens and key sets of strangers: the attack tokens and hostile JWKS documents of `jwt-attacks`, and Wycheproof's
 //! JWS vectors.
 
-#![expect(clippy::print_stdout, reason = "how many ran, and which were left for later, is what this test tells")]
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a corpus of another form is a failed test")]
 
 use std::collections::BTreeSet;
@@ -17,7 +16,7 @@ use gatepost::secret::SecretString;
 use gatepost::token::{KeySet, TokenError, UnverifiedToken, VerifiedToken, Verifier};
 use serde_json::Value;
 
-use crate::support::corpus;
+use crate::support::{corpus, say};
 
 /// These need to know the caller or what was revoked, which a token alone can't tell.
 const LATER: [&str; 2] = ["binding", "revocation"];
@@ -54,8 +53,8 @@ async fn attack_tokens_come_out_as_expected() {
             failed.push(format!("{id} ({}): {difference}", text(case, "why")));
         }
     }
-    println!("jwt-attacks/attacks.json: {ran} ran, {} failed", failed.len());
-    println!("jwt-attacks/attacks.json: {} come with caller binding and revocation: {}", later.len(), later.join(" "));
+    say!("jwt-attacks/attacks.json: {ran} ran, {} failed", failed.len());
+    say!("jwt-attacks/attacks.json: {} come with caller binding and revocation: {}", later.len(), later.join(" "));
     assert!(ran > 0 && failed.is_empty(), "{} of {ran} differ:\n{}", failed.len(), failed.join("\n"));
 }
 
@@ -80,7 +79,7 @@ fn hostile_key_sets_give_only_their_usable_keys() {
             failed.push(format!("{} ({}): {ids:?}", text(case, "id"), text(case, "why")));
         }
     }
-    println!("jwt-attacks/jwks-documents.json: {ran} ran, {} failed", failed.len());
+    say!("jwt-attacks/jwks-documents.json: {ran} ran, {} failed", failed.len());
     assert!(ran > 0 && failed.is_empty(), "{} of {ran} differ:\n{}", failed.len(), failed.join("\n"));
 }
 
@@ -105,8 +104,8 @@ fn wycheproof_signatures_hold_exactly_when_valid() {
             }
         }
     }
-    println!("wycheproof/json_web_signature_test.json: {ran} ran, {} failed", failed.len());
-    println!("wycheproof: {} valid ones are refused by our own rules: {}", ours.len(), ours.join(", "));
+    say!("wycheproof/json_web_signature_test.json: {ran} ran, {} failed", failed.len());
+    say!("wycheproof: {} valid ones are refused by our own rules: {}", ours.len(), ours.join(", "));
     assert!(ran > 0 && failed.is_empty(), "{} of {ran} differ:\n{}", failed.len(), failed.join("\n"));
 }
 
@@ -196,7 +195,7 @@ impl Bench {
             "reject-if-strict-typ" if !self.accepted_types.contains("jwt") => None,
             "reject-if-strict-typ" => Some("user-42".to_owned()),
             "any" | "policy" => {
-                println!("{}: {verdict:?}, either is fine ({})", text(case, "id"), text(case, "why"));
+                say!("{}: {verdict:?}, either is fine ({})", text(case, "id"), text(case, "why"));
                 return Ok(());
             }
             other => return Err(format!("unknown expectation `{other}`")),
@@ -256,7 +255,7 @@ fn algorithm(name: &Value) -> TokenAlgorithm {
 fn read(relative: &str) -> Option<Value> {
     let Some(path) = corpus(relative) else {
         assert!(std::env::var_os("CI").is_none(), "{relative} is missing");
-        println!("{relative}: skipped, it is not here");
+        say!("{relative}: skipped, it is not here");
         return None;
     };
     Some(serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap())

@@ -11,6 +11,7 @@
 )]
 
 mod advisories;
+mod cedar;
 mod fieldguide;
 mod jwt;
 mod ocsf;

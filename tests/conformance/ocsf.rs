@@ -10,6 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use crate::support::say;
 use gatepost::audit::{
     CallEntry, CallerFacts, Entry, HandshakeEntry, HostFacts, LifecycleEntry, Outcome, PolicyEntry, QuestionFacts,
     SubjectFacts, Trail,
@@ -61,7 +62,7 @@ fn the_corpus_own_samples_come_out_as_it_says() {
             }
         }
     }
-    println!("ocsf samples: {right} as expected, {} not", wrong.len());
+    say!("ocsf samples: {right} as expected, {} not", wrong.len());
     assert!(wrong.is_empty() && right > 0, "{wrong:#?}");
 }
 
@@ -104,7 +105,7 @@ async fn every_record_we_can_write_is_valid_ocsf() {
             wrong.push(format!("{name}: {found:?}"));
         }
     }
-    println!("ocsf records: {} checked, {} wrong; by class {classes:?}", names.len(), wrong.len());
+    say!("ocsf records: {} checked, {} wrong; by class {classes:?}", names.len(), wrong.len());
     assert!(wrong.is_empty(), "{wrong:#?}");
     assert_eq!(classes.keys().copied().collect::<Vec<_>>(), [3002, 3004, 6002, 6003], "every class was there");
 }

@@ -1,5 +1,5 @@
 //! SPIFFE IDs and X509-SVIDs as go-spiffe's own tests judge them, and client certificates of many kinds.
-#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a test stops at what it can't read and says what ran")]
+#![expect(clippy::unwrap_used, reason = "a test stops at what it can't read and says what ran")]
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, UnixTime};
 use serde::Deserialize;
 
-use crate::support::corpus;
+use crate::support::{corpus, say};
 
 #[derive(Deserialize)]
 struct Ids {
@@ -35,7 +35,7 @@ fn spiffe_ids_are_parsed_as_the_corpus_says() {
     let Some(path) = corpus("spiffe/spiffe-ids.json") else { return };
     let ids: Ids = read(&path);
     let failed: Vec<_> = ids.cases.iter().filter(|case| !parses_as_told(case)).map(|case| &case.id).collect();
-    println!("spiffe ids: {} ran, {} failed: {failed:?}", ids.cases.len(), failed.len());
+    say!("spiffe ids: {} ran, {} failed: {failed:?}", ids.cases.len(), failed.len());
     assert!(!ids.cases.is_empty() && failed.is_empty());
 }
 
@@ -72,7 +72,7 @@ fn x509_svids_are_taken_or_refused_as_their_file_names_say() {
             failed.push((file, name));
         }
     }
-    println!("x509-svids: {ran} ran, {} failed: {failed:?}", failed.len());
+    say!("x509-svids: {ran} ran, {} failed: {failed:?}", failed.len());
     assert!(ran > 0 && failed.is_empty());
 }
 
@@ -140,8 +140,8 @@ fn judge_all(path: &Path) {
             failed.push(format!("{} ({}): expected {}, got {got}", case.id, case.why, case.expect));
         }
     }
-    println!("client certificates: {ran} ran, {} failed: {failed:#?}", failed.len());
-    println!("skipped, they need revocation lists: {skipped:?}");
+    say!("client certificates: {ran} ran, {} failed: {failed:#?}", failed.len());
+    say!("skipped, they need revocation lists: {skipped:?}");
     assert!(ran > 0 && failed.is_empty());
 }
 
@@ -172,7 +172,7 @@ fn compare(case: &ChainCase, verdict: &Verdict) -> Result<(), String> {
         }
     };
     if case.expect == "policy" {
-        println!("{} ({}): {got}", case.id, case.why);
+        say!("{} ({}): {got}", case.id, case.why);
         return Ok(());
     }
     if fits { Ok(()) } else { Err(got) }
