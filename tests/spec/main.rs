@@ -12,6 +12,7 @@ mod support;
 
 mod audit_trail;
 mod caching;
+mod examples;
 mod failing_closed;
 mod operations;
 mod properties;

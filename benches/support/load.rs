@@ -1,0 +1,285 @@
+//! The load: closed loops of calls over a few connections, every answer looked at, latencies and the server's CPU.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use gatepost::clock::SharedClock;
+use gatepost::proto::v1;
+use gatepost::proto::v1::decision_service_client::DecisionServiceClient;
+use hyper_util::rt::TokioIo;
+use prost::Message as _;
+use prost_types::{Struct, Value, value::Kind};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tonic::Request;
+use tonic::transport::{Channel, Endpoint, Uri};
+
+use super::fixture::Fixture;
+use super::server::{ServerProcess, cpu_time};
+use super::{Failure, pem};
+
+/// What is asked.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Questions {
+    /// One question, always the same.
+    Same,
+    /// One question, about another object each time.
+    Fresh,
+    /// 100 questions, always the same ones.
+    SameBatch,
+    /// 100 questions, about other objects each time.
+    FreshBatch,
+}
+
+impl Questions {
+    fn per_call(self) -> u64 {
+        match self {
+            Self::Same | Self::Fresh => 1,
+            Self::SameBatch | Self::FreshBatch => 100,
+        }
+    }
+}
+
+/// Connections to one server, and what to ask over them.
+pub struct Load {
+    channels: Vec<DecisionServiceClient<Channel>>,
+    questions: Questions,
+    token: String,
+    in_flight: usize,
+    server: u32,
+    /// Objects asked about so far. Shared by all calls, so that no object comes twice.
+    objects: Arc<AtomicU64>,
+}
+
+/// One measurement, or the medians of several.
+#[derive(Clone, Copy)]
+pub struct Measured {
+    pub calls_per_second: f64,
+    pub p50_us: f64,
+    pub p99_us: f64,
+    cpu_us_per_call: f64,
+    pub per_call: u64,
+}
+
+impl Measured {
+    pub fn decisions_per_second(&self) -> f64 {
+        self.calls_per_second * self.per_call as f64
+    }
+
+    /// CPU of the server, per decision.
+    pub fn cpu_us(&self) -> f64 {
+        self.cpu_us_per_call / self.per_call as f64
+    }
+
+    /// The median of each figure by itself.
+    pub fn median(rounds: &[Self]) -> Self {
+        let median = |figure: fn(&Self) -> f64| {
+            let mut figures: Vec<f64> = rounds.iter().map(figure).collect();
+            figures.sort_by(f64::total_cmp);
+            figures.get(figures.len() / 2).copied().unwrap_or(f64::NAN)
+        };
+        Self {
+            calls_per_second: median(|round| round.calls_per_second),
+            p50_us: median(|round| round.p50_us),
+            p99_us: median(|round| round.p99_us),
+            cpu_us_per_call: median(|round| round.cpu_us_per_call),
+            per_call: rounds.first().map_or(1, |round| round.per_call),
+        }
+    }
+}
+
+impl Load {
+    pub async fn connect(
+        fixture: &Fixture,
+        server: &ServerProcess,
+        questions: Questions,
+        connections: usize,
+        in_flight: usize,
+    ) -> Result<Self, Failure> {
+        let tls = client_tls(fixture)?;
+        let mut channels = Vec::new();
+        for _ in 0..connections.max(1) {
+            channels.push(DecisionServiceClient::new(channel(Arc::clone(&tls), server.port()).await?));
+        }
+        // Each load has objects of its own.
+        static STARTS: AtomicU64 = AtomicU64::new(1);
+        let objects = Arc::new(AtomicU64::new(STARTS.fetch_add(1, Ordering::Relaxed) << 40));
+        let token = fixture.token().to_owned();
+        Ok(Self { channels, questions, token, in_flight: in_flight.max(1), server: server.id(), objects })
+    }
+
+    /// Asks for `duration`, as fast as answers come.
+    pub async fn run(&self, clock: &SharedClock, duration: Duration) -> Result<Measured, Failure> {
+        let (started, cpu) = (clock.monotonic(), cpu_time(self.server)?);
+        let mut loops = tokio::task::JoinSet::new();
+        for channel in self.channels.iter().cycle().take(self.in_flight) {
+            let (mut channel, clock, objects) = (channel.clone(), Arc::clone(clock), Arc::clone(&self.objects));
+            let (questions, token) = (self.questions, self.token.clone());
+            loops.spawn(async move {
+                let mut latencies = Vec::new();
+                while clock.monotonic() - started < duration {
+                    let first = match questions {
+                        Questions::Same | Questions::SameBatch => 0,
+                        Questions::Fresh | Questions::FreshBatch => {
+                            objects.fetch_add(questions.per_call(), Ordering::Relaxed)
+                        }
+                    };
+                    let request = request(questions, &token, first);
+                    let asked = clock.monotonic();
+                    request.send(&mut channel).await?;
+                    latencies.push(clock.monotonic() - asked);
+                }
+                Ok::<_, Failure>(latencies)
+            });
+        }
+        let mut latencies = Vec::new();
+        while let Some(finished) = loops.join_next().await {
+            latencies.extend(finished??);
+        }
+        let (elapsed, cpu) = (clock.monotonic() - started, cpu_time(self.server)? - cpu);
+        latencies.sort_unstable();
+        let at = |share: f64| {
+            let index = ((latencies.len() as f64 - 1.0) * share).round() as usize;
+            latencies.get(index).map_or(f64::NAN, |latency| latency.as_secs_f64() * 1e6)
+        };
+        Ok(Measured {
+            calls_per_second: latencies.len() as f64 / elapsed.as_secs_f64(),
+            p50_us: at(0.5),
+            p99_us: at(0.99),
+            cpu_us_per_call: cpu as f64 / 1e3 / latencies.len() as f64,
+            per_call: self.questions.per_call(),
+        })
+    }
+}
+
+/// What Gatepost answers, encoded, for the echo server to send back: one answer, and 100.
+pub async fn first_answers(fixture: &Fixture, server: &ServerProcess) -> Result<(Vec<u8>, Vec<u8>), Failure> {
+    let mut service = DecisionServiceClient::new(channel(client_tls(fixture)?, server.port()).await?);
+    let one = service.check(check(fixture.token(), 0)).await?.into_inner();
+    let many = service.batch_check(batch(fixture.token(), 0)).await?.into_inner();
+    allowed(&one)?;
+    Ok((one.encode_to_vec(), many.encode_to_vec()))
+}
+
+enum Call {
+    One(Request<v1::CheckRequest>),
+    Many(Request<v1::BatchCheckRequest>),
+}
+
+fn request(questions: Questions, token: &str, first: u64) -> Call {
+    let timeout = Duration::from_secs(2);
+    match questions {
+        Questions::Same | Questions::Fresh => {
+            let mut request = Request::new(check(token, first));
+            request.set_timeout(timeout);
+            Call::One(request)
+        }
+        Questions::SameBatch | Questions::FreshBatch => {
+            let mut request = Request::new(batch(token, first));
+            request.set_timeout(timeout);
+            Call::Many(request)
+        }
+    }
+}
+
+impl Call {
+    /// Sends it and looks at the answer: a fast refusal must not look like a fast decision.
+    async fn send(self, service: &mut DecisionServiceClient<Channel>) -> Result<(), Failure> {
+        match self {
+            Self::One(request) => allowed(&service.check(request).await?.into_inner()),
+            Self::Many(request) => {
+                let results = service.batch_check(request).await?.into_inner().results;
+                if results.len() != 100 {
+                    return Err("not 100 answers".into());
+                }
+                for result in results {
+                    let Some(v1::batch_check_result::Result::Response(response)) = result.result else {
+                        return Err("an item without an answer".into());
+                    };
+                    allowed(&response)?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+fn allowed(response: &v1::CheckResponse) -> Result<(), Failure> {
+    if response.decision() == v1::Decision::Allow && response.fields.is_some() {
+        return Ok(());
+    }
+    Err(format!("not allowed: {:?} {:?}", response.decision(), response.denial).into())
+}
+
+fn check(token: &str, object: u64) -> v1::CheckRequest {
+    let item = item(object);
+    v1::CheckRequest {
+        subject: Some(v1::check_request::Subject::Token(token.to_owned())),
+        action: item.action,
+        resource: item.resource,
+        fields: item.fields,
+        ..Default::default()
+    }
+}
+
+fn batch(token: &str, first: u64) -> v1::BatchCheckRequest {
+    v1::BatchCheckRequest {
+        subject: Some(v1::batch_check_request::Subject::Token(token.to_owned())),
+        items: (first..first + 100).map(item).collect(),
+        ..Default::default()
+    }
+}
+
+/// May Alice read her order, and which of its fields?
+fn item(object: u64) -> v1::BatchCheckItem {
+    let value = |kind| Value { kind: Some(kind) };
+    let text = |text: &str| value(Kind::StringValue(text.to_owned()));
+    let entity = |entity_type: &str, id: &str| {
+        let fields = [("type".to_owned(), text(entity_type)), ("id".to_owned(), text(id))].into();
+        value(Kind::StructValue(Struct { fields }))
+    };
+    let attributes = [
+        ("tenant".to_owned(), entity("Tenant", "acme")),
+        ("customer".to_owned(), entity("User", "alice")),
+        ("status".to_owned(), text("paid")),
+        ("total".to_owned(), value(Kind::NumberValue(4_200.0))),
+    ];
+    v1::BatchCheckItem {
+        action: "Order.read".to_owned(),
+        resource: Some(v1::Resource {
+            r#type: "Order".to_owned(),
+            id: Some(format!("ord-{object:016x}")),
+            attributes: Some(Struct { fields: attributes.into() }),
+            parents: Vec::new(),
+        }),
+        fields: Some(v1::FieldQuery { all: true, ..Default::default() }),
+    }
+}
+
+fn client_tls(fixture: &Fixture) -> Result<Arc<rustls::ClientConfig>, Failure> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(&pem(&fixture.client().ca)?)?)?;
+    let chain = vec![CertificateDer::from_pem_slice(&pem(&fixture.client().certificate)?)?];
+    let key = PrivateKeyDer::from_pem_slice(&pem(&fixture.client().private_key)?)?;
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut tls = rustls::ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_root_certificates(roots)
+        .with_client_auth_cert(chain, key)?;
+    tls.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(Arc::new(tls))
+}
+
+async fn channel(tls: Arc<rustls::ClientConfig>, port: u16) -> Result<Channel, Failure> {
+    let connector = tower::service_fn(move |_: Uri| {
+        let tls = tokio_rustls::TlsConnector::from(Arc::clone(&tls));
+        async move {
+            let tcp = tokio::net::TcpStream::connect(("127.0.0.1", port)).await?;
+            tcp.set_nodelay(true)?;
+            let name = ServerName::try_from("localhost").map_err(std::io::Error::other)?;
+            Ok::<_, std::io::Error>(TokioIo::new(tls.connect(name, tcp).await?))
+        }
+    });
+    Ok(Endpoint::from_shared(format!("https://localhost:{port}"))?.connect_with_connector(connector).await?)
+}
