@@ -210,7 +210,7 @@ pub struct TrustedIssuer {
     pub keys: KeySource,
     /// The accepted values of the `typ` header, lower case; `None` accepts any, and none at all.
     pub token_types: Option<BTreeSet<String>>,
-    /// How far `exp`, `nbf` and `iat` may be off. At most 60 s; 30 s when unset.
+    /// How far `exp` and `nbf` may be off. At most 60 s; 30 s when unset. (`iat` may lie 60 s ahead, whatever this says.)
     pub clock_skew: Duration,
     /// The longest `exp - iat`. At most 24 h; 15 min when unset.
     pub max_lifetime: Duration,

@@ -5,6 +5,8 @@
     clippy::panic,
     clippy::indexing_slicing,
     clippy::print_stdout,
+    clippy::string_slice,
+    clippy::wildcard_enum_match_arm,
     reason = "tests"
 )]
 
