@@ -18,4 +18,5 @@ mod examples;
 mod failing_closed;
 mod operations;
 mod properties;
+mod telemetry;
 mod three_levels;
