@@ -13,6 +13,7 @@
 mod support;
 
 mod audit_trail;
+mod bundles;
 mod caching;
 mod examples;
 mod failing_closed;
