@@ -173,7 +173,8 @@ impl Gatepost {
         let helpers = stop.child_token();
 
         pdp.trail.write(Entry::Lifecycle(LifecycleEntry { time: clock.now(), started: true })).await?;
-        pdp.tokens.start(&helpers);
+        let metrics = pdp.metrics.clone();
+        pdp.tokens.start(&helpers, Arc::new(move |issuer, well| metrics.jwks_refresh(issuer, well)));
         watch_levels(&pdp, &identity, &clock);
         watch_policies(&pdp, &config.policies, &helpers);
         let metrics = pdp.metrics.clone();
@@ -281,6 +282,9 @@ fn watch_levels(pdp: &Arc<Pdp>, identity: &Arc<ServerIdentity>, clock: &SharedCl
     let weak = Arc::downgrade(pdp);
     #[expect(clippy::cast_precision_loss, reason = "a gauge")]
     metrics.watch(Watched::DecisionCache, move || weak.upgrade().map_or(0.0, |pdp| pdp.rulings.entries() as f64));
+    let weak = Arc::downgrade(pdp);
+    #[expect(clippy::cast_precision_loss, reason = "a gauge")]
+    metrics.watch(Watched::TokenCache, move || weak.upgrade().map_or(0.0, |pdp| pdp.tokens.cached() as f64));
     let (identity, clock) = (Arc::clone(identity), Arc::clone(clock));
     metrics.watch(Watched::CertificateExpiry, move || {
         identity.certificate_expires_at().duration_since(clock.now()).map_or(0.0, |left| left.as_secs_f64())
@@ -400,6 +404,11 @@ impl Events {
 
 impl ConnectionEvents for Events {
     fn handshake_refused(&self, address: SocketAddr, reason: &'static str) {
+        if reason == "CLOSED" {
+            // Somebody looked whether the port is open and said nothing: counted, but no attempt at anything.
+            self.pdp.metrics.handshake_refused(reason);
+            return;
+        }
         self.refused(address, reason);
     }
 

@@ -127,6 +127,7 @@ impl Pdp {
     /// Why there is no decision; recorded like an answer. [`Refusal`] carries the id of the record.
     pub async fn check(&self, call: &Call, asked: Result<(Subject, Question), Misfit>) -> Result<Answer, Refusal> {
         let begun = self.begin();
+        let _present = self.metrics.inflight();
         let mut known = Known::default();
         let decided = self.within(call.deadline, self.decide(call, asked, &mut known)).await;
         self.conclude(call, &begun, known, call.circumstances.clone(), decided).await
@@ -142,8 +143,11 @@ impl Pdp {
         asked: Result<Shared, Misfit>,
     ) -> Result<Vec<Result<Answer, Refusal>>, Refusal> {
         let begun = self.begin();
+        let _present = self.metrics.inflight();
         let mut known = Known::default();
-        let opened = self.within(call.deadline, self.open_batch(call, asked, &mut known)).await;
+        // Held until the last item is answered.
+        let slot = self.slots.try_acquire();
+        let opened = self.within(call.deadline, self.open_batch(call, asked, slot.is_ok(), &mut known)).await;
         let (caller, who, items) = match opened {
             Ok(opened) => opened,
             Err(error) => {
@@ -185,9 +189,12 @@ impl Pdp {
         &self,
         call: &Call,
         asked: Result<Shared, Misfit>,
+        has_slot: bool,
         known: &mut Known,
     ) -> Result<(Caller, Who, Vec<Result<Question, Misfit>>), DecideError> {
-        let _slot = self.slots.try_acquire().map_err(|_| DecideError::Overloaded)?;
+        if !has_slot {
+            return Err(DecideError::Overloaded);
+        }
         let caller = self.admit(call, known)?;
         let Shared { subject, items } = asked.map_err(DecideError::Invalid)?;
         known.subject.kind = Some(subject.kind());

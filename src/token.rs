@@ -30,6 +30,9 @@ pub use unverified::UnverifiedToken;
 pub use verified::VerifiedToken;
 pub use verifier::Verifier;
 
+/// Hears how an attempt to refresh an issuer's keys ended: the issuer, and whether it went well.
+pub type Told = std::sync::Arc<dyn Fn(&str, bool) + Send + Sync>;
+
 /// What a verified token said, for `context.token` and the record. Never the token, nor a claim beyond these.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TokenFacts {

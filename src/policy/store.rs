@@ -21,8 +21,17 @@ pub struct Store {
     directory: PathBuf,
     options: BundleOptions,
     current: ArcSwap<Bundle>,
-    /// The revision of the last files that were refused, so that they are told of once.
-    refused: Mutex<Option<PolicyRevision>>,
+    /// What was refused last, so that it is told of once.
+    refused: Mutex<Option<Refused>>,
+}
+
+/// Something that was refused.
+#[derive(Debug, PartialEq, Eq)]
+enum Refused {
+    /// These files.
+    Files(PolicyRevision),
+    /// The folder could not be read; what was said of it.
+    Folder(String),
 }
 
 /// What a look at the folder gave.
@@ -69,7 +78,14 @@ impl Store {
         let mut refused = self.refused.lock();
         let files = match BundleFiles::read(&self.directory, &self.options.limits) {
             Ok(files) => files,
-            Err(report) => return Reload::Refused(report),
+            Err(report) => {
+                let told = Some(Refused::Folder(report.to_string()));
+                if *refused == told {
+                    return Reload::Unchanged;
+                }
+                *refused = told;
+                return Reload::Refused(report);
+            }
         };
         let revision = files.revision(&self.options);
         let current = self.current();
@@ -77,7 +93,7 @@ impl Store {
             *refused = None;
             return Reload::Unchanged;
         }
-        if refused.as_ref() == Some(&revision) {
+        if *refused == Some(Refused::Files(revision.clone())) {
             return Reload::Unchanged;
         }
         match Bundle::compile(files, &self.options) {
@@ -87,7 +103,7 @@ impl Store {
                 Reload::Changed { before: current.revision().clone(), after: revision }
             }
             Err(report) => {
-                *refused = Some(revision);
+                *refused = Some(Refused::Files(revision));
                 Reload::Refused(report)
             }
         }
@@ -153,5 +169,45 @@ impl Store {
             }
         });
         outcome
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SCHEMA: &str = "entity U; entity D; action go appliesTo { principal: U, resource: D };";
+
+    fn write(folder: &Path, name: &str, text: &str) {
+        std::fs::write(folder.join(name), text).unwrap();
+    }
+
+    /// THREATS F11: broken, half-written, gone and back again; each told once, and the last good revision serves.
+    #[test]
+    fn only_good_news_changes_what_is_in_force_and_bad_news_is_told_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = folder.path().join("bundle");
+        std::fs::create_dir(&place).unwrap();
+        write(&place, "a.cedarschema", SCHEMA);
+        write(&place, "a.cedar", "@id(\"one\") permit (principal, action == Action::\"go\", resource);");
+        let store = Store::open(&place, BundleOptions::default()).unwrap();
+        let first = store.current().revision().clone();
+        assert!(matches!(store.reload(), Reload::Unchanged));
+
+        write(&place, "b.cedar", "@id(\"two\") forbid (principal, action == Action::\"og\", resource);");
+        let Reload::Refused(report) = store.reload() else { panic!("an unknown action is refused") };
+        assert!(report.to_string().starts_with("b.cedar:1:"), "{report}");
+        assert!(matches!(store.reload(), Reload::Unchanged), "told once");
+        assert_eq!(*store.current().revision(), first);
+
+        std::fs::rename(&place, folder.path().join("away")).unwrap();
+        assert!(matches!(store.reload(), Reload::Refused(_)), "the folder is gone");
+        assert!(matches!(store.reload(), Reload::Unchanged), "told once");
+        std::fs::rename(folder.path().join("away"), &place).unwrap();
+
+        write(&place, "b.cedar", "@id(\"two\") forbid (principal, action == Action::\"go\", resource);");
+        let Reload::Changed { before, after } = store.reload() else { panic!("mended") };
+        assert_eq!((before, &after), (first, store.current().revision()));
+        assert_eq!(store.current().policies().len(), 2);
     }
 }

@@ -187,11 +187,13 @@ impl PublicKeys {
     }
 
     /// Fetches when there is a cause, when it is time, and again after a failure, until told to stop.
-    pub(super) async fn keep_fresh(&self, cancel: CancellationToken) {
+    /// `told` hears how each attempt ended.
+    pub(super) async fn keep_fresh(&self, cancel: CancellationToken, told: &super::Told) {
         loop {
             // A wish that was left before the last attempt is not carried past it.
             if self.may_attempt() {
-                self.refresh().await;
+                let well = self.refresh().await;
+                told(&self.issuer, well);
             }
             tokio::select! {
                 () = cancel.cancelled() => return,
@@ -201,8 +203,8 @@ impl PublicKeys {
         }
     }
 
-    /// One attempt. Whatever comes of it, the last good keys stay until better ones are there.
-    pub(super) async fn refresh(&self) {
+    /// One attempt; whether it went well. Whatever comes of it, the last good keys stay until better ones are there.
+    pub(super) async fn refresh(&self) -> bool {
         self.schedule.lock().last_attempt = Some(self.clock.monotonic());
         let outcome = match self.document().await {
             Ok(document) => self.take(&document),
@@ -215,6 +217,7 @@ impl PublicKeys {
                 if changed {
                     tracing::info!(issuer = %self.issuer, "the issuer's keys have changed");
                 }
+                true
             }
             Err(error) => {
                 schedule.failures = schedule.failures.saturating_add(1);
@@ -222,6 +225,7 @@ impl PublicKeys {
                     issuer = %self.issuer, reason = %error, failures = schedule.failures,
                     "the issuer's keys could not be refreshed"
                 );
+                false
             }
         }
     }

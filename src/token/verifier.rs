@@ -83,18 +83,25 @@ impl Verifier {
         Ok(Self { issuers: opened, limits: limits.clone(), cache })
     }
 
-    /// Keeps the issuers' keys fresh in the background until `cancel`led. Must be called inside a runtime.
-    pub fn start(self: &Arc<Self>, cancel: &CancellationToken) {
+    /// Keeps the issuers' keys fresh in the background until `cancel`led; `told` hears of every attempt. Must be called
+    /// inside a runtime.
+    pub fn start(self: &Arc<Self>, cancel: &CancellationToken, told: super::Told) {
         for issuer in self.issuers.values() {
             if let KeyRing::Public(_) = &issuer.keys {
-                let (issuer, cancel) = (Arc::clone(issuer), cancel.clone());
+                let (issuer, cancel, told) = (Arc::clone(issuer), cancel.clone(), Arc::clone(&told));
                 tokio::spawn(async move {
                     if let KeyRing::Public(keys) = &issuer.keys {
-                        keys.keep_fresh(cancel).await;
+                        keys.keep_fresh(cancel, &told).await;
                     }
                 });
             }
         }
+    }
+
+    /// How many verified tokens are kept, about.
+    #[must_use]
+    pub fn cached(&self) -> u64 {
+        self.cache.as_ref().map_or(0, Cache::entry_count)
     }
 
     /// Every issuer, and whether its keys are there and not too old. Sorted.

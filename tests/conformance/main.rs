@@ -1,14 +1,7 @@
 //! Verdicts of corpora that nobody here made up, and of our own attack lists; one module each.
 //!
 //! `cargo test --release --test conformance [NAME]`. `GATEPOST_CONFORMANCE` names another folder of the same form.
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::string_slice,
-    reason = "tests"
-)]
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod advisories;
 mod cedar;

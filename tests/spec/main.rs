@@ -13,9 +13,11 @@
 mod support;
 
 mod audit_trail;
+mod bundles;
 mod caching;
 mod examples;
 mod failing_closed;
 mod operations;
 mod properties;
+mod telemetry;
 mod three_levels;
