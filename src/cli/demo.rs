@@ -155,7 +155,8 @@ async fn keep(
     clock: &SharedClock,
     stop: &CancellationToken,
 ) -> io::Result<()> {
-    let mut shown = stage.records()?.len();
+    let mut seen = 0;
+    while !stage.new_records(&mut seen)?.is_empty() {}
     let commands = paste::commands(stage, clock.now())?;
     if args.json {
         anstream::stderr().write_all(commands.as_bytes())?;
@@ -168,15 +169,13 @@ async fn keep(
             () = stop.cancelled() => return Ok(()),
             () = tokio::time::sleep(Duration::from_millis(200)) => {}
         }
-        let records = stage.records()?;
-        let new = records.get(shown..).unwrap_or_default();
-        if !args.json {
-            show::records(console, new)?;
+        let records = stage.new_records(&mut seen)?;
+        if args.json {
+            show::records_as_json(console, &records)?;
         } else {
-            show::records_as_json(console, new)?;
+            show::records(console, &records)?;
         }
         console.flush()?;
-        shown = records.len();
     }
 }
 

@@ -15,6 +15,7 @@ mod support;
 mod audit_trail;
 mod bundles;
 mod caching;
+mod demo;
 mod examples;
 mod failing_closed;
 mod operations;

@@ -28,17 +28,18 @@ pub fn commands(stage: &Stage, now: SystemTime) -> io::Result<String> {
     let (address, ops) = (stage.address, stage.ops_address);
     Ok(format!(
         r#"
-Gatepost goes on serving at {address}. Ctrl-C ends it and removes {folder}.
+# Gatepost goes on serving at {address}. Ctrl-C ends it and removes {folder}.
+# Everything below can be pasted into another terminal.
 
-1. Say where everything is (tokens of alice, sam and ada are good for 15 minutes)
+# 1. Where everything is, and on whose behalf (also sam.token: support, ada.token: admin; good for 15 minutes)
 
 DEMO={folder} ADDRESS={address}
-ALICE=$(cat $DEMO/alice.token)
+TOKEN=$(cat $DEMO/alice.token)
 
-2. Ask as the storefront, on behalf of alice: may she see her account, and which fields of it?
+# 2. Ask as the storefront: may she see this account, and which fields of it?
 
 QUESTION='{{
-  "token": "'$ALICE'",
+  "token": "'$TOKEN'",
   "action": "Account.read",
   "resource": {{
     "type": "Account", "id": "acc-alice",
@@ -47,15 +48,15 @@ QUESTION='{{
   "fields": {{ "all": true }}
 }}'
 
-with grpcurl
+# with grpcurl
 grpcurl -cacert $DEMO/ca.pem -cert $DEMO/storefront.pem -key $DEMO/storefront.key \
   -d "$QUESTION" $ADDRESS gatepost.v1.DecisionService/Check
 
-with buf
+# or with buf
 buf curl --protocol grpc --cacert $DEMO/ca.pem --cert $DEMO/storefront.pem --key $DEMO/storefront.key \
   -d "$QUESTION" https://$ADDRESS/gatepost.v1.DecisionService/Check
 
-with Python (pip install grpcio grpcio-tools)
+# or with Python (pip install grpcio grpcio-tools)
 QUESTION="$QUESTION" PYTHONPATH=$DEMO python3 - $DEMO $ADDRESS <<'EOF'
 import os, pathlib, sys
 import grpc
@@ -69,18 +70,18 @@ with grpc.secure_channel(address, identity) as channel:
     print(services.DecisionServiceStub(channel).Check(question, timeout=1))
 EOF
 
-3. Look at it as its operators do
+# 3. Look at it as its operators do
 
-curl http://{ops}/readyz
-curl -s http://{ops}/metrics | grep gatepost_decision
+curl -s http://{ops}/readyz
+curl -s http://{ops}/metrics | grep gatepost_decisions_total
 tail -n 1 $DEMO/{AUDIT}
 
-4. Change its mind: edit a policy in {policies}
-and save. A sound bundle is in force within seconds; a broken one is refused, and the old one stays.
+# 4. Change its mind: edit and save a policy in {policies}
+#    A sound bundle is in force within seconds. A broken one is refused, and the old one stays.
 
 curl -s http://{ops}/metrics | grep gatepost_policy
 
-Every new record shows up below.
+# Every new record shows up below.
 
 "#
     ))

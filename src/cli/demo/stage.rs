@@ -232,10 +232,42 @@ impl Stage {
     /// # Errors
     /// When it can't be read.
     pub fn records(&self) -> io::Result<Vec<Value>> {
-        let lines = fs::read_to_string(self.folder().join(AUDIT))?;
-        // A line without its end is still being written.
-        let whole = lines.split_inclusive('\n').filter(|line| line.ends_with('\n'));
-        whole.map(|line| serde_json::from_str(line).map_err(io::Error::from)).collect()
+        let (mut all, mut seen) = (Vec::new(), 0);
+        loop {
+            let more = self.new_records(&mut seen)?;
+            if more.is_empty() {
+                return Ok(all);
+            }
+            all.extend(more);
+        }
+    }
+
+    /// What was recorded after the first `seen` bytes, which then count as seen: a mebibyte at a time, from the start
+    /// again when the file was rotated.
+    ///
+    /// # Errors
+    /// When it can't be read.
+    pub fn new_records(&self, seen: &mut u64) -> io::Result<Vec<Value>> {
+        use io::{Read as _, Seek as _};
+        let mut file = match fs::File::open(self.folder().join(AUDIT)) {
+            Ok(file) => file,
+            // The moment between two files.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        };
+        if file.metadata()?.len() < *seen {
+            *seen = 0;
+        }
+        file.seek(io::SeekFrom::Start(*seen))?;
+        let mut bytes = Vec::new();
+        file.take(1024 * 1024).read_to_end(&mut bytes)?;
+        let lines = bytes.split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n"));
+        let mut records = Vec::new();
+        for line in lines {
+            *seen += line.len() as u64;
+            records.push(serde_json::from_slice(line)?);
+        }
+        Ok(records)
     }
 
     /// Drains the server, waits for its end, and removes the folder. Whether every call could finish.
