@@ -274,6 +274,9 @@ fn record_line(record: &Value) -> String {
     match record.get("class_uid").and_then(Value::as_u64) {
         Some(6003) => {}
         Some(3002) => return columns([time, "unknown", "-", "TLS handshake", "-", "refused", &reason]),
+        Some(3004) if reason == "REFUSED" => {
+            return columns([time, "gatepost", "-", "Update", "policies", "refused", "`gatepost check` says why"]);
+        }
         Some(3004) => return columns([time, "gatepost", "-", &or_dash("/activity_name"), "policies", "-", &reason]),
         _ => return columns([time, "gatepost", "-", &or_dash("/activity_name"), "-", "-", &reason]),
     }
