@@ -26,9 +26,10 @@ pub mod world;
 /// Play a short story against a real server in a temporary folder
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
-Makes a throw-away certificate authority, certificates for services and a key that signs tokens, starts the real server
-on free ports of this machine, and asks it over mutual TLS. Policies are those of ./policies, or, where there are none,
-the worked example that this program carries. Nothing outside the temporary folder is written, and it is removed.
+Makes a throw-away certificate authority, certificates for services and a key that signs tokens, starts the real \
+server on free ports of this machine, and asks it over mutual TLS. Policies are those of ./policies, or, where there \
+are none, the worked example that this program carries. Nothing outside the temporary folder is written, and the \
+folder is removed at the end.
 
     gatepost demo                 the story, and the audit records of it
     gatepost demo --json          the same for machines
