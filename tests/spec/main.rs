@@ -11,12 +11,14 @@
 )]
 
 mod support;
+mod wire;
 
 mod audit_trail;
 mod bundles;
 mod caching;
 mod examples;
 mod failing_closed;
+mod mutations;
 mod operations;
 mod properties;
 mod telemetry;
