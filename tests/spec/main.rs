@@ -14,6 +14,7 @@ mod support;
 mod wire;
 
 mod audit_trail;
+mod bad_input;
 mod bundles;
 mod caching;
 mod examples;
