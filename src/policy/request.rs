@@ -621,7 +621,9 @@ impl Gathering<'_> {
         parents: Vec<EntityUID>,
     ) -> Result<Arc<Entity>, RequestError> {
         let direct: HashSet<EntityUID> = parents.into_iter().collect();
-        let mut above: HashSet<EntityUID> = HashSet::new();
+        let mut above = direct.clone();
+        // Each is walked once, however many ways lead to it: ways multiply with every step.
+        let mut seen = direct.clone();
         let mut wave: Vec<EntityUID> = direct.iter().cloned().collect();
         let mut depth = 0;
         while !wave.is_empty() {
@@ -630,17 +632,14 @@ impl Gathering<'_> {
                 return Err(Misfit::new("entities", "stand higher than `limits.ancestor_depth`").into());
             }
             let mut next = Vec::new();
-            for parent in wave {
-                if parent == *uid {
-                    return Err(Misfit::new("entities", "hold an entity that is its own ancestor").into());
-                }
-                if let Some(stored) = self.engine.stored.get(&parent) {
+            for parent in &wave {
+                if let Some(stored) = self.engine.stored.get(parent) {
                     above.extend(stored.ancestors().cloned());
-                } else if let Some(sent) = self.sent.get(&parent) {
-                    next.extend(sent.parents.iter().filter(|uid| !above.contains(*uid)).cloned());
+                } else if let Some(sent) = self.sent.get(parent) {
+                    next.extend(sent.parents.iter().filter(|uid| seen.insert((*uid).clone())).cloned());
                 }
-                above.insert(parent);
             }
+            above.extend(next.iter().cloned());
             if above.len() > self.limits.ancestors {
                 return Err(Misfit::new("entities", "have more ancestors than `limits.ancestors`").into());
             }

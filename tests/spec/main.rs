@@ -11,13 +11,16 @@
 )]
 
 mod support;
+mod wire;
 
 mod audit_trail;
+mod bad_input;
 mod bundles;
 mod caching;
 mod demo;
 mod examples;
 mod failing_closed;
+mod mutations;
 mod operations;
 mod properties;
 mod telemetry;
