@@ -2,6 +2,7 @@
 //! part and not the content. An answer becomes a message that can't be misread.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use prost::Message as _;
@@ -103,7 +104,7 @@ fn subject(wire: Option<AnySubject>, limits: &Limits) -> Result<Subject, Misfit>
 /// What all questions of a message share.
 struct Common {
     context: RawRecord,
-    entities: Vec<RawEntity>,
+    entities: Arc<[RawEntity]>,
     bypass_cache: bool,
 }
 
@@ -172,7 +173,7 @@ fn question(
         resource,
         fields: fields.map(|query| field_query(query, "fields", limits)).transpose()?,
         context: common.context.clone(),
-        entities: common.entities.clone(),
+        entities: Arc::clone(&common.entities),
         bypass_cache: common.bypass_cache,
     })
 }

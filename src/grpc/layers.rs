@@ -85,6 +85,9 @@ fn misaddressed(request: &Request<Body>) -> Option<(DecideError, StatusCode)> {
 
 /// Why a call ended that our service never saw. Ours carry error details; those that tonic and the router make do not.
 fn unrecorded(response: &Response<Body>) -> Option<DecideError> {
+    if response.extensions().get::<Panicked>().is_some() {
+        return Some(DecideError::Panicked);
+    }
     if response.status() != StatusCode::OK {
         return Some(DecideError::NoSuchMethod);
     }
@@ -119,6 +122,28 @@ impl tower_http::catch_panic::ResponseForPanic for PanicToInternal {
 
     fn response_for_panic(&mut self, _: Box<dyn std::any::Any + Send + 'static>) -> Response<Body> {
         tracing::error!("a call panicked");
-        tonic::Status::internal("no decision could be made").into_http()
+        let mut response = tonic::Status::internal("no decision could be made").into_http();
+        // tonic says INTERNAL of a message that it can't decode, too; this one is our fault, not the caller's.
+        response.extensions_mut().insert(Panicked);
+        response
+    }
+}
+
+/// Marks the response that a panic became.
+#[derive(Debug, Clone, Copy)]
+struct Panicked;
+
+#[cfg(test)]
+mod tests {
+    use tower_http::catch_panic::ResponseForPanic as _;
+
+    use super::*;
+
+    #[test]
+    fn a_panic_is_our_fault_and_an_unreadable_message_the_callers() {
+        let panicked = PanicToInternal.response_for_panic(Box::new("secret"));
+        assert!(matches!(unrecorded(&panicked), Some(DecideError::Panicked)));
+        let unreadable = tonic::Status::internal("failed to decode Protobuf message").into_http();
+        assert!(matches!(unrecorded(&unreadable), Some(DecideError::Unreadable)));
     }
 }

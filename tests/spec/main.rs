@@ -23,5 +23,6 @@ mod failing_closed;
 mod mutations;
 mod operations;
 mod properties;
+mod review;
 mod telemetry;
 mod three_levels;
