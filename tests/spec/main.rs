@@ -12,11 +12,13 @@
 
 mod support;
 
+mod architecture;
 mod audit_trail;
 mod caching;
 mod examples;
 mod failing_closed;
 mod operations;
 mod properties;
+mod reference;
 mod telemetry;
 mod three_levels;
