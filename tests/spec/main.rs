@@ -22,3 +22,4 @@ mod properties;
 mod reference;
 mod telemetry;
 mod three_levels;
+mod whose_word;
