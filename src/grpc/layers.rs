@@ -68,6 +68,9 @@ fn unrecorded(response: &Response<Body>) -> Option<DecideError> {
     if response.status() != StatusCode::OK {
         return Some(DecideError::NoSuchMethod);
     }
+    if response.extensions().get::<Panicked>().is_some() {
+        return Some(DecideError::Panicked);
+    }
     let headers = response.headers();
     let code = headers.get("grpc-status").map(|value| Code::from_bytes(value.as_bytes()))?;
     if code == Code::Ok || headers.contains_key("grpc-status-details-bin") {
@@ -90,6 +93,10 @@ fn unrecorded(response: &Response<Body>) -> Option<DecideError> {
     })
 }
 
+/// Marks the response of a call that panicked: by its status it could be one that tonic could not read.
+#[derive(Debug, Clone, Copy)]
+struct Panicked;
+
 /// A panic is one call's end, not everybody's: INTERNAL, without a word of what it said.
 #[derive(Debug, Clone, Copy)]
 pub struct PanicToInternal;
@@ -99,6 +106,34 @@ impl tower_http::catch_panic::ResponseForPanic for PanicToInternal {
 
     fn response_for_panic(&mut self, _: Box<dyn std::any::Any + Send + 'static>) -> Response<Body> {
         tracing::error!("a call panicked");
-        tonic::Status::internal("no decision could be made").into_http()
+        let mut response = tonic::Status::internal("no decision could be made").into_http();
+        response.extensions_mut().insert(Panicked);
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::Status;
+    use tower_http::catch_panic::ResponseForPanic as _;
+
+    use super::*;
+
+    #[test]
+    fn how_a_call_ended_that_the_service_never_saw_is_told_by_its_response() {
+        let panicked = PanicToInternal.response_for_panic(Box::new("what it said"));
+        let bare = |status: Status| status.into_http();
+        let detailed = Status::with_details(Code::PermissionDenied, "no", "details".into());
+        let table = [
+            (panicked, Some("INTERNAL"), "our fault, and not the message's"),
+            (bare(Status::internal("failed to decode")), Some("UNREADABLE_MESSAGE"), "tonic could not read it"),
+            (bare(Status::out_of_range("too large")), Some("UNREADABLE_MESSAGE"), "longer than its limit"),
+            (bare(Status::unimplemented("")), Some("NO_SUCH_METHOD"), "tonic knows the service and not the method"),
+            (bare(detailed), None, "ours: it has its record"),
+            (bare(Status::ok("")), None, "answered"),
+        ];
+        for (response, expected, why) in table {
+            assert_eq!(unrecorded(&response).map(|error| error.reason()), expected, "{why}");
+        }
     }
 }
