@@ -131,9 +131,8 @@ fn a_file_imports_only_from_floors_below_and_organs_take_nothing_of_each_other_b
 
 /// Whether `word` stands in a line, as a word or the beginning of a path.
 fn says(line: &str, word: &str) -> bool {
-    line.match_indices(word).any(|(at, _)| {
-        !line[..at].chars().next_back().is_some_and(|c| c.is_alphanumeric() || c == '_' || c == ':')
-    })
+    line.match_indices(word)
+        .any(|(at, _)| !line[..at].chars().next_back().is_some_and(|c| c.is_alphanumeric() || c == '_' || c == ':'))
 }
 
 /// What stands nowhere but in the named places; the reason in the row.
@@ -146,7 +145,11 @@ fn what_must_be_absent_is_absent() {
             &["grpc.rs", "grpc/", "app.rs", "client.rs", "client/", "proto.rs"],
             "gRPC is known to its doors, to the house and to the client",
         ),
-        (&["println!", "eprintln!", "print!", "eprint!", "dbg!"], &[], "results go through the console, logs through tracing"),
+        (
+            &["println!", "eprintln!", "print!", "eprint!", "dbg!"],
+            &[],
+            "results go through the console, logs through tracing",
+        ),
         (&["SystemTime::now", "Instant::now"], &["clock.rs"], "time is passed in"),
         (&["lazy_static", "OnceLock", "LazyLock", "OnceCell"], &[], "no globals"),
         (&["jsonwebtoken"], &["token.rs", "token/", "cli/demo/world.rs"], "tokens are verified in one folder"),
@@ -170,7 +173,8 @@ fn what_must_be_absent_is_absent() {
 /// `model` is data: it does no I/O, waits for nothing, and knows neither the wire nor policies.
 #[test]
 fn the_model_imports_nothing_of_ours_and_touches_nothing() {
-    let foreign = ["tokio", "tonic", "async ", "std::fs", "std::net::Tcp", "std::thread", "std::io", "tracing", "rustls"];
+    let foreign =
+        ["tokio", "tonic", "async ", "std::fs", "std::net::Tcp", "std::thread", "std::io", "tracing", "rustls"];
     for source in sources().iter().filter(|source| source.room() == "model") {
         for (_, import) in imports(source) {
             assert!(import.starts_with("model"), "src/{} imports `{import}`", source.path);
@@ -311,7 +315,8 @@ fn every_test_that_a_page_names_exists() {
             let is_path = ["src/", "tests/", "docs/", "policies/", "examples/", "proto/", "helm/", "benches/"]
                 .iter()
                 .any(|folder| path.starts_with(folder));
-            let is_sentence = code.matches('_').count() >= 4 && !code.starts_with("gatepost_")
+            let is_sentence = code.matches('_').count() >= 4
+                && !code.starts_with("gatepost_")
                 && code.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
             // The page about policies names files of a bundle.
             let exists = root().join(path).exists() || root().join("policies").join(path).exists();

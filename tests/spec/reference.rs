@@ -246,23 +246,30 @@ async fn the_records_on_the_audit_page_are_real() {
     assert_eq!(allow.decision(), Decision::Allow);
     let raw = crate::failing_closed::wire(&gatepost.token("alice", &[]));
     let refused = gatepost.raw("warehouse").await.check(raw).await.unwrap_err();
-    let refused = tonic_types::StatusExt::get_error_details(&refused).error_info().unwrap().metadata["decision_id"].clone();
+    let refused =
+        tonic_types::StatusExt::get_error_details(&refused).error_info().unwrap().metadata["decision_id"].clone();
 
     let text = std::fs::read_to_string(gatepost.path("audit.jsonl")).unwrap();
     for (name, id) in [("record: allow", allow.decision_id()), ("record: refused", refused.as_str())] {
         let line = text.lines().find(|line| line.contains(&format!("\"original_event_uid\":\"{id}\""))).unwrap();
         let real: Value = serde_json::from_str(line).unwrap();
         if std::env::var_os("UPDATE_REFERENCE").is_some() {
-            let page_text = read("docs/audit.md");
-            let shown = serde_json::to_string_pretty(&real).unwrap() + "\n";
-            std::fs::write(page("docs/audit.md"), page_text.replace(&block(&page_text, name), &shown)).unwrap();
+            let text = read("docs/audit.md");
+            let (before, after) = text.split_once(&format!("<!-- {name} -->\n")).unwrap();
+            let hostname = real["device"]["hostname"].to_string();
+            let rest = after.split_once("\n```\n").unwrap().1;
+            let shown = serde_json::to_string_pretty(&real).unwrap().replace(&hostname, "\"gatepost-0\"");
+            let shown = format!("{before}<!-- {name} -->\n```json\n{shown}\n```\n{rest}");
+            std::fs::write(page("docs/audit.md"), shown).unwrap();
         }
         let shown: Value = serde_json::from_str(&block(&read("docs/audit.md"), name)).unwrap();
         let (mut of_real, mut of_shown) = (Vec::new(), Vec::new());
         shape(&real, "", &mut of_real);
         shape(&shown, "", &mut of_shown);
         assert_eq!(of_shown, of_real, "{name}: docs/audit.md is out of date");
-        for pointer in ["/status_detail", "/disposition", "/severity", "/unmapped/gatepost/field_mask", "/api/operation"] {
+        for pointer in
+            ["/status_detail", "/disposition", "/severity", "/unmapped/gatepost/field_mask", "/api/operation"]
+        {
             assert_eq!(shown.pointer(pointer), real.pointer(pointer), "{name}: {pointer}");
         }
     }
