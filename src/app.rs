@@ -254,6 +254,8 @@ where
             tonic_reflection::server::Builder::configure()
                 .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
                 .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+                // So that a client can read the details of an error, which is where the reason is.
+                .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
         };
         // Python's reflection client speaks v1alpha, newer ones v1.
         match (builder().build_v1(), builder().build_v1alpha()) {

@@ -40,7 +40,7 @@ Start here:
     gatepost test policies                does it decide what it should?
     gatepost serve --config gatepost.yaml
 
-Exit codes: 0 well, 1 no (a check or test failed), 2 the command line is wrong, 64 the configuration is wrong,
+Exit codes: 0 well, 1 no (a check or test failed), 2 the command line is wrong, 64 the configuration is wrong, \
 65 policies, certificates or keys are wrong, 69 a port is taken or records can't be written, 70 a fault of ours."
 )]
 struct Cli {

@@ -213,6 +213,23 @@ pub mod dangerous {
         )
     }
 
+    /// Whether Cedar's own validation finds nothing wrong with the entities and context that our typing let through.
+    #[must_use]
+    pub fn conforms(request: &AuthorizationRequest) -> bool {
+        let schema = &request.engine.schema;
+        let Some(resource) = &request.resource else { return true };
+        let entities: Vec<cedar_policy::Entity> = request
+            .entities
+            .iter()
+            .filter(|entity| !entity.uid().is_action())
+            .map(|entity| entity.clone().into())
+            .collect();
+        let asked: cedar_policy::Request = request.cedar(&request.action.uid, resource).into();
+        let context =
+            asked.context().is_some_and(|context| context.validate(schema, &request.action.uid.clone().into()).is_ok());
+        context && cedar_policy::Entities::empty().add_entities(entities, Some(schema)).is_ok()
+    }
+
     /// What Cedar's own authorizer says of the whole set for one action of the request, with its errors: decision, determining
     /// policies, erring policies. `action` is the base action or one of its field actions; `resource` is the object.
     #[must_use]

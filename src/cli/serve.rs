@@ -17,11 +17,11 @@ use crate::telemetry::Telemetry;
 /// Serve decisions.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
-Settings are read from the file, then from the environment (GATEPOST_SERVER__LISTEN=0.0.0.0:8443), then from
---set (--set server.listen=0.0.0.0:8443); later ones win. Every mistake is told at once, by file, line and key.
+Settings are read from the file, then from the environment (GATEPOST_SERVER__LISTEN=0.0.0.0:8443), then from \
+--set (--set server.listen=0.0.0.0:8443); later ones win. Every mistake is told at once, by file, line and key. \
 docs/reference/configuration.md lists every key.
 
-SIGTERM or SIGINT drains: readiness goes false, calls under way finish, the last record is written, exit 0.
+SIGTERM or SIGINT drains: readiness goes false, calls under way finish, the last record is written, exit 0. \
 A second signal ends at once. Certificates, keys, authorities and policies are read again when they change.
 
     gatepost serve --config gatepost.yaml

@@ -147,8 +147,7 @@ impl BundleFiles {
         paths.sort();
         for path in paths {
             let Some(name) = path.file_name().and_then(|name| name.to_str()).map(str::to_owned) else { continue };
-            let wanted = name.ends_with(".cedarschema") || name.ends_with(".cedar") || name == "entities.json";
-            if name.starts_with('.') || !wanted {
+            if !is_bundle_file(name.as_bytes()) {
                 continue;
             }
             match read_bounded(&path, limits.policy_file_bytes) {
@@ -191,6 +190,12 @@ impl BundleFiles {
         }
         PolicyRevision::from_digest(context.finish().as_ref())
     }
+}
+
+/// Whether a file of this name belongs to a bundle. What starts with a dot is an editor's or a kubelet's.
+pub(super) fn is_bundle_file(name: &[u8]) -> bool {
+    !name.starts_with(b".")
+        && (name.ends_with(b".cedarschema") || name.ends_with(b".cedar") || name == b"entities.json")
 }
 
 fn read_bounded(path: &Path, limit: usize) -> Result<String, String> {

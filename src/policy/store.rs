@@ -121,9 +121,15 @@ impl Store {
         told: impl Fn(Reload) + Send + Sync + 'static,
     ) -> Result<(), notify::Error> {
         let (announce, mut changes) = tokio::sync::mpsc::channel::<()>(1);
+        let directory = self.directory.clone();
+        // Others write near by (an audit file beside the folder, say): that is no news. `..data` is what Kubernetes swaps.
+        let concerns = move |path: &PathBuf| {
+            let name = path.file_name().map(std::ffi::OsStr::as_encoded_bytes).unwrap_or_default();
+            *path == directory || name.starts_with(b"..") || super::bundle::is_bundle_file(name)
+        };
         let watching = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            // Our own reading is announced too; only writing counts.
-            if event.map_or(true, |event| !event.kind.is_access()) {
+            // Our own reading is announced too; only writing counts. An error may have swallowed events.
+            if event.map_or(true, |event| !event.kind.is_access() && event.paths.iter().any(&concerns)) {
                 // A full channel already holds the news.
                 let _ = announce.try_send(());
             }

@@ -14,7 +14,9 @@ mod support;
 
 mod architecture;
 mod audit_trail;
+mod bundles;
 mod caching;
+mod demo;
 mod examples;
 mod failing_closed;
 mod operations;

@@ -204,13 +204,17 @@ async fn health_and_reflection_answer_over_the_same_door() {
 
     use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
     let mut reflection = tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient::new(channel);
-    let ask = tonic_reflection::pb::v1::ServerReflectionRequest {
+    let ask = |message| tonic_reflection::pb::v1::ServerReflectionRequest {
         host: String::new(),
-        message_request: Some(MessageRequest::ListServices(String::new())),
+        message_request: Some(message),
     };
-    let mut answers = reflection.server_reflection_info(tokio_stream::iter([ask])).await.unwrap().into_inner();
+    let details = MessageRequest::FileContainingSymbol("google.rpc.ErrorInfo".to_owned());
+    let asked = tokio_stream::iter([ask(MessageRequest::ListServices(String::new())), ask(details)]);
+    let mut answers = reflection.server_reflection_info(asked).await.unwrap().into_inner();
     let listed = format!("{:?}", answers.message().await.unwrap().unwrap());
     assert!(listed.contains("gatepost.v1.DecisionService") && listed.contains("grpc.health.v1.Health"), "{listed}");
+    let details = format!("{:?}", answers.message().await.unwrap().unwrap());
+    assert!(details.contains("FileDescriptorResponse"), "the details of errors can be read: {details}");
     assert!(gatepost.call_records().is_empty(), "neither asks a question");
 }
 

@@ -249,6 +249,7 @@ fn a_mask_is_one_plain_cedar_question_per_field() {
             let question = question("read", resource, context, fields);
             let (request, ruling) = ask(&bundle, &subject(&mut dice), &question);
 
+            assert!(dangerous::conforms(&request), "what we typed is what Cedar would take: {question:?}");
             let base = plainly_allowed(&bundle, &request, None);
             let granted: BTreeSet<String> =
                 asked.iter().filter(|field| base && plainly_allowed(&bundle, &request, Some(field))).cloned().collect();

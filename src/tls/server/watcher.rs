@@ -4,6 +4,7 @@
 //! `..data` link beside them). Notices get lost on network file systems; hence the poll.
 
 use std::collections::BTreeSet;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,9 +54,16 @@ impl ServerIdentity {
     /// Nothing when the system can't watch (too many watches, say): then the poll is all there is.
     fn watcher(&self, noticed: &Arc<Notify>) -> Option<notify::RecommendedWatcher> {
         let notice = Arc::clone(noticed);
+        let files = [&self.files.certificate, &self.files.private_key, &self.files.client_ca];
+        let names: BTreeSet<OsString> =
+            files.into_iter().filter_map(|file| file.file_name()).map(OsStr::to_owned).collect();
+        // Others write in the same folder (an audit file, say): that is no news. `..data` is what Kubernetes swaps.
+        let concerns = move |path: &PathBuf| {
+            path.file_name().is_some_and(|name| names.contains(name) || name.as_encoded_bytes().starts_with(b".."))
+        };
         let watching = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
             // Our own reading is an access event: it must not make us read again. An error may have swallowed events.
-            if !event.is_ok_and(|event| event.kind.is_access()) {
+            if !event.is_ok_and(|event| event.kind.is_access() || !event.paths.iter().any(&concerns)) {
                 notice.notify_one();
             }
         })
