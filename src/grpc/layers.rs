@@ -91,6 +91,9 @@ fn unrecorded(response: &Response<Body>) -> Option<DecideError> {
     if response.status() != StatusCode::OK {
         return Some(DecideError::NoSuchMethod);
     }
+    if response.extensions().get::<Panicked>().is_some() {
+        return Some(DecideError::Panicked);
+    }
     let headers = response.headers();
     let code = headers.get("grpc-status").map(|value| Code::from_bytes(value.as_bytes()))?;
     if code == Code::Ok || headers.contains_key("grpc-status-details-bin") {
@@ -113,6 +116,10 @@ fn unrecorded(response: &Response<Body>) -> Option<DecideError> {
     })
 }
 
+/// Marks the response of a call that panicked: by its status it could be one that tonic could not read.
+#[derive(Debug, Clone, Copy)]
+struct Panicked;
+
 /// A panic is one call's end, not everybody's: INTERNAL, without a word of what it said.
 #[derive(Debug, Clone, Copy)]
 pub struct PanicToInternal;
@@ -129,21 +136,28 @@ impl tower_http::catch_panic::ResponseForPanic for PanicToInternal {
     }
 }
 
-/// Marks the response that a panic became.
-#[derive(Debug, Clone, Copy)]
-struct Panicked;
-
 #[cfg(test)]
 mod tests {
+    use tonic::Status;
     use tower_http::catch_panic::ResponseForPanic as _;
 
     use super::*;
 
     #[test]
-    fn a_panic_is_our_fault_and_an_unreadable_message_the_callers() {
-        let panicked = PanicToInternal.response_for_panic(Box::new("secret"));
-        assert!(matches!(unrecorded(&panicked), Some(DecideError::Panicked)));
-        let unreadable = tonic::Status::internal("failed to decode Protobuf message").into_http();
-        assert!(matches!(unrecorded(&unreadable), Some(DecideError::Unreadable)));
+    fn how_a_call_ended_that_the_service_never_saw_is_told_by_its_response() {
+        let panicked = PanicToInternal.response_for_panic(Box::new("what it said"));
+        let bare = |status: Status| status.into_http();
+        let detailed = Status::with_details(Code::PermissionDenied, "no", "details".into());
+        let table = [
+            (panicked, Some("INTERNAL"), "our fault, and not the message's"),
+            (bare(Status::internal("failed to decode")), Some("UNREADABLE_MESSAGE"), "tonic could not read it"),
+            (bare(Status::out_of_range("too large")), Some("UNREADABLE_MESSAGE"), "longer than its limit"),
+            (bare(Status::unimplemented("")), Some("NO_SUCH_METHOD"), "tonic knows the service and not the method"),
+            (bare(detailed), None, "ours: it has its record"),
+            (bare(Status::ok("")), None, "answered"),
+        ];
+        for (response, expected, why) in table {
+            assert_eq!(unrecorded(&response).map(|error| error.reason()), expected, "{why}");
+        }
     }
 }

@@ -50,6 +50,20 @@ pub struct Refusal {
 }
 
 impl DecideError {
+    /// Every status with its reason, for the error reference.
+    pub const ALL: [(&'static str, &'static str); 10] = [
+        ("UNAUTHENTICATED", "CALLER_NOT_IDENTIFIED"),
+        ("PERMISSION_DENIED", "CALLER_NOT_ENROLLED"),
+        ("PERMISSION_DENIED", "CALLER_NOT_ENTITLED"),
+        ("INVALID_ARGUMENT", "INVALID_QUESTION"),
+        ("INVALID_ARGUMENT", "UNREADABLE_MESSAGE"),
+        ("UNIMPLEMENTED", "NO_SUCH_METHOD"),
+        ("RESOURCE_EXHAUSTED", "OVERLOADED"),
+        ("DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED"),
+        ("UNAVAILABLE", "AUDIT_UNAVAILABLE"),
+        ("INTERNAL", "INTERNAL"),
+    ];
+
     /// The gRPC status code's name.
     #[must_use]
     pub fn status(&self) -> &'static str {
@@ -105,5 +119,32 @@ impl From<CallerError> for DecideError {
             CallerError::NotIdentified(error) => Self::NotIdentified(error.reason()),
             CallerError::NotEnrolled => Self::NotEnrolled,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_error_is_in_the_list_that_the_reference_page_is_held_against() {
+        let misfit = Misfit { at: "action".to_owned(), rule: "is wrong" };
+        let every = [
+            DecideError::NotIdentified("NO_SPIFFE_ID"),
+            DecideError::NotEnrolled,
+            DecideError::NotEntitled("ASK"),
+            DecideError::Invalid(misfit),
+            DecideError::NoSuchMethod,
+            DecideError::Unreadable,
+            DecideError::Overloaded,
+            DecideError::Deadline,
+            DecideError::Audit(AuditError::QueueFull),
+            DecideError::Panicked,
+        ];
+        let mut told: Vec<_> = every.iter().map(|error| (error.status(), error.reason())).collect();
+        let mut listed = DecideError::ALL.to_vec();
+        told.sort_unstable();
+        listed.sort_unstable();
+        assert_eq!(told, listed);
     }
 }

@@ -430,6 +430,14 @@ impl Gathering<'_> {
         };
         let uid = self.engine.shapes.uid(&raw.uid, "subject").map_err(blame)?;
         let stored = self.engine.stored.get(&uid);
+        if stored.is_some() && subject.token.is_none() && !(raw.attributes.is_empty() && raw.parents.is_empty()) {
+            // A token may say more than what is stored; a caller may not.
+            return Err(Misfit::new(
+                "subject",
+                "is in the bundle's own data, which stands: send no attributes or parents for it",
+            )
+            .into());
+        }
         let mut open = shape.attributes.clone();
         if stored.is_some() {
             open.members.values_mut().for_each(|member| member.required = false);

@@ -13,6 +13,7 @@
 mod support;
 mod wire;
 
+mod architecture;
 mod audit_trail;
 mod bad_input;
 mod bundles;
@@ -23,6 +24,8 @@ mod failing_closed;
 mod mutations;
 mod operations;
 mod properties;
+mod reference;
 mod review;
 mod telemetry;
 mod three_levels;
+mod whose_word;
