@@ -65,6 +65,9 @@ where
 
 /// Why a call ended that our service never saw. Ours carry error details; those that tonic and the router make do not.
 fn unrecorded(response: &Response<Body>) -> Option<DecideError> {
+    if response.extensions().get::<Panicked>().is_some() {
+        return Some(DecideError::Panicked);
+    }
     if response.status() != StatusCode::OK {
         return Some(DecideError::NoSuchMethod);
     }
@@ -90,6 +93,10 @@ fn unrecorded(response: &Response<Body>) -> Option<DecideError> {
     })
 }
 
+/// Marks the answer to a call that panicked: by its code alone it would look like a message that can't be read.
+#[derive(Debug, Clone, Copy)]
+struct Panicked;
+
 /// A panic is one call's end, not everybody's: INTERNAL, without a word of what it said.
 #[derive(Debug, Clone, Copy)]
 pub struct PanicToInternal;
@@ -99,6 +106,28 @@ impl tower_http::catch_panic::ResponseForPanic for PanicToInternal {
 
     fn response_for_panic(&mut self, _: Box<dyn std::any::Any + Send + 'static>) -> Response<Body> {
         tracing::error!("a call panicked");
-        tonic::Status::internal("no decision could be made").into_http()
+        let mut response = tonic::Status::internal("no decision could be made").into_http();
+        response.extensions_mut().insert(Panicked);
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tower_http::catch_panic::ResponseForPanic as _;
+
+    use super::*;
+
+    #[test]
+    fn a_call_that_our_service_never_ended_is_told_apart_by_whose_fault_it_was() {
+        let table = [
+            (PanicToInternal.response_for_panic(Box::new("")), Some("INTERNAL"), "a panic is our fault"),
+            (tonic::Status::internal("").into_http(), Some("UNREADABLE_MESSAGE"), "a message that tonic can't read"),
+            (tonic::Status::unimplemented("").into_http(), Some("NO_SUCH_METHOD"), "no such method"),
+            (tonic::Status::new(Code::Ok, "").into_http(), None, "an answer, recorded already"),
+        ];
+        for (response, expected, why) in table {
+            assert_eq!(unrecorded(&response).map(|error| error.reason()), expected, "{why}");
+        }
     }
 }
