@@ -19,5 +19,6 @@ mod examples;
 mod failing_closed;
 mod operations;
 mod properties;
+mod review_identity;
 mod telemetry;
 mod three_levels;
