@@ -26,6 +26,7 @@ mod operations;
 mod properties;
 mod reference;
 mod review;
+mod review_identity;
 mod telemetry;
 mod three_levels;
 mod whose_word;
