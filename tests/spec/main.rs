@@ -19,6 +19,7 @@ mod bundles;
 mod caching;
 mod examples;
 mod failing_closed;
+mod limits;
 mod mutations;
 mod operations;
 mod properties;

@@ -38,8 +38,18 @@ const ACTIONS: [&str; 9] = [
     "User.delete",
 ];
 const PATHS: [&str; 12] = [
-    "email", "display_name", "role", "address.city", "address", "shipping", "shipping.street", "status", "total",
-    "price", "risk_score", "password_hash",
+    "email",
+    "display_name",
+    "role",
+    "address.city",
+    "address",
+    "shipping",
+    "shipping.street",
+    "status",
+    "total",
+    "price",
+    "risk_score",
+    "password_hash",
 ];
 
 #[derive(Clone)]
@@ -116,9 +126,30 @@ fn field_query(dice: &mut Dice) -> v1::FieldQuery {
 fn odd_text(dice: &mut Dice) -> String {
     let long = "x".repeat(1025);
     dice.pick(&[
-        "", "*", "alice", "Alice", "al\u{0}ice", "\u{202e}ecila", "a\u{301}", "\u{e1}", "Order.read:total",
-        "Order.read#basic", "acme", "globex", "admin", "..", "a.*", "User", "Role", "Service", "Nobody", "1", "true",
-        "{\"__entity\":{\"type\":\"Role\",\"id\":\"admin\"}}", "spiffe://shop.example/ns/shop/sa/back-office", &long,
+        "",
+        "*",
+        "alice",
+        "Alice",
+        "al\u{0}ice",
+        "\u{202e}ecila",
+        "a\u{301}",
+        "\u{e1}",
+        "Order.read:total",
+        "Order.read#basic",
+        "acme",
+        "globex",
+        "admin",
+        "..",
+        "a.*",
+        "User",
+        "Role",
+        "Service",
+        "Nobody",
+        "1",
+        "true",
+        "{\"__entity\":{\"type\":\"Role\",\"id\":\"admin\"}}",
+        "spiffe://shop.example/ns/shop/sa/back-office",
+        &long,
     ])
     .to_owned()
 }
@@ -152,7 +183,8 @@ const NAMES: [&str; 10] =
     ["tenant", "owner", "customer", "status", "total", "published", "suspended", "now", "caller", "token"];
 
 fn odd_entity(dice: &mut Dice) -> v1::Entity {
-    let kind = dice.pick(&["User", "Tenant", "Role", "Account", "Order", "Product", "Service", "ServiceGroup", "Nobody"]);
+    let kind =
+        dice.pick(&["User", "Tenant", "Role", "Account", "Order", "Product", "Service", "ServiceGroup", "Nobody"]);
     let mut entity = v1::Entity {
         r#type: kind.into(),
         id: dice.pick(&["alice", "bob", "acme", "admin", "o-1", "acc-alice", "p-1"]).into(),
@@ -162,7 +194,9 @@ fn odd_entity(dice: &mut Dice) -> v1::Entity {
         tamper_with_attributes(dice, &mut entity.attributes, &NAMES);
     }
     if dice.one_in(2) {
-        entity.parents.push(parent(dice.pick(&["Role", "ServiceGroup", "User"]), dice.pick(&["admin", "staff", "alice"])));
+        entity
+            .parents
+            .push(parent(dice.pick(&["Role", "ServiceGroup", "User"]), dice.pick(&["admin", "staff", "alice"])));
     }
     entity
 }
@@ -392,7 +426,12 @@ impl Judge<'_> {
     }
 
     /// Holds one answer against plain evaluation.
-    fn judge(&self, subject: Option<&SubjectData>, question: &Question, answer: &v1::CheckResponse) -> Result<(), String> {
+    fn judge(
+        &self,
+        subject: Option<&SubjectData>,
+        question: &Question,
+        answer: &v1::CheckResponse,
+    ) -> Result<(), String> {
         let allowed = answer.decision() == v1::Decision::Allow;
         let fail = |why: &str| Err(format!("{why}: {question:?} for {subject:?} got {answer:?}"));
         if !allowed && answer.fields.is_some() {
@@ -415,7 +454,8 @@ impl Judge<'_> {
         if !base {
             return fail("allowed, though Cedar does not");
         }
-        let mask: BTreeSet<&str> = answer.fields.iter().flat_map(|mask| mask.paths.iter().map(String::as_str)).collect();
+        let mask: BTreeSet<&str> =
+            answer.fields.iter().flat_map(|mask| mask.paths.iter().map(String::as_str)).collect();
         let Some(query) = &question.fields else {
             return if mask.is_empty() { Ok(()) } else { fail("a mask that nobody asked for") };
         };
@@ -433,7 +473,8 @@ impl Judge<'_> {
             }
             if let FieldSelection::Named(asked) = &query.selection
                 && !asked.iter().any(|asked| {
-                    *path == asked.as_str() || path.strip_prefix(asked.as_str()).is_some_and(|rest| rest.starts_with('.'))
+                    *path == asked.as_str()
+                        || path.strip_prefix(asked.as_str()).is_some_and(|rest| rest.starts_with('.'))
                 })
             {
                 return fail("a field that nobody asked for");
@@ -474,7 +515,8 @@ impl Judge<'_> {
                 }),
                 ..v1::CheckRequest::default()
             };
-            let (_, mut probe) = convert::check(wire, &self.gatepost.pdp.limits).map_err(|misfit| format!("{misfit:?}"))?;
+            let (_, mut probe) =
+                convert::check(wire, &self.gatepost.pdp.limits).map_err(|misfit| format!("{misfit:?}"))?;
             probe.context.clone_from(&question.context);
             let Some(request) = self.request(subject, &probe) else { continue };
             if self.plain(&request, None) != Some(true) {
@@ -485,7 +527,12 @@ impl Judge<'_> {
     }
 
     /// Holds a whole reply against plain evaluation. Returns the decision ids it named.
-    async fn reply(&self, case: &Case, reply: &Reply, tally: &mut BTreeMap<String, usize>) -> Result<Vec<String>, String> {
+    async fn reply(
+        &self,
+        case: &Case,
+        reply: &Reply,
+        tally: &mut BTreeMap<String, usize>,
+    ) -> Result<Vec<String>, String> {
         let limits = &self.gatepost.pdp.limits;
         let mut count = |what: String| *tally.entry(format!("{:28} {what}", case.kind)).or_default() += 1;
         if reply.code() != Code::Ok {
