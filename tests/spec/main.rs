@@ -17,6 +17,7 @@ mod audit_trail;
 mod bad_input;
 mod bundles;
 mod caching;
+mod canaries;
 mod examples;
 mod failing_closed;
 mod limits;
