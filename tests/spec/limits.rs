@@ -407,7 +407,7 @@ fn a_bundle_past_a_limit_is_refused_with_the_limit_s_name() {
     let compiled = |policies: String, change: &dyn Fn(&mut Limits)| {
         let mut options = BundleOptions::default();
         change(&mut options.limits);
-        let file = |name: &str, text: String| SourceFile { name: name.into(), text: text.into() };
+        let file = |name: &str, text: String| SourceFile { name: name.into(), text };
         let files = BundleFiles {
             schemas: vec![file("s.cedarschema", schema.to_owned())],
             policies: vec![file("p.cedar", policies)],
