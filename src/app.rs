@@ -5,7 +5,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
@@ -201,6 +201,7 @@ impl Gatepost {
             recorded: Mutex::new(Budget::default()),
             runtime: tokio::runtime::Handle::current(),
         });
+        tokio::spawn(record_the_rest(Arc::clone(&events), helpers.clone()));
         let door = Door {
             listener,
             identity,
@@ -288,9 +289,15 @@ fn watch_levels(pdp: &Arc<Pdp>, identity: &Arc<ServerIdentity>, clock: &SharedCl
     #[expect(clippy::cast_precision_loss, reason = "a gauge")]
     metrics.watch(Watched::TokenCache, move || weak.upgrade().map_or(0.0, |pdp| pdp.tokens.cached() as f64));
     let (identity, clock) = (Arc::clone(identity), Arc::clone(clock));
-    metrics.watch(Watched::CertificateExpiry, move || {
-        identity.certificate_expires_at().duration_since(clock.now()).map_or(0.0, |left| left.as_secs_f64())
-    });
+    metrics.watch(Watched::CertificateExpiry, move || seconds_until(identity.certificate_expires_at(), clock.now()));
+}
+
+/// Negative once `end` is past.
+fn seconds_until(end: SystemTime, now: SystemTime) -> f64 {
+    match end.duration_since(now) {
+        Ok(left) => left.as_secs_f64(),
+        Err(past) => -past.duration().as_secs_f64(),
+    }
 }
 
 /// Reloads policies when they change, and says what came of it: in the log, the metrics and the record.
@@ -366,41 +373,76 @@ struct Events {
 }
 
 /// Refused handshakes that get a record of their own: ten a second, so that a flood can't fill the disk. What is left
-/// out is counted in the next record.
+/// out is counted in the next record, and the last of it is told for the others.
 #[derive(Default)]
 struct Budget {
     second: u64,
     used: u32,
     suppressed: u64,
+    last: Option<Stranger>,
+}
+
+/// Who was refused, and why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stranger {
+    address: SocketAddr,
+    reason: &'static str,
 }
 
 const HANDSHAKE_RECORDS_PER_SECOND: u32 = 10;
 
+impl Budget {
+    /// Whom to tell of in this second, and of how many besides.
+    fn refused(&mut self, second: u64, stranger: Stranger) -> Option<(Stranger, u64)> {
+        if self.second != second {
+            (self.second, self.used) = (second, 0);
+        }
+        if self.used >= HANDSHAKE_RECORDS_PER_SECOND {
+            self.suppressed += 1;
+            self.last = Some(stranger);
+            return None;
+        }
+        self.used += 1;
+        self.last = None;
+        Some((stranger, std::mem::take(&mut self.suppressed)))
+    }
+
+    /// What was left untold in an earlier second.
+    fn rest(&mut self, second: u64) -> Option<(Stranger, u64)> {
+        let last = self.last.filter(|_| self.second != second)?;
+        self.suppressed -= 1;
+        self.refused(second, last)
+    }
+}
+
 impl Events {
     fn refused(&self, address: SocketAddr, reason: &'static str) {
         self.pdp.metrics.handshake_refused(reason);
-        tracing::info!(%address, reason, "a connection was refused");
-        let suppressed = {
-            let mut budget = self.recorded.lock();
-            let second = self.pdp.clock.monotonic().as_secs();
-            if budget.second != second {
-                (budget.second, budget.used) = (second, 0);
-            }
-            if budget.used >= HANDSHAKE_RECORDS_PER_SECOND {
-                budget.suppressed += 1;
-                return;
-            }
-            budget.used += 1;
-            std::mem::take(&mut budget.suppressed)
-        };
-        let time = self.pdp.clock.now();
-        let entry = HandshakeEntry { time, address, listener: self.pdp.listener, reason, suppressed };
-        let trail = self.pdp.trail.clone();
-        self.runtime.spawn(async move {
-            if let Err(error) = trail.write(Entry::Handshake(entry)).await {
-                tracing::error!(error = &error as &dyn std::error::Error, "a refused connection could not be recorded");
-            }
-        });
+        let told = self.recorded.lock().refused(self.pdp.clock.monotonic().as_secs(), Stranger { address, reason });
+        if let Some(told) = told {
+            self.runtime.spawn(record_refused(Arc::clone(&self.pdp), told));
+        }
+    }
+}
+
+/// Once a second, until `stop`: puts on record what a flood that is over left untold, so that it does not wait for the
+/// next stranger.
+async fn record_the_rest(events: Arc<Events>, stop: CancellationToken) {
+    let mut ticks = tokio::time::interval(Duration::from_secs(1));
+    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+        let told = events.recorded.lock().rest(events.pdp.clock.monotonic().as_secs());
+        if let Some(told) = told {
+            record_refused(Arc::clone(&events.pdp), told).await;
+        }
+    }
+}
+
+/// In the log and on record.
+async fn record_refused(pdp: Arc<Pdp>, (Stranger { address, reason }, suppressed): (Stranger, u64)) {
+    tracing::info!(%address, reason, suppressed, "a connection was refused");
+    let entry = HandshakeEntry { time: pdp.clock.now(), address, listener: pdp.listener, reason, suppressed };
+    if let Err(error) = pdp.trail.write(Entry::Handshake(entry)).await {
+        tracing::error!(error = &error as &dyn std::error::Error, "a refused connection could not be recorded");
     }
 }
 
@@ -424,5 +466,36 @@ impl ConnectionEvents for Events {
 
     fn over_cap(&self, address: SocketAddr, limit: &'static str) {
         self.refused(address, limit);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_refused_stranger_is_told_of_once_alone_or_among_others() {
+        let stranger = Stranger { address: ([192, 0, 2, 1], 1).into(), reason: "PROTOCOL" };
+        let mut budget = Budget::default();
+        let mut told = |second: u64, strangers: u32| -> u64 {
+            let told = (0..strangers).filter_map(|_| budget.refused(second, stranger));
+            told.map(|(_, besides)| 1 + besides).sum()
+        };
+        assert_eq!(told(1, 10), 10, "each on its own");
+        assert_eq!(told(1, 90), 0, "a flood is not");
+        assert_eq!(told(2, 1), 91, "but is counted with the next");
+        assert_eq!(told(2, 109), 9);
+        assert_eq!(budget.rest(2), None, "perhaps there is more of it");
+        assert_eq!(budget.rest(3), Some((stranger, 99)), "though nobody came next");
+        assert_eq!(budget.rest(4), None, "told once");
+    }
+
+    #[test]
+    fn the_time_left_goes_below_zero_once_it_is_over() {
+        let end = SystemTime::UNIX_EPOCH + Duration::from_secs(100);
+        for (now, left, why) in [(40, 60.0, "before"), (100, 0.0, "at the end"), (130, -30.0, "past it")] {
+            let now = SystemTime::UNIX_EPOCH + Duration::from_secs(now);
+            assert!((seconds_until(end, now) - left).abs() < f64::EPSILON, "{why}");
+        }
     }
 }

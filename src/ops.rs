@@ -4,7 +4,8 @@
 //! names of conditions and numbers, no more. It answers GET and HEAD, one request a connection, within limits of its
 //! own, so that nobody can hold it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +23,10 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 /// Connections at once; more wait in the system's queue.
-const CONNECTIONS: usize = 64;
+const CONNECTIONS: usize = 128;
+/// Connections of one address at once; more are closed. Probes must be answered while somebody holds on to all of his:
+/// a liveness probe that isn't gets us killed.
+const OF_ONE_ADDRESS: usize = 16;
 /// How long we wait for others.
 const PATIENCE: Patience = Patience { head: Duration::from_secs(5), connection: Duration::from_secs(15) };
 /// Headers of a request.
@@ -114,6 +118,34 @@ fn no_store() -> (header::HeaderName, String) {
     (header::CACHE_CONTROL, "no-store".to_owned())
 }
 
+/// One connection of an address.
+struct Guest {
+    all: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    address: IpAddr,
+}
+
+impl Guest {
+    fn admit(all: &Arc<Mutex<HashMap<IpAddr, usize>>>, address: IpAddr) -> Option<Self> {
+        let mut counts = all.lock();
+        let held = counts.entry(address).or_default();
+        if *held >= OF_ONE_ADDRESS {
+            return None;
+        }
+        *held += 1;
+        Some(Self { all: Arc::clone(all), address })
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        let mut counts = self.all.lock();
+        match counts.get_mut(&self.address) {
+            Some(held) if *held > 1 => *held -= 1,
+            Some(_) | None => drop(counts.remove(&self.address)),
+        }
+    }
+}
+
 /// Serves `router` on `listener` until `drain` is cancelled; requests under way are finished, within their time.
 pub async fn serve(listener: TcpListener, router: Router, drain: CancellationToken) {
     serve_with(listener, router, drain, PATIENCE).await;
@@ -121,6 +153,7 @@ pub async fn serve(listener: TcpListener, router: Router, drain: CancellationTok
 
 async fn serve_with(listener: TcpListener, router: Router, drain: CancellationToken, patience: Patience) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let guests = Arc::new(Mutex::new(HashMap::new()));
     loop {
         let next = async {
             let place = Arc::clone(&places).acquire_owned().await;
@@ -131,8 +164,11 @@ async fn serve_with(listener: TcpListener, router: Router, drain: CancellationTo
             () = drain.cancelled() => break,
             next = next => next,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, guest) = match accepted {
+            Ok((stream, address)) => match Guest::admit(&guests, address.ip()) {
+                Some(guest) => (stream, guest),
+                None => continue,
+            },
             Err(error) => {
                 // Out of file descriptors, most likely: a moment's rest instead of a busy loop.
                 tracing::warn!(%error, "an operator's connection could not be accepted");
@@ -142,7 +178,7 @@ async fn serve_with(listener: TcpListener, router: Router, drain: CancellationTo
         };
         let service = TowerToHyperService::new(router.clone());
         tokio::spawn(async move {
-            let _place = place;
+            let _held = (place, guest);
             let connection = hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(patience.head)
@@ -239,6 +275,23 @@ mod tests {
         drain.cancel();
         served.await.unwrap();
         assert!(TcpStream::connect(address).await.is_err(), "nobody listens any more");
+    }
+
+    #[tokio::test]
+    async fn who_holds_on_to_every_connection_he_gets_keeps_nobody_else_out() {
+        let (address, _drain, _served) = started(&Readiness::expecting(&[])).await;
+        let mut held = Vec::new();
+        for _ in 0..CONNECTIONS + 1 {
+            held.push(TcpStream::connect(address).await.unwrap());
+        }
+        let elsewhere = tokio::net::TcpSocket::new_v4().unwrap();
+        elsewhere.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+        let mut probe = elsewhere.connect(address).await.unwrap();
+        probe.write_all(call("GET", "/livez").as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        let within = Duration::from_secs(3);
+        tokio::time::timeout(within, probe.read_to_string(&mut answer)).await.expect("at once").unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     }
 
     #[tokio::test]

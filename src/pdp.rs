@@ -192,10 +192,10 @@ impl Pdp {
         has_slot: bool,
         known: &mut Known,
     ) -> Result<(Caller, Who, Vec<Result<Question, Misfit>>), DecideError> {
+        let caller = self.admit(call, known)?;
         if !has_slot {
             return Err(DecideError::Overloaded);
         }
-        let caller = self.admit(call, known)?;
         let Shared { subject, items } = asked.map_err(DecideError::Invalid)?;
         known.subject.kind = Some(subject.kind());
         // A bad token denies every item, each with a record of its own.
@@ -209,8 +209,9 @@ impl Pdp {
         asked: Result<(Subject, Question), Misfit>,
         known: &mut Known,
     ) -> Result<Decided, DecideError> {
-        let _slot = self.slots.try_acquire().map_err(|_| DecideError::Overloaded)?;
+        // First, so that the record of a shed call says whose it was; it costs one look-up.
         let caller = self.admit(call, known)?;
+        let _slot = self.slots.try_acquire().map_err(|_| DecideError::Overloaded)?;
         let (subject, question) = asked.map_err(DecideError::Invalid)?;
         known.subject.kind = Some(subject.kind());
         known.question = Some(self.describe(&subject, &question));
@@ -390,7 +391,7 @@ impl Pdp {
         note(!resource.attributes.is_empty(), "resource.attributes".to_owned());
         note(!resource.parents.is_empty(), "resource.parents".to_owned());
         note(!question.context.is_empty(), "context".to_owned());
-        for entity in &question.entities {
+        for entity in question.entities.iter() {
             asserted.push(format!("entities[{}]", entity.uid.entity_type));
         }
         asserted.sort();
@@ -569,7 +570,7 @@ fn entitled(caller: &Caller, question: &Question) -> Result<(), DecideError> {
     if !resource.parents.is_empty() && !caller.may_supply_parents(&resource.entity_type) {
         return Err(DecideError::NotEntitled("SUPPLY_PARENTS"));
     }
-    for entity in &question.entities {
+    for entity in question.entities.iter() {
         if !caller.may_supply_attributes(&entity.uid.entity_type) {
             return Err(DecideError::NotEntitled("SUPPLY_ATTRIBUTES"));
         }

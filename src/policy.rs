@@ -159,7 +159,7 @@ fn self_test() -> bool {
         },
         fields: None,
         context: BTreeMap::from([("bad".to_owned(), crate::model::entity::RawValue::Bool(true))]),
-        entities: Vec::new(),
+        entities: Arc::default(),
         bypass_cache: true,
     };
     let principal =

@@ -1,6 +1,6 @@
 //! Logs, traces and metrics: what operators watch. What auditors read is `audit`.
 //!
-//! Logs go to standard error. Traces and metrics go out over OTLP when the configuration says where; metrics are also
+//! Logs go to standard error, through a queue that nobody waits for. Traces and metrics go out over OTLP when the configuration says where; metrics are also
 //! there for Prometheus. Nothing here is needed for a decision, so nothing here may fail one.
 //!
 //! Imports `config`. Never holds a token, a claim, an attribute or any other text that a caller sent.
@@ -18,8 +18,10 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _};
 
+use self::lines::{LastLines, Lines};
 use crate::config::{LogFormat, OtlpConfig, TelemetryConfig};
 
+mod lines;
 pub mod metrics;
 pub mod traces;
 
@@ -34,6 +36,9 @@ pub enum TelemetryError {
     /// The process has a subscriber already.
     #[error("logging has been set up already")]
     Subscriber(#[from] tracing_subscriber::util::TryInitError),
+    /// The thread that writes logs could not be started.
+    #[error("logs can't be written")]
+    Logs(#[source] io::Error),
     /// The exporter for OTLP could not be made.
     #[error("the OTLP exporter could not be made")]
     Otlp(#[from] opentelemetry_otlp::ExporterBuildError),
@@ -50,6 +55,8 @@ pub struct Telemetry {
     /// What `/metrics` shows.
     pub registry: prometheus::Registry,
     tracer: Option<SdkTracerProvider>,
+    /// Last, so that what the others have to say on their way out is still written.
+    _logs: Option<LastLines>,
 }
 
 impl Telemetry {
@@ -71,21 +78,22 @@ impl Telemetry {
                 .with_threads(false)
                 .with_filter(own)
         });
+        let lines = Lines::to(io::stderr()).map_err(TelemetryError::Logs)?;
         let logs = match config.log_format {
             LogFormat::Json => tracing_subscriber::fmt::layer()
                 .json()
-                .with_writer(io::stderr)
-                // Reporting a failed write to standard error by writing to standard error would panic.
+                .with_writer(lines.clone())
+                // It would be reported to standard error, past the queue.
                 .log_internal_errors(false)
                 .boxed(),
             LogFormat::Human => tracing_subscriber::fmt::layer()
-                .with_writer(io::stderr)
+                .with_writer(lines.clone())
                 .with_ansi(io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|no| no.is_empty()))
                 .log_internal_errors(false)
                 .boxed(),
         };
         tracing_subscriber::registry().with(logs.with_filter(filter)).with(spans).try_init()?;
-        Ok(Self { metrics, registry, tracer })
+        Ok(Self { metrics, registry, tracer, _logs: Some(LastLines(lines)) })
     }
 
     /// Sends what is still waiting, for `within` at most.
@@ -151,7 +159,7 @@ mod tests {
         let (metrics, registry) = Metrics::new(Some(&otlp)).unwrap();
         let provider = tracer(&otlp).unwrap();
         provider.tracer("test").in_span("call", |_| ());
-        let telemetry = Telemetry { metrics, registry, tracer: Some(provider) };
+        let telemetry = Telemetry { metrics, registry, tracer: Some(provider), _logs: None };
 
         let shutdown = tokio::spawn(telemetry.shutdown(Duration::from_millis(200)));
         let _mute = collector.accept().await.unwrap();

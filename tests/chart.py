@@ -106,6 +106,16 @@ def the_file_is_what_was_said_with_the_places_that_the_chart_mounts():
     assert config["server"]["reflection"] is True
 
 
+def files_that_the_settings_name_can_be_mounted():
+    volume = {"name": "keys", "secret": {"secretName": "issuer-keys"}}
+    mount = {"name": "keys", "mountPath": "/etc/gatepost/keys", "readOnly": True}
+    deployment = render(VALUES | {"extraVolumes": [volume], "extraVolumeMounts": [mount]})["Deployment"]
+    kubernetes_validate.validate(deployment, KUBERNETES[-1], strict=True)
+    pod = deployment["spec"]["template"]["spec"]
+    assert volume in pod["volumes"]
+    assert mount in pod["containers"][0]["volumeMounts"]
+
+
 def another_config_is_another_pod():
     def checksum(values):
         return render(values)["Deployment"]["spec"]["template"]["metadata"]["annotations"]["gatepost/config-checksum"]
@@ -139,6 +149,7 @@ CASES = [
     manifests_are_valid,
     the_pod_has_no_more_rights_than_it_needs,
     the_file_is_what_was_said_with_the_places_that_the_chart_mounts,
+    files_that_the_settings_name_can_be_mounted,
     another_config_is_another_pod,
     one_replica_needs_no_disruption_budget,
     what_is_missing_is_refused_by_its_key,

@@ -10,8 +10,8 @@ use tokio_util::sync::CancellationToken;
 use super::{complain, exit, runtime};
 use crate::app::{BuildError, build};
 use crate::clock::SystemClock;
-use crate::config::Config;
 use crate::config::load::{Source, load};
+use crate::config::{AuditSink, Config};
 use crate::telemetry::Telemetry;
 
 /// Serve decisions.
@@ -22,10 +22,11 @@ Settings are read from the file, then from the environment (GATEPOST_SERVER__LIS
 docs/reference/configuration.md lists every key.
 
 SIGTERM or SIGINT drains: readiness goes false, calls under way finish, the last record is written, exit 0. \
-A second signal ends at once. Certificates, keys, authorities and policies are read again when they change.
+A second signal ends at once; SIGHUP does nothing. Certificates, keys, authorities and policies are read again \
+when they change.
 
     gatepost serve --config gatepost.yaml
-    gatepost serve --config gatepost.yaml --check      read everything, serve nothing")]
+    gatepost serve --config gatepost.yaml --check      read everything, serve nothing, change nothing")]
 pub struct ServeArgs {
     /// The configuration file
     #[arg(long, short, value_name = "FILE", env = "GATEPOST_CONFIG")]
@@ -66,6 +67,15 @@ pub fn run(args: &ServeArgs) -> io::Result<u8> {
     runtime()?.block_on(serve(config, args.check))
 }
 
+/// Settings to check with, beside a server that may be running: its ports stay its own, and no file for records is made
+/// or rotated, least of all one that only whoever checks could write.
+fn harmless(mut config: Config) -> Config {
+    config.server.listen.set_port(0);
+    config.server.ops_listen.set_port(0);
+    config.audit.sink = AuditSink::Stdout;
+    config
+}
+
 async fn serve(config: Config, only_check: bool) -> io::Result<u8> {
     let telemetry = match Telemetry::start(&config.telemetry) {
         Ok(telemetry) => telemetry,
@@ -74,6 +84,7 @@ async fn serve(config: Config, only_check: bool) -> io::Result<u8> {
             return Ok(exit::CONFIGURATION);
         }
     };
+    let config = if only_check { harmless(config) } else { config };
     let clock = SystemClock::shared();
     let gatepost = match build(config, clock, telemetry.metrics.clone(), telemetry.registry.clone()).await {
         Ok(gatepost) => gatepost,
@@ -92,6 +103,7 @@ async fn serve(config: Config, only_check: bool) -> io::Result<u8> {
     }
     let drain = CancellationToken::new();
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let mut hangup = signal(SignalKind::hangup())?;
     let asked = drain.clone();
     tokio::spawn(async move {
         let mut heard = 0;
@@ -99,6 +111,11 @@ async fn serve(config: Config, only_check: bool) -> io::Result<u8> {
             tokio::select! {
                 _ = terminate.recv() => heard += 1,
                 _ = interrupt.recv() => heard += 1,
+                // Elsewhere it means "read your files again". Unheard it would end us without a drain.
+                _ = hangup.recv() => {
+                    tracing::info!("SIGHUP changes nothing: files are read again when they change, settings at start");
+                    continue;
+                }
             }
             if heard == 1 {
                 asked.cancel();

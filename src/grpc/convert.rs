@@ -2,6 +2,7 @@
 //! part and not the content. An answer becomes a message that can't be misread.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use prost::Message as _;
@@ -37,7 +38,7 @@ pub fn check(request: v1::CheckRequest, limits: &Limits) -> Result<(Subject, Que
         limits,
     )?;
     let common = Common::new(request.context, &request.entities, request.options, limits)?;
-    let question = question("", &request.action, request.resource, request.fields, &common, limits)?;
+    let question = question(&request.action, request.resource, request.fields, &common, limits)?;
     Ok((subject, question))
 }
 
@@ -69,10 +70,8 @@ pub fn batch(request: v1::BatchCheckRequest, limits: &Limits) -> Result<Shared, 
     let items = request
         .items
         .into_iter()
-        .enumerate()
-        .map(|(index, item)| {
-            question(&format!("items[{index}]."), &item.action, item.resource, item.fields, &common, limits)
-        })
+        // What is wrong with an item is told at its own place among the answers, so its number is not repeated.
+        .map(|item| question(&item.action, item.resource, item.fields, &common, limits))
         .collect();
     Ok(Shared { subject, items })
 }
@@ -105,7 +104,7 @@ fn subject(wire: Option<AnySubject>, limits: &Limits) -> Result<Subject, Misfit>
 /// What all questions of a message share.
 struct Common {
     context: RawRecord,
-    entities: Vec<RawEntity>,
+    entities: Arc<[RawEntity]>,
     bypass_cache: bool,
 }
 
@@ -150,7 +149,6 @@ impl Common {
 }
 
 fn question(
-    prefix: &str,
     action: &str,
     resource: Option<v1::Resource>,
     fields: Option<v1::FieldQuery>,
@@ -158,12 +156,12 @@ fn question(
     limits: &Limits,
 ) -> Result<Question, Misfit> {
     if action.is_empty() || action.len() > 256 || action.chars().any(is_hidden) {
-        return Err(misfit(&format!("{prefix}action"), "must be 1 to 256 printable bytes"));
+        return Err(misfit("action", "must be 1 to 256 printable bytes"));
     }
-    let Some(resource) = resource else { return Err(misfit(&format!("{prefix}resource"), "must be given")) };
-    let at = format!("{prefix}resource");
-    let entity_type = entity_type(&resource.r#type, &at)?;
-    let id = resource.id.as_deref().map(|id| entity_id(id, &at, limits)).transpose()?;
+    let Some(resource) = resource else { return Err(misfit("resource", "must be given")) };
+    let at = "resource";
+    let entity_type = entity_type(&resource.r#type, at)?;
+    let id = resource.id.as_deref().map(|id| entity_id(id, at, limits)).transpose()?;
     let resource = Resource {
         entity_type,
         id,
@@ -173,9 +171,9 @@ fn question(
     Ok(Question {
         action: action.to_owned(),
         resource,
-        fields: fields.map(|query| field_query(query, &format!("{prefix}fields"), limits)).transpose()?,
+        fields: fields.map(|query| field_query(query, "fields", limits)).transpose()?,
         context: common.context.clone(),
-        entities: common.entities.clone(),
+        entities: Arc::clone(&common.entities),
         bypass_cache: common.bypass_cache,
     })
 }

@@ -51,20 +51,43 @@ where
         let mut inner = std::mem::replace(&mut self.inner, ready);
         let pdp = Arc::clone(&self.pdp);
         Box::pin(async move {
+            let misaddressed = misaddressed(&request);
             let exempt = NO_QUESTIONS.iter().any(|prefix| request.uri().path().starts_with(prefix));
             let headers = request.headers().clone();
             let peer = request.extensions().get::<Arc<Peer>>().cloned();
+            let call = || call("unknown", &headers, peer, &tracing::Span::none(), &pdp.limits);
+            if let Some((error, http)) = misaddressed {
+                let refusal = pdp.record_refused(&call(), error).await;
+                let mut response = status::to_status(&refusal).into_http();
+                *response.status_mut() = http;
+                return Ok(response);
+            }
             let response = inner.call(request).await?;
             let Some(error) = unrecorded(&response).filter(|_| !exempt) else { return Ok(response) };
-            let call = call("unknown", &headers, peer, &tracing::Span::none(), &pdp.limits);
-            let refusal = pdp.record_refused(&call, error).await;
+            let refusal = pdp.record_refused(&call(), error).await;
             Ok(status::to_status(&refusal).into_http())
         })
     }
 }
 
+/// What no gRPC client sends, and the library would let pass: another method than POST, another content type, a query
+/// after the method's name. Source: gRPC over HTTP/2, "Requests" (415 for a foreign content type).
+fn misaddressed(request: &Request<Body>) -> Option<(DecideError, StatusCode)> {
+    if request.method() != http::Method::POST || request.uri().query().is_some() {
+        return Some((DecideError::NoSuchMethod, StatusCode::OK));
+    }
+    let content_type = request.headers().get(http::header::CONTENT_TYPE).map_or(&[][..], |value| value.as_bytes());
+    let ours = content_type
+        .strip_prefix(b"application/grpc")
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with(b"+proto") || rest.starts_with(b";"));
+    (!ours).then_some((DecideError::Unreadable, StatusCode::UNSUPPORTED_MEDIA_TYPE))
+}
+
 /// Why a call ended that our service never saw. Ours carry error details; those that tonic and the router make do not.
 fn unrecorded(response: &Response<Body>) -> Option<DecideError> {
+    if response.extensions().get::<Panicked>().is_some() {
+        return Some(DecideError::Panicked);
+    }
     if response.status() != StatusCode::OK {
         return Some(DecideError::NoSuchMethod);
     }
@@ -107,6 +130,7 @@ impl tower_http::catch_panic::ResponseForPanic for PanicToInternal {
     fn response_for_panic(&mut self, _: Box<dyn std::any::Any + Send + 'static>) -> Response<Body> {
         tracing::error!("a call panicked");
         let mut response = tonic::Status::internal("no decision could be made").into_http();
+        // tonic says INTERNAL of a message that it can't decode, too; this one is our fault, not the caller's.
         response.extensions_mut().insert(Panicked);
         response
     }

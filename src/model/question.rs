@@ -1,5 +1,7 @@
 //! What a caller asks, parsed from the wire and within its limits, but not yet checked against a schema or a caller's rights.
 
+use std::sync::Arc;
+
 use secrecy::SecretString;
 
 use super::entity::{EntityId, EntityType, RawEntity, RawRecord};
@@ -83,8 +85,8 @@ pub struct Question {
     pub fields: Option<FieldQuery>,
     /// What the caller says about the circumstances.
     pub context: RawRecord,
-    /// What else the policies may need to know.
-    pub entities: Vec<RawEntity>,
+    /// What else the policies may need to know. All questions of a batch share them.
+    pub entities: Arc<[RawEntity]>,
     /// Ask the policies even if the cache knows.
     pub bypass_cache: bool,
 }

@@ -143,10 +143,19 @@ impl BundleFiles {
             Err(error) => return Err(vec![Problem::bare(&shown, &format!("can't be read: {}", error.kind()))].into()),
         };
         let (mut files, mut problems, mut total) = (Self::default(), Vec::new(), 0usize);
-        let mut paths: Vec<_> = entries.filter_map(|entry| entry.ok().map(|entry| entry.path())).collect();
+        // A file that is passed over might be the one that forbids.
+        let listed: std::io::Result<Vec<_>> = entries.map(|entry| entry.map(|entry| entry.path())).collect();
+        let mut paths = match listed {
+            Ok(paths) => paths,
+            Err(error) => return Err(vec![Problem::bare(&shown, &format!("can't be listed: {}", error.kind()))].into()),
+        };
         paths.sort();
         for path in paths {
-            let Some(name) = path.file_name().and_then(|name| name.to_str()).map(str::to_owned) else { continue };
+            let Some(name) = path.file_name().and_then(|name| name.to_str()).map(str::to_owned) else {
+                problems
+                    .push(Problem::bare(&shown, "holds a file whose name is not UTF-8").help("rename or remove it"));
+                continue;
+            };
             if !is_bundle_file(name.as_bytes()) {
                 continue;
             }

@@ -233,7 +233,9 @@ impl AuthorizationRequest {
         if let Some(resource) = &self.resource {
             frame.uid(6, resource);
         }
-        frame.record(7, &self.context);
+        // The time is of no concern where no policy reads it, and would make every request another one.
+        let matters = |name: &str| name != "now" || self.reads_now();
+        frame.members(7, self.context.iter().filter(|(name, _)| matters(name)));
         if let Some(asked) = &self.asked {
             frame.part(
                 8,
@@ -445,13 +447,19 @@ impl Gathering<'_> {
         let mut parents = self.parents(&raw.parents, shape, "subject.parents").map_err(blame)?;
         if let Some(stored) = stored {
             for (name, value) in stored.attrs() {
-                if let (false, PartialValue::Value(value)) = (attributes.contains_key(name), value) {
-                    attributes.insert(name.clone(), value.clone());
+                let PartialValue::Value(value) = value else { continue };
+                match attributes.get(name) {
+                    None => drop(attributes.insert(name.clone(), value.clone())),
+                    // An issuer's word is newer than ours; a caller's word does not talk over it.
+                    Some(said) if subject.token.is_none() && said != value => {
+                        return Err(Misfit::new(at, "contradict the bundle's own data, which stand").into());
+                    }
+                    Some(_) => {}
                 }
             }
             parents.extend(stored.ancestors().cloned());
         }
-        let entity = self.close(&uid, attributes, parents)?;
+        let entity = self.close(&uid, attributes, parents, stored.map(Arc::as_ref))?;
         self.ready.insert(uid.clone(), entity);
         Ok(uid)
     }
@@ -524,7 +532,7 @@ impl Gathering<'_> {
             if self.sent.contains_key(&uid) {
                 return Err(Misfit::new("entities", "describe the calling workload, which Gatepost alone knows").into());
             }
-            let entity = self.close(&uid, BTreeMap::new(), Vec::new())?;
+            let entity = self.close(&uid, BTreeMap::new(), Vec::new(), None)?;
             self.ready.insert(uid.clone(), entity);
         }
         Ok(Some(Value::from(uid)))
@@ -591,7 +599,7 @@ impl Gathering<'_> {
                 wave = roots
                     .iter()
                     .filter_map(|uid| self.ready.get(uid))
-                    .flat_map(|entity| entity.attrs())
+                    .flat_map(|entity| entity.attrs().chain(entity.tags()))
                     .filter_map(|(_, value)| match value {
                         PartialValue::Value(value) => Some(value.all_literal_uids()),
                         PartialValue::Residual(_) => None,
@@ -613,23 +621,39 @@ impl Gathering<'_> {
             return Ok(());
         }
         let entity = match (self.engine.stored.get(uid), self.sent.get(uid)) {
+            (Some(stored), _) if stored.ancestors().any(|above| self.adds_above(above)) => {
+                let attributes = stored.attrs().filter_map(|(name, value)| match value {
+                    PartialValue::Value(value) => Some((name.clone(), value.clone())),
+                    PartialValue::Residual(_) => None,
+                });
+                self.close(uid, attributes.collect(), stored.ancestors().cloned().collect(), Some(stored))?
+            }
             (Some(stored), _) => Arc::clone(stored),
-            (None, Some(sent)) => self.close(uid, sent.attributes.clone(), sent.parents.clone())?,
+            (None, Some(sent)) => self.close(uid, sent.attributes.clone(), sent.parents.clone(), None)?,
             (None, None) => return Ok(()),
         };
         self.ready.insert(uid.clone(), entity);
         Ok(())
     }
 
-    /// An entity with all its ancestors: what was sent or is stored about its parents counts.
+    /// Whether more is known of what stands above this entity than the bundle's own data say: it is the principal, whose
+    /// subject may add parents, or the caller describes it.
+    fn adds_above(&self, uid: &EntityUID) -> bool {
+        self.sent.contains_key(uid) || self.ready.contains_key(uid)
+    }
+
+    /// An entity with all its ancestors: what was sent, is stored, or came with the principal about its parents counts.
+    /// Tags can't be sent, so an entity has those that are `stored`.
     fn close(
         &self,
         uid: &EntityUID,
         attributes: BTreeMap<SmolStr, Value>,
         parents: Vec<EntityUID>,
+        stored: Option<&Entity>,
     ) -> Result<Arc<Entity>, RequestError> {
         let direct: HashSet<EntityUID> = parents.into_iter().collect();
-        let mut above: HashSet<EntityUID> = HashSet::new();
+        let mut above: HashSet<EntityUID> = direct.clone();
+        // Each is walked through once, by however many ways it can be reached: their number doubles with every step.
         let mut wave: Vec<EntityUID> = direct.iter().cloned().collect();
         let mut depth = 0;
         while !wave.is_empty() {
@@ -638,16 +662,20 @@ impl Gathering<'_> {
                 return Err(Misfit::new("entities", "stand higher than `limits.ancestor_depth`").into());
             }
             let mut next = Vec::new();
+            let mut rise = |higher: &EntityUID, open: bool| {
+                if above.insert(higher.clone()) && open {
+                    next.push(higher.clone());
+                }
+            };
             for parent in wave {
-                if parent == *uid {
-                    return Err(Misfit::new("entities", "hold an entity that is its own ancestor").into());
-                }
-                if let Some(stored) = self.engine.stored.get(&parent) {
-                    above.extend(stored.ancestors().cloned());
+                // The principal is ready before anything else is closed, and what is ready is closed.
+                if let Some(ready) = self.ready.get(&parent) {
+                    ready.ancestors().for_each(|higher| rise(higher, false));
+                } else if let Some(stored) = self.engine.stored.get(&parent) {
+                    stored.ancestors().for_each(|higher| rise(higher, self.adds_above(higher)));
                 } else if let Some(sent) = self.sent.get(&parent) {
-                    next.extend(sent.parents.iter().filter(|uid| !above.contains(*uid)).cloned());
+                    sent.parents.iter().for_each(|higher| rise(higher, true));
                 }
-                above.insert(parent);
             }
             if above.len() > self.limits.ancestors {
                 return Err(Misfit::new("entities", "have more ancestors than `limits.ancestors`").into());
@@ -659,7 +687,8 @@ impl Gathering<'_> {
         }
         let indirect = above.difference(&direct).cloned().collect();
         let attributes = attributes.into_iter().map(|(name, value)| (name, PartialValue::Value(value)));
-        Ok(Arc::new(Entity::new_with_attr_partial_value(uid.clone(), attributes, indirect, direct, [])))
+        let tags = stored.into_iter().flat_map(Entity::tags).map(|(name, value)| (name.clone(), value.clone()));
+        Ok(Arc::new(Entity::new_with_attr_partial_value(uid.clone(), attributes, indirect, direct, tags)))
     }
 
     fn finish(
@@ -719,8 +748,12 @@ impl Frame {
     }
 
     fn record(&mut self, kind: u8, record: &BTreeMap<SmolStr, Value>) {
-        self.part(kind, &(record.len() as u64).to_be_bytes());
-        for (name, value) in record {
+        self.members(kind, record.iter());
+    }
+
+    fn members<'v>(&mut self, kind: u8, members: impl Iterator<Item = (&'v SmolStr, &'v Value)> + Clone) {
+        self.part(kind, &(members.clone().count() as u64).to_be_bytes());
+        for (name, value) in members {
             self.text(kind, name);
             self.value(&value.value);
         }

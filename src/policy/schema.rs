@@ -266,13 +266,14 @@ impl<'j> Deriver<'j> {
 
     /// Walks a record and collects its leaves.
     fn leaves(&mut self, home: &str, shape: &'j Json, path: &mut Vec<&'j str>, into: &mut Vec<Leaf<'j>>) {
-        let Some(attributes) = self.record_of(home, shape) else { return };
+        let Some((home, attributes)) = self.record_of(home, shape) else { return };
+        let home = home.as_str();
         for (name, declaration) in attributes {
             path.push(name);
             let text = path.join(".");
             let read = self.groups(&text, declaration, "read");
             let write = self.groups(&text, declaration, "write");
-            let nested = self.record_of(home, declaration).is_some_and(|inner| !inner.is_empty());
+            let nested = self.record_of(home, declaration).is_some_and(|(_, inner)| !inner.is_empty());
             if nested {
                 if read.is_some() || write.is_some() {
                     self.problem(
@@ -294,19 +295,18 @@ impl<'j> Deriver<'j> {
         }
     }
 
-    /// The attributes of a record type, through common types.
-    fn record_of(&self, home: &str, declaration: &'j Json) -> Option<&'j Map<String, Json>> {
-        let mut declaration = declaration;
+    /// The attributes of a record type, through common types, and the namespace that the names in it are relative to.
+    fn record_of(&self, home: &str, declaration: &'j Json) -> Option<(String, &'j Map<String, Json>)> {
+        let (mut home, mut declaration) = (home.to_owned(), declaration);
         // Common types can't be recursive, but a malformed fragment must not hang us.
         for _ in 0..64 {
-            match declaration.get("type").and_then(Json::as_str)? {
-                "Record" => return declaration.get("attributes").and_then(Json::as_object),
-                "EntityOrCommon" => {
-                    let name = declaration.get("name").and_then(Json::as_str)?;
-                    declaration = self.resolve(home, name, "commonTypes")?.1;
-                }
-                name => declaration = self.resolve(home, name, "commonTypes")?.1,
-            }
+            let name = match declaration.get("type").and_then(Json::as_str)? {
+                "Record" => return Some((home, declaration.get("attributes").and_then(Json::as_object)?)),
+                "EntityOrCommon" => declaration.get("name").and_then(Json::as_str)?,
+                name => name,
+            };
+            let (full, found) = self.resolve(&home, name, "commonTypes")?;
+            (home, declaration) = (full.rsplit_once("::").map_or("", |(home, _)| home).to_owned(), found);
         }
         None
     }
@@ -433,5 +433,17 @@ mod tests {
         let derived = derive(&file(text)).unwrap();
         let read = &derived.fields[&("Shop".to_owned(), "Order.read".to_owned())];
         assert_eq!(read.by_resource["Shop::Order"][0].action_id, "Order.read:total.amount");
+
+        // Names in a type are relative to where it is declared; a record that is not recognised would be one field,
+        // future subfields included.
+        let text = r#"namespace Common { type Geo = { lat: Long, lon: Long }; type Place = { geo: Geo }; }
+        namespace Shop {
+            entity User; entity Order = { at: Common::Place };
+            @fields("read") action "Order.read" appliesTo { principal: User, resource: Order };
+        }"#;
+        let derived = derive(&file(text)).unwrap();
+        let read = &derived.fields[&("Shop".to_owned(), "Order.read".to_owned())];
+        let paths: Vec<&str> = read.by_resource["Shop::Order"].iter().map(|f| f.path.as_str()).collect();
+        assert_eq!(paths, ["at.geo.lat", "at.geo.lon"]);
     }
 }

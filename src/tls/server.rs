@@ -289,13 +289,14 @@ fn certificates(pem: &[u8]) -> Option<Vec<CertificateDer<'static>>> {
     (!certificates.is_empty()).then_some(certificates)
 }
 
-/// The key's bytes are as secret as the file that holds them.
+/// The key's bytes are as secret as the file that holds them. A group may read it: Kubernetes gives a mounted Secret to
+/// the pod's user in no other way.
 fn warn_of_readable_key(path: &Path) {
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt as _;
-        if std::fs::metadata(path).is_ok_and(|facts| facts.permissions().mode() & 0o044 != 0) {
-            tracing::warn!(file = %path.display(), "the private key can be read by group or others: make its mode 0600");
+        if std::fs::metadata(path).is_ok_and(|facts| facts.permissions().mode() & 0o007 != 0) {
+            tracing::warn!(file = %path.display(), "the private key is open to every user: make its mode 0600 or 0440");
         }
     }
 }

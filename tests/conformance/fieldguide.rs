@@ -405,7 +405,7 @@ impl Adapter<'_> {
             resource,
             fields: if missing { None } else { fields },
             context: RawRecord::new(),
-            entities: Vec::new(),
+            entities: [].into(),
             bypass_cache: true,
         };
         match self.bundle.request(&subject, &question, SystemTime::UNIX_EPOCH) {

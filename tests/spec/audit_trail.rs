@@ -114,7 +114,7 @@ async fn a_batch_with_a_bad_token_denies_every_item_and_a_bad_item_spoils_no_oth
             Item::Error(error) => format!("{} {}", error.reason, error.field),
         })
         .collect();
-    assert_eq!(told, ["Allow", "INVALID_QUESTION items[1].resource.id", "Allow"]);
+    assert_eq!(told, ["Allow", "INVALID_QUESTION resource.id", "Allow"]);
     let bad = raw.batch_check(batch("rubbish")).await.unwrap().into_inner();
     for (index, result) in bad.results.iter().enumerate() {
         match result.result.as_ref().unwrap() {

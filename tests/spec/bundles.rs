@@ -247,7 +247,7 @@ fn a_new_field_is_in_no_mask_until_somebody_classifies_it() {
                 mode: Some(gatepost::model::question::FieldMode::Filter),
             }),
             context: [].into(),
-            entities: Vec::new(),
+            entities: [].into(),
             bypass_cache: true,
         };
         let request =
@@ -299,7 +299,7 @@ fn nobody_but_gatepost_tells_the_policies_the_time() {
         },
         fields: None,
         context: [].into(),
-        entities: Vec::new(),
+        entities: [].into(),
         bypass_cache: true,
     };
     let at = |seconds: u64| SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(seconds);

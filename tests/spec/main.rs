@@ -11,17 +11,22 @@
 )]
 
 mod support;
+mod wire;
 
 mod architecture;
 mod audit_trail;
+mod bad_input;
 mod bundles;
 mod caching;
 mod demo;
 mod examples;
 mod failing_closed;
+mod mutations;
 mod operations;
 mod properties;
 mod reference;
+mod review;
+mod review_identity;
 mod telemetry;
 mod three_levels;
 mod whose_word;

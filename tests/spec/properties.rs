@@ -204,7 +204,7 @@ fn document(dice: &mut Dice) -> Resource {
 }
 
 fn question(action: &str, resource: Resource, context: RawRecord, fields: Option<FieldQuery>) -> Question {
-    Question { action: action.to_owned(), resource, fields, context, entities: Vec::new(), bypass_cache: true }
+    Question { action: action.to_owned(), resource, fields, context, entities: [].into(), bypass_cache: true }
 }
 
 fn ask(bundle: &Bundle, subject: &SubjectData, question: &Question) -> (AuthorizationRequest, Ruling) {

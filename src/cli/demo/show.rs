@@ -118,8 +118,10 @@ fn because(played: &Played) -> String {
 
 fn time(waited: Duration) -> String {
     match waited.as_micros() {
-        short @ 0..1000 => format!("{short} us"),
-        long => format!("{}.{} ms", long / 1000, long % 1000 / 100),
+        micros @ 0..1000 => format!("{micros} us"),
+        micros @ 1000..10_000 => format!("{}.{} ms", micros / 1000, micros % 1000 / 100),
+        micros @ 10_000..1_000_000 => format!("{} ms", micros / 1000),
+        micros => format!("{} s", micros / 1_000_000),
     }
 }
 
@@ -262,7 +264,7 @@ pub fn records(console: &mut impl Write, records: &[Value]) -> io::Result<()> {
 }
 
 fn columns([time, caller, who, action, resource, decision, why]: [&str; 7]) -> String {
-    let line = format!("{time:<12} {caller:<11} {who:<6} {action:<14} {resource:<9} {decision:<11} {why}");
+    let line = format!("{time:<12} {caller:<11} {who:<5} {action:<14} {resource:<9} {decision:<11} {why}");
     line.trim_end().to_owned()
 }
 
@@ -338,6 +340,15 @@ mod tests {
         let shown = pretty(&value);
         assert_eq!(serde_json::from_str::<Value>(&shown).expect("json"), value);
         assert!(shown.lines().count() > 5 && shown.contains(r#"  "short": {"d":null}"#), "{shown}");
+    }
+
+    #[test]
+    fn a_time_fits_into_its_column() {
+        let table =
+            [(7, "7 us"), (999, "999 us"), (1000, "1.0 ms"), (9999, "9.9 ms"), (12_900, "12 ms"), (3_000_001, "3 s")];
+        for (micros, expected) in table {
+            assert_eq!(time(Duration::from_micros(micros)), expected);
+        }
     }
 
     #[test]

@@ -333,7 +333,7 @@ impl Names<'_> {
         let caller = caller.map(|name| id("caller", name)).transpose()?;
         let token = [&text.token, &self.file.defaults.token, &self.shared.defaults.token].into_iter().flatten().next();
         let token = token.map(|facts| Arc::new(token_facts(facts, principal.uid.id.as_str(), now)));
-        let entities: Result<Vec<RawEntity>, String> =
+        let entities: Result<Arc<[RawEntity]>, String> =
             text.entities.iter().map(|entity| self.entity("entities", Table::Resources, entity)).collect();
         let question = Question {
             action: text.action.clone(),

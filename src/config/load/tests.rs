@@ -356,6 +356,7 @@ fn every_way_to_be_wrong_is_refused_by_its_key() {
         ("format: human", "format: xml", "telemetry.logs.format", "not a format"),
         ("gatepost=debug,warn", "gatepost=loud", "telemetry.logs.filter", "not a level"),
         ("http://127.0.0.1:4317", "127.0.0.1:4317", "telemetry.otlp.endpoint", "no scheme"),
+        ("http://127.0.0.1:4317", "https://127.0.0.1:4317", "telemetry.otlp.endpoint", "would not start"),
         ("sample_ratio: 0.5", "sample_ratio: 1.01", "telemetry.otlp.sample_ratio", "more than all"),
         ("sample_ratio: 0.5", "sample_ratio: .nan", "", "not a number at all"),
         ("token_bytes: 8KiB", "token_bytes: 0", "limits.token_bytes", "no limit is zero"),
