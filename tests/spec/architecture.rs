@@ -142,8 +142,8 @@ fn what_must_be_absent_is_absent() {
         (&["cedar_policy", "cedar_policy_core"], &["policy.rs", "policy/"], "policies are known in one folder"),
         (
             &["tonic", "tonic_types", "tonic_health", "tonic_reflection"],
-            &["grpc.rs", "grpc/", "app.rs", "client.rs", "client/", "proto.rs"],
-            "gRPC is known to its doors, to the house and to the client",
+            &["grpc.rs", "grpc/", "app.rs", "client.rs", "client/", "proto.rs", "cli/demo/"],
+            "gRPC is known to its doors, to the house, and to who asks: the client and the demo",
         ),
         (
             &["println!", "eprintln!", "print!", "eprint!", "dbg!"],
