@@ -213,7 +213,7 @@ impl Gatepost {
             drain_timeout: config.server.drain_timeout,
         };
         let closing = CancellationToken::new();
-        let serving = tokio::spawn(door.serve(closing.clone()));
+        let mut serving = tokio::spawn(door.serve(closing.clone()));
         readiness.set("serving", true);
         tracing::info!(
             address = %pdp.listener,
@@ -221,13 +221,25 @@ impl Gatepost {
             "serving"
         );
 
-        drain.cancelled().await;
-        tracing::info!("draining");
+        let mut ended = None;
+        tokio::select! {
+            () = drain.cancelled() => tracing::info!("draining"),
+            early = &mut serving => {
+                // Nobody answers at the door any more: better to stop, and be started again, than to look ready.
+                tracing::error!("the listener ended by itself");
+                ended = Some(early);
+            }
+        }
         readiness.set("serving", false);
         health.set_not_serving::<DecisionServiceServer<Service>>().await;
-        tokio::time::sleep(config.server.drain_delay).await;
+        if ended.is_none() {
+            tokio::time::sleep(config.server.drain_delay).await;
+        }
         closing.cancel();
-        let cut_off = serving.await.map_or(usize::MAX, |report| report.cut_off);
+        let cut_off = match ended {
+            None => serving.await.map_or(usize::MAX, |report| report.cut_off),
+            Some(_) => usize::MAX,
+        };
         let stopped = Entry::Lifecycle(LifecycleEntry { time: clock.now(), started: false });
         if let Err(error) = pdp.trail.write(stopped).await {
             tracing::error!(error = &error as &dyn std::error::Error, "the stop could not be recorded");

@@ -201,11 +201,20 @@ pub(super) struct RawPrincipal {
     pub attributes: BTreeMap<String, RawAttribute>,
     /// Claims that hold the names of roles or groups: a text or a list of texts.
     pub parents: Vec<RawParent>,
+    /// Whether the type may also be that of another issuer's principals, or of calling services: then whoever chooses ids
+    /// here can be taken for one of theirs. Each issuer that shares a type has to say so.
+    pub shared_type: bool,
 }
 
 impl Default for RawPrincipal {
     fn default() -> Self {
-        Self { entity_type: None, id: "sub".to_owned(), attributes: BTreeMap::new(), parents: Vec::new() }
+        Self {
+            entity_type: None,
+            id: "sub".to_owned(),
+            attributes: BTreeMap::new(),
+            parents: Vec::new(),
+            shared_type: false,
+        }
     }
 }
 

@@ -397,6 +397,9 @@ impl Gathering<'_> {
             )
             .into());
         }
+        if shape.tags {
+            return Err(Misfit::new(at, TAGGED).into());
+        }
         let attributes = self.engine.shapes.record(&shape.attributes, &raw.attributes, attributes_at, self.limits)?;
         let parents = self.parents(&raw.parents, shape, parents_at)?;
         if self.sent.insert(uid, Sent { attributes, parents }).is_some() {
@@ -437,6 +440,9 @@ impl Gathering<'_> {
                 "is in the bundle's own data, which stands: send no attributes or parents for it",
             )
             .into());
+        }
+        if stored.is_none() && shape.tags {
+            return Err(blame(Misfit::new("subject", TAGGED)));
         }
         let at = "subject.attributes";
         let known = |name: &str| stored.is_some_and(|stored| stored.get(name).is_some());
@@ -514,7 +520,7 @@ impl Gathering<'_> {
             let Some((_, shape)) = self.engine.shapes.entity(&caller.uid.entity_type) else {
                 return Err(RequestError::Denied(DenialCode::ContextIncomplete));
             };
-            if shape.attributes.members.values().any(|member| member.required) {
+            if shape.tags || shape.attributes.members.values().any(|member| member.required) {
                 return Err(RequestError::Denied(DenialCode::ContextIncomplete));
             }
             if self.sent.contains_key(&uid) {
@@ -698,6 +704,9 @@ impl Gathering<'_> {
             .map_err(|_| Misfit::new("entities", "contradict each other").into())
     }
 }
+
+/// A `forbid` that asks for a tag must not pass because nobody could send the tag.
+const TAGGED: &str = "is of a type with tags, which can't be sent: only entities in the bundle's own data can have it";
 
 /// What Gatepost itself supplies, where the action's context declares it.
 pub(crate) const INJECTED: [&str; 3] = ["now", "caller", "token"];

@@ -15,6 +15,12 @@ use tokio_util::sync::CancellationToken;
 use super::{Bundle, BundleFiles, BundleOptions, BundleReport};
 use crate::model::ids::PolicyRevision;
 
+/// How long nothing must have been written before a changed folder is looked at.
+const SETTLED: Duration = Duration::from_millis(200);
+
+/// How many announcements are waited out at most: a folder that is written to for ever is looked at all the same.
+const SETTLING: usize = 100;
+
 /// The current bundle, and where it comes from.
 #[derive(Debug)]
 pub struct Store {
@@ -159,10 +165,14 @@ impl Store {
                     () = cancel.cancelled() => return,
                     _ = ticks.tick() => {}
                     change = changes.recv(), if announced => match change {
-                        // Editors and kubelets write in several steps; let them finish.
-                        Some(()) => tokio::time::sleep(Duration::from_millis(50)).await,
+                        Some(()) => {}
                         None => announced = false,
                     },
+                }
+                // Editors, kubelets and `cp` write in several steps, and a folder that lacks the file with the forbid may
+                // be a good bundle too: wait until nothing has been written for a while.
+                for _ in 0..SETTLING {
+                    let Ok(Some(())) = tokio::time::timeout(SETTLED, changes.recv()).await else { break };
                 }
                 let (store, told) = (Arc::clone(&store), Arc::clone(&told));
                 let look = tokio::task::spawn_blocking(move || match store.reload() {

@@ -59,12 +59,14 @@ pub(crate) struct EntityShape {
     pub(crate) ancestors: BTreeSet<EntityType>,
     /// The only ids there are, for an enumerated type.
     pub(crate) ids: Option<BTreeSet<Eid>>,
+    /// Whether it can have tags. Nobody can send those, so only stored entities of such a type are known whole.
+    pub(crate) tags: bool,
 }
 
 impl EntityShape {
     /// Whether a policy could learn anything by following a reference to such an entity.
     pub(crate) fn tells_something(&self) -> bool {
-        !self.attributes.members.is_empty() || !self.ancestors.is_empty()
+        !self.attributes.members.is_empty() || !self.ancestors.is_empty() || self.tags
     }
 }
 
@@ -98,7 +100,15 @@ impl Shapes {
                     ValidatorEntityTypeKind::Standard(_) | ValidatorEntityTypeKind::External => None,
                 };
                 let ancestors = schema.ancestors(&name).into_iter().flatten().cloned().collect();
-                (name, EntityShape { attributes: record_type(declared.attributes()), ancestors, ids })
+                (
+                    name,
+                    EntityShape {
+                        attributes: record_type(declared.attributes()),
+                        ancestors,
+                        ids,
+                        tags: declared.tag_type().is_some(),
+                    },
+                )
             })
             .collect();
         let by_name = entities.keys().map(|name| (name.to_string(), name.clone())).collect();

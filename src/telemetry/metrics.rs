@@ -78,7 +78,7 @@ instruments! {
         "Policies that could not be evaluated. Each one is a policy or a schema to mend.";
     POLICY_RELOADS = "gatepost.policy.reloads", Counter, "{reload}", [("result", "`ok`, `refused`")],
         "Changed bundles that were looked at.";
-    POLICY_INFO = "gatepost.policy.info", Gauge, "1", [("revision", "the first twelve digits of a policy revision")],
+    POLICY_INFO = "gatepost.policy.info", Gauge, "", [("revision", "the first twelve digits of a policy revision")],
         "1 for the revision in force, 0 for the ones before it.";
     POLICY_AGE = "gatepost.policy.age", Gauge, "s", [], "How long the revision has been in force.";
     TLS_RELOADS = "gatepost.tls.reloads", Counter, "{reload}", [("result", "`ok`, `refused`")],
@@ -93,15 +93,15 @@ instruments! {
         [("result", "`written`, `queue_full`, `timed_out`, `too_large`, `failed`")],
         "Audit records by what became of them. Anything but `written` is an answer that did not leave.";
     AUDIT_QUEUE = "gatepost.audit.queue", Gauge, "{record}", [], "Audit records waiting to be written.";
-    AUDIT_HEALTHY = "gatepost.audit.healthy", Gauge, "1", [], "1 while audit records get out.";
+    AUDIT_HEALTHY = "gatepost.audit.healthy", Gauge, "", [], "1 while audit records get out.";
     JWKS_REFRESHES = "gatepost.jwks.refreshes", Counter, "{refresh}",
         [("issuer", "an issuer of the configuration"), ("result", "`ok`, `failed`")],
         "Attempts to fetch or read an issuer's keys.";
-    ISSUER_READY = "gatepost.issuer.ready", Gauge, "1", [("issuer", "an issuer of the configuration")],
+    ISSUER_READY = "gatepost.issuer.ready", Gauge, "", [("issuer", "an issuer of the configuration")],
         "1 while the issuer's keys are at hand.";
     CACHE_ENTRIES = "gatepost.cache.entries", Gauge, "{entry}", [("cache", "`decisions`, `tokens`")],
         "Entries of a cache.";
-    BUILD_INFO = "gatepost.build.info", Gauge, "1", [("version", "Gatepost's version")], "Always 1.";
+    BUILD_INFO = "gatepost.build.info", Gauge, "", [("version", "Gatepost's version")], "Always 1.";
 }
 
 /// Levels that are read when somebody looks rather than reported when they change.

@@ -23,7 +23,7 @@ pub(super) fn check(raw: &RawConfig, checks: &mut Checks<'_>) -> Option<Config> 
     let server = server(&raw.server, checks);
     let identity = identity(&raw.identity, checks);
     let callers = callers(&raw.callers, identity.as_ref(), checks);
-    let issuers = issuers::issuers(&raw.issuers, checks);
+    let issuers = issuers::issuers(&raw.issuers, &raw.policies.caller_type, checks);
     let limits = limits(raw, checks);
     let policies = policies(&raw.policies, limits.as_ref(), checks);
     let cache = cache(&raw.cache, checks);

@@ -30,8 +30,8 @@ const PUBLIC_KEY_ALGORITHMS: [TokenAlgorithm; 9] = [
 const DEFAULT_ALGORITHMS: [TokenAlgorithm; 4] =
     [TokenAlgorithm::Rs256, TokenAlgorithm::Ps256, TokenAlgorithm::Es256, TokenAlgorithm::EdDsa];
 
-/// All issuers; `None` when `checks` noted a problem.
-pub(super) fn issuers(raw: &[RawIssuer], checks: &mut Checks<'_>) -> Option<Vec<TrustedIssuer>> {
+/// All issuers; `None` when `checks` noted a problem. `caller_type` is what calling services are as principals.
+pub(super) fn issuers(raw: &[RawIssuer], caller_type: &str, checks: &mut Checks<'_>) -> Option<Vec<TrustedIssuer>> {
     if raw.len() > MAX_ISSUERS {
         checks.refuse("issuers", format!("must list at most {MAX_ISSUERS}"), "");
         return None;
@@ -46,7 +46,28 @@ pub(super) fn issuers(raw: &[RawIssuer], checks: &mut Checks<'_>) -> Option<Vec<
         }
         issuers.push(issuer(&key, raw, checks));
     }
+    unshared_types(raw, caller_type, checks);
     issuers.into_iter().collect()
+}
+
+/// A subject is unique within its issuer alone (RFC 7519 section 4.1.2), and a principal is named by type and id: where
+/// two issuers make principals of one type, the `alice` of one is the `alice` of the other.
+fn unshared_types(raw: &[RawIssuer], caller_type: &str, checks: &mut Checks<'_>) {
+    const HELP: &str = "give each a type of its own, or set `shared_type: true` for each if they name the same people";
+    let type_of = |issuer: &RawIssuer| issuer.principal.entity_type.clone().filter(|_| !issuer.principal.shared_type);
+    for (index, issuer) in raw.iter().enumerate() {
+        let Some(mine) = type_of(issuer) else { continue };
+        let key = format!("issuers[{index}].principal.type");
+        let same = |other: &RawIssuer| other.principal.entity_type.as_deref() == Some(mine.as_str());
+        if mine == caller_type {
+            checks.refuse(&key, "is the type of calling services: a token's subject could be one of them", HELP);
+        } else if let Some(other) = raw.iter().enumerate().position(|(at, other)| at != index && same(other)) {
+            let message = format!(
+                "is the type of the principals of `issuers[{other}]` too: subjects of one could be taken for the other's"
+            );
+            checks.refuse(&key, message, HELP);
+        }
+    }
 }
 
 fn issuer(key: &str, raw: &RawIssuer, checks: &mut Checks<'_>) -> Option<TrustedIssuer> {

@@ -47,6 +47,7 @@ issuers:
     max_lifetime: 1h
     principal:
       type: User
+      shared_type: true
       id: realm.sub
       attributes:
         tenant: { claim: tenant, entity: Tenant }
@@ -59,7 +60,7 @@ issuers:
     jwks_ca: ca.crt
     allow_private_addresses: true
     token_types: any
-    principal: { type: User }
+    principal: { type: User, shared_type: true }
   - issuer: batch
     audiences: [gatepost]
     shared_key_file: shared.key
@@ -274,6 +275,9 @@ fn every_way_to_be_wrong_is_refused_by_its_key() {
         ("sees_policies: true", "sees_policies: \"true\"", "callers[0].sees_policies", "text is no switch"),
         ("issuer: https://idp.example.org", "issuer: \"\"", "issuers[0].issuer", "empty"),
         ("issuer: batch", "issuer: https://idp.example.org", "issuers[2].issuer", "the same issuer twice"),
+        ("User, shared_type: true", "User", "issuers[1].principal.type", "alice of one issuer is alice of the other"),
+        ("      shared_type: true\n", "", "issuers[0].principal.type", "and each has to say so"),
+        ("type: Job", "type: Workload", "issuers[2].principal.type", "a token's subject could be a calling service"),
         ("    audiences: [gatepost, gatepost-staging]\n", "", "issuers[0].audiences", "V-CFG-1: no audience"),
         ("[gatepost, gatepost-staging]", "[]", "issuers[0].audiences", "V-CFG-1: no audience"),
         ("[gatepost, gatepost-staging]", "[\"\"]", "issuers[0].audiences[0]", "V-CFG-1: an empty audience"),
@@ -324,8 +328,8 @@ fn every_way_to_be_wrong_is_refused_by_its_key() {
         ("clock_skew: 10s", "clock_skew: 61s", "issuers[0].clock_skew", "one past the limit"),
         ("max_lifetime: 1h", "max_lifetime: 25h", "issuers[0].max_lifetime", "past a day"),
         ("max_lifetime: 1h", "max_lifetime: 0s", "issuers[0].max_lifetime", "no token would do"),
-        ("type: User\n      id", "id", "issuers[0].principal.type", "missing"),
-        ("type: User\n      id", "type: A-B\n      id", "issuers[0].principal.type", "not a type's name"),
+        ("type: User\n      shared_type: true\n      id", "id", "issuers[0].principal.type", "missing"),
+        ("type: User\n      shared_type: true\n      id", "type: A-B\n      id", "issuers[0].principal.type", "not a type's name"),
         ("id: realm.sub", "id: realm..sub", "issuers[0].principal.id", "a step without a name"),
         ("email: email", "email: \"\"", "issuers[0].principal.attributes.email", "no claim"),
         ("claim: tenant, entity", "entity", "issuers[0].principal.attributes.tenant.claim", "no claim"),
