@@ -91,9 +91,6 @@ fn unrecorded(response: &Response<Body>) -> Option<DecideError> {
     if response.status() != StatusCode::OK {
         return Some(DecideError::NoSuchMethod);
     }
-    if response.extensions().get::<Panicked>().is_some() {
-        return Some(DecideError::Panicked);
-    }
     let headers = response.headers();
     let code = headers.get("grpc-status").map(|value| Code::from_bytes(value.as_bytes()))?;
     if code == Code::Ok || headers.contains_key("grpc-status-details-bin") {
