@@ -2,12 +2,17 @@
 //! (no such method, a message that can't be read or is too long) is put on record like any other refusal.
 
 use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use axum::body::Body;
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::{Request, Response, StatusCode};
+use http_body::{Frame, SizeHint};
+use tokio::time::Sleep;
 use tonic::Code;
 use tower::Service;
 
@@ -62,6 +67,7 @@ where
                 *response.status_mut() = http;
                 return Ok(response);
             }
+            let request = if exempt { request } else { timely(request, pdp.limits.max_deadline) };
             let response = inner.call(request).await?;
             let Some(error) = unrecorded(&response).filter(|_| !exempt) else { return Ok(response) };
             let refusal = pdp.record_refused(&call(), error).await;
@@ -81,6 +87,42 @@ fn misaddressed(request: &Request<Body>) -> Option<(DecideError, StatusCode)> {
         .strip_prefix(b"application/grpc")
         .is_some_and(|rest| rest.is_empty() || rest.starts_with(b"+proto") || rest.starts_with(b";"));
     (!ours).then_some((DecideError::Unreadable, StatusCode::UNSUPPORTED_MEDIA_TYPE))
+}
+
+/// A message has to come in whole within `time`. A decision's own deadline begins only when there is a question, and a
+/// client that sends half of one must not hold its place for as long as the connection lives.
+fn timely(request: Request<Body>, time: Duration) -> Request<Body> {
+    request.map(|body| Body::new(Timely { body, due: Box::pin(tokio::time::sleep(time)) }))
+}
+
+struct Timely {
+    body: Body,
+    due: Pin<Box<Sleep>>,
+}
+
+impl http_body::Body for Timely {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let come = Pin::new(&mut self.body).poll_frame(context);
+        if come.is_pending() && self.due.as_mut().poll(context).is_ready() {
+            let late = tonic::Status::deadline_exceeded("the message took too long to come in");
+            return Poll::Ready(Some(Err(axum::Error::new(late))));
+        }
+        come
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// Why a call ended that our service never saw. Ours carry error details; those that tonic and the router make do not.

@@ -117,6 +117,31 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_call_waits_as_long_as_it_says_and_no_longer_than_it_may() {
+        let limits = Limits {
+            default_deadline: Duration::from_millis(200),
+            max_deadline: Duration::from_secs(2),
+            ..Limits::default()
+        };
+        let table = [
+            (None, 200, "none is named"),
+            (Some("soon"), 200, "none that can be read"),
+            (Some("1999m"), 1999, "shorter than the longest"),
+            (Some("2S"), 2000, "the longest"),
+            (Some("2001m"), 2000, "longer than that"),
+            (Some("99999999H"), 2000, "for ever"),
+        ];
+        for (named, expected, why) in table {
+            let mut headers = http::HeaderMap::new();
+            if let Some(named) = named {
+                headers.insert("grpc-timeout", named.parse().unwrap());
+            }
+            let call = call("Check", &headers, None, &tracing::Span::none(), &limits);
+            assert_eq!(call.deadline, Duration::from_millis(expected), "{why}");
+        }
+    }
+
+    #[test]
     fn a_grpc_timeout_is_read_as_the_protocol_says() {
         let table = [
             ("1S", Some(Duration::from_secs(1)), "seconds"),

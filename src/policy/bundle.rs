@@ -16,7 +16,7 @@ use super::preflight;
 use super::report::{BundleReport, Problem, SourceFile};
 use super::request::{INJECTED, stored_entities};
 use super::schema::{DerivedSchema, FieldActions, derive};
-use super::types::{AttributeType, Shapes, extension, record_type};
+use super::types::{AttributeType, Extension, Shapes, record_type};
 use crate::config::Limits;
 use crate::model::entity::{EntityId, EntityType as TypeName, EntityUid};
 use crate::model::field_path::FieldPath;
@@ -96,6 +96,8 @@ pub(crate) struct Engine {
     pub(crate) schema: Schema,
     pub(crate) shapes: Shapes,
     pub(crate) policies: Vec<CompiledPolicy>,
+    /// How the time is told to policies.
+    datetime: Option<Extension>,
     /// By the name callers use: `Account.read`, `Shop::Account.read`.
     pub(crate) actions: HashMap<String, Arc<CompiledAction>>,
     pub(crate) stored: HashMap<EntityUID, Arc<Entity>>,
@@ -113,7 +115,7 @@ impl Engine {
     pub(crate) fn datetime(&self, time: SystemTime) -> Option<Value> {
         let instant = jiff::Timestamp::try_from(time).ok()?;
         let text = instant.strftime("%Y-%m-%dT%H:%M:%S.%3fZ").to_string();
-        extension(&"datetime".parse().ok()?, &text)
+        self.datetime.as_ref()?.value(&text)
     }
 }
 
@@ -434,15 +436,15 @@ impl Compiler<'_> {
             for name in INJECTED {
                 let Some(member) = context.members.get(name) else { continue };
                 let fits = match (name, &member.attribute) {
-                    ("now", AttributeType::Extension(name)) => name.to_string() == "datetime",
+                    ("now", AttributeType::Extension(declared)) => declared.name == "datetime",
                     ("caller", AttributeType::Entity(name)) => name.to_string() == caller_type,
                     ("caller", AttributeType::Text) => true,
                     ("token", AttributeType::Record(record)) => {
                         record.members.iter().all(|(name, member)| match (name.as_str(), &member.attribute) {
                             ("issuer" | "subject" | "acr" | "client_id", AttributeType::Text) => true,
                             ("scopes" | "amr", AttributeType::Set(element)) => matches!(**element, AttributeType::Text),
-                            ("auth_time" | "issued_at", AttributeType::Extension(name)) => {
-                                name.to_string() == "datetime"
+                            ("auth_time" | "issued_at", AttributeType::Extension(declared)) => {
+                                declared.name == "datetime"
                             }
                             _ => false,
                         })
@@ -592,6 +594,7 @@ fn assemble(
     Ok(Engine {
         revision,
         options: options.clone(),
+        datetime: Extension::named("datetime"),
         shapes,
         policies,
         actions,
@@ -678,10 +681,11 @@ fn compile_action(
         .copied()
         .chain(plans.values().flat_map(|plan| plan.rules.iter().map(|rule| rule.policy)))
         .collect();
-    let context = match action.context_type() {
+    let mut context = match action.context_type() {
         Some(cedar_policy_core::validator::types::Type::Record { attrs, .. }) => record_type(attrs),
         _ => super::types::RecordType::default(),
     };
+    let injected = INJECTED.iter().filter_map(|name| Some((*name, context.members.remove(*name)?))).collect();
     let resources: Vec<EntityType> = action.applies_to_resources().cloned().collect();
     Ok(CompiledAction {
         entity: Arc::clone(entity_of.get(&uid).ok_or_else(|| lost(&uid))?),
@@ -689,6 +693,7 @@ fn compile_action(
         resources,
         reads_now: speaking.iter().filter_map(|index| policies.get(*index)).any(|policy| policy.reads_now),
         context,
+        injected,
         candidates,
         slice,
         field_kind: fields.map(|fields| fields.kind),

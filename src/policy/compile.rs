@@ -15,7 +15,7 @@ use cedar_policy_core::ast::{
 use cedar_policy_core::entities::{Dereference, Entities};
 
 use super::schema::FieldKind;
-use super::types::{RecordType, mentions_action, reads_now};
+use super::types::{Member, RecordType, mentions_action, reads_now};
 use crate::model::field_path::FieldPath;
 
 /// A policy, ready to be asked.
@@ -112,7 +112,10 @@ pub(crate) struct CompiledAction {
     pub(crate) entity: Arc<Entity>,
     pub(crate) principals: Vec<EntityType>,
     pub(crate) resources: Vec<EntityType>,
+    /// What callers supply.
     pub(crate) context: RecordType,
+    /// What Gatepost itself supplies.
+    pub(crate) injected: Vec<(&'static str, Member)>,
     /// The policies whose scope covers the action, in order.
     pub(crate) candidates: Vec<usize>,
     /// Whether one of them, or one that settles its fields, reads the time.

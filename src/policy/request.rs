@@ -438,23 +438,18 @@ impl Gathering<'_> {
             )
             .into());
         }
-        let mut open = shape.attributes.clone();
-        if stored.is_some() {
-            open.members.values_mut().for_each(|member| member.required = false);
-        }
         let at = "subject.attributes";
-        let mut attributes = self.engine.shapes.record(&open, &raw.attributes, at, self.limits).map_err(blame)?;
+        let known = |name: &str| stored.is_some_and(|stored| stored.get(name).is_some());
+        let mut attributes = self
+            .engine
+            .shapes
+            .record_over(&shape.attributes, &raw.attributes, at, self.limits, known)
+            .map_err(blame)?;
         let mut parents = self.parents(&raw.parents, shape, "subject.parents").map_err(blame)?;
         if let Some(stored) = stored {
             for (name, value) in stored.attrs() {
-                let PartialValue::Value(value) = value else { continue };
-                match attributes.get(name) {
-                    None => drop(attributes.insert(name.clone(), value.clone())),
-                    // An issuer's word is newer than ours; a caller's word does not talk over it.
-                    Some(said) if subject.token.is_none() && said != value => {
-                        return Err(Misfit::new(at, "contradict the bundle's own data, which stand").into());
-                    }
-                    Some(_) => {}
+                if let (false, PartialValue::Value(value)) = (attributes.contains_key(name), value) {
+                    attributes.insert(name.clone(), value.clone());
                 }
             }
             parents.extend(stored.ancestors().cloned());
@@ -484,21 +479,14 @@ impl Gathering<'_> {
         question: &Question,
         now: SystemTime,
     ) -> Result<BTreeMap<SmolStr, Value>, RequestError> {
-        let mut declared = action.context.clone();
-        let mut injected = Vec::new();
-        for name in INJECTED {
-            if question.context.contains_key(name) {
-                return Err(
-                    Misfit::new("context", "holds `now`, `caller` or `token`, which Gatepost alone supplies").into()
-                );
-            }
-            if let Some(member) = declared.members.remove(name) {
-                injected.push((name, member));
-            }
+        if INJECTED.iter().any(|name| question.context.contains_key(*name)) {
+            return Err(
+                Misfit::new("context", "holds `now`, `caller` or `token`, which Gatepost alone supplies").into()
+            );
         }
-        let mut context = self.engine.shapes.record(&declared, &question.context, "context", self.limits)?;
-        for (name, member) in injected {
-            let value = match (name, &member.attribute) {
+        let mut context = self.engine.shapes.record(&action.context, &question.context, "context", self.limits)?;
+        for (name, member) in &action.injected {
+            let value = match (*name, &member.attribute) {
                 ("now", _) => self.engine.datetime(now),
                 ("caller", AttributeType::Entity(_)) => self.caller(subject)?,
                 ("caller", _) => subject.caller.as_ref().map(|caller| Value::from(caller.uid.id.as_str())),
@@ -509,7 +497,7 @@ impl Gathering<'_> {
                 (_, _) => None,
             };
             match value {
-                Some(value) => drop(context.insert(name.into(), value)),
+                Some(value) => drop(context.insert(SmolStr::new_static(name), value)),
                 None if member.required => return Err(RequestError::Denied(DenialCode::ContextIncomplete)),
                 None => {}
             }

@@ -283,12 +283,13 @@ impl<'j> Deriver<'j> {
                 }
                 self.leaves(home, declaration, path, into);
             } else {
-                match FieldPath::parse(&text) {
-                    Ok(parsed) => into.push(Leaf { path: parsed, read, write }),
-                    Err(_) if read.is_some() || write.is_some() => {
+                // An attribute called `address.city` is not the city of an address.
+                match FieldPath::parse(&text).ok().filter(|parsed| parsed.segments().count() == path.len()) {
+                    Some(parsed) => into.push(Leaf { path: parsed, read, write }),
+                    None if read.is_some() || write.is_some() => {
                         self.problem(name, "is annotated as a field, but its path is not made of identifiers, so no field mask can name it");
                     }
-                    Err(_) => {}
+                    None => {}
                 }
             }
             path.pop();
@@ -409,6 +410,10 @@ mod tests {
             ),
             (
                 "entity U; entity A = { @read(\"b\") \"x y\"?: Long };\n@fields(\"read\") action a appliesTo { principal: U, resource: A };",
+                "identifiers",
+            ),
+            (
+                "entity U; entity A = { @read(\"b\") \"x.y\"?: Long };\n@fields(\"read\") action a appliesTo { principal: U, resource: A };",
                 "identifiers",
             ),
             ("entity U; @fields(\"read\") action g;", "which needs an action that applies"),

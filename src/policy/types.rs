@@ -4,7 +4,7 @@
 //! undeclared is, every reference is of the declared type. Callers' JSON never reaches Cedar's own entity parser, which
 //! would take `unknown()` for any value and so switch a forbid off.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use cedar_policy_core::ast::{Eid, EntityType, EntityUID, Expr, Name, RestrictedExpr, Value};
@@ -26,7 +26,16 @@ pub(crate) enum AttributeType {
     Entity(EntityType),
     Set(Box<AttributeType>),
     Record(RecordType),
-    Extension(Name),
+    Extension(Extension),
+}
+
+/// An extension type, and how its values are made from text.
+#[derive(Debug, Clone)]
+pub(crate) struct Extension {
+    /// `ipaddr`, `decimal`, `datetime`, `duration`.
+    pub(crate) name: String,
+    /// The function that reads its text.
+    constructor: Name,
 }
 
 /// A closed record: nothing beyond what is declared.
@@ -72,13 +81,15 @@ pub struct Misfit {
 #[derive(Debug)]
 pub(crate) struct Shapes {
     pub(crate) entities: BTreeMap<EntityType, EntityShape>,
+    /// The same types by the names that callers write: Cedar's own parser is no part of a decision.
+    by_name: HashMap<String, EntityType>,
 }
 
 impl Shapes {
     /// Reads the tables out of a schema.
     pub(crate) fn new(schema: &ValidatorSchema) -> Self {
         use cedar_policy_core::validator::ValidatorEntityTypeKind;
-        let entities = schema
+        let entities: BTreeMap<EntityType, EntityShape> = schema
             .entity_types()
             .map(|declared| {
                 let name = declared.name().clone();
@@ -90,13 +101,13 @@ impl Shapes {
                 (name, EntityShape { attributes: record_type(declared.attributes()), ancestors, ids })
             })
             .collect();
-        Self { entities }
+        let by_name = entities.keys().map(|name| (name.to_string(), name.clone())).collect();
+        Self { entities, by_name }
     }
 
     /// The Cedar name and shape of a type, if the schema has it.
     pub(crate) fn entity(&self, name: &TypeName) -> Option<(&EntityType, &EntityShape)> {
-        let name: EntityType = cedar_type(name)?;
-        self.entities.get_key_value(&name)
+        self.entities.get_key_value(self.by_name.get(name.as_str())?)
     }
 
     /// A reference, checked: the type is declared, and an enumerated type has this id.
@@ -115,6 +126,18 @@ impl Shapes {
         at: &str,
         limits: &Limits,
     ) -> Result<BTreeMap<SmolStr, Value>, Misfit> {
+        self.record_over(declared, raw, at, limits, |_| false)
+    }
+
+    /// The same, where `known` members come from elsewhere and so are not missed.
+    pub(crate) fn record_over(
+        &self,
+        declared: &RecordType,
+        raw: &RawRecord,
+        at: &str,
+        limits: &Limits,
+        known: impl Fn(&str) -> bool,
+    ) -> Result<BTreeMap<SmolStr, Value>, Misfit> {
         let mut typed = BTreeMap::new();
         for (name, value) in raw {
             let Some((name, member)) = declared.members.get_key_value(name.as_str()) else {
@@ -124,7 +147,7 @@ impl Shapes {
             typed.insert(name.clone(), value);
         }
         for (name, member) in &declared.members {
-            if member.required && !typed.contains_key(name) {
+            if member.required && !typed.contains_key(name) && !known(name) {
                 return Err(Misfit { at: format!("{at}.{name}"), rule: "is required by the schema" });
             }
         }
@@ -164,7 +187,7 @@ impl Shapes {
                 else {
                     return Err(misfit("must be an entity: {\"type\": .., \"id\": ..}"));
                 };
-                if *kind != name.to_string() {
+                if self.by_name.get(kind) != Some(name) {
                     return Err(misfit("must be an entity of the declared type"));
                 }
                 EntityId::parse(id, limits.id_bytes).map_err(|error| misfit(id_rule(error)))?;
@@ -184,8 +207,8 @@ impl Shapes {
                 Ok(Value::record_arc(Arc::new(self.record(declared, record, &at(), limits)?), None))
             }
             (AttributeType::Record(_), _) => Err(misfit("must be a record")),
-            (AttributeType::Extension(name), RawValue::Text(text)) => {
-                extension(name, text).ok_or_else(|| misfit("does not read as the declared extension type"))
+            (AttributeType::Extension(declared), RawValue::Text(text)) => {
+                declared.value(text).ok_or_else(|| misfit("does not read as the declared extension type"))
             }
             (AttributeType::Extension(_), _) => Err(misfit("must be text that reads as the declared extension type")),
         }
@@ -228,19 +251,24 @@ pub(crate) fn cedar_type(name: &TypeName) -> Option<EntityType> {
     Some(EntityType::from(name))
 }
 
-/// An extension value from its text. IPv4-mapped IPv6 addresses are read as the IPv4 addresses that they are: Cedar
-/// refuses the mapped spelling, and a range check must not be dodged by it.
-pub(crate) fn extension(name: &Name, text: &str) -> Option<Value> {
-    let (constructor, text) = match name.to_string().as_str() {
-        "ipaddr" => ("ip", canonical_address(text)),
-        "decimal" => ("decimal", text.to_owned()),
-        "datetime" => ("datetime", text.to_owned()),
-        "duration" => ("duration", text.to_owned()),
-        _ => return None,
-    };
-    let call = RestrictedExpr::call_extension_fn(constructor.parse().ok()?, [RestrictedExpr::val(text)]);
-    let extensions = Extensions::all_available();
-    RestrictedEvaluator::new(extensions).interpret(call.as_borrowed()).ok()
+impl Extension {
+    /// An extension type by its name; `None` for one that no text makes.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        let constructor = match name {
+            "ipaddr" => "ip",
+            "decimal" | "datetime" | "duration" => name,
+            _ => return None,
+        };
+        Some(Self { name: name.to_owned(), constructor: constructor.parse().ok()? })
+    }
+
+    /// A value from its text. IPv4-mapped IPv6 addresses are read as the IPv4 addresses that they are: Cedar refuses the
+    /// mapped spelling, and a range check must not be dodged by it.
+    pub(crate) fn value(&self, text: &str) -> Option<Value> {
+        let text = if self.name == "ipaddr" { canonical_address(text) } else { text.to_owned() };
+        let call = RestrictedExpr::call_extension_fn(self.constructor.clone(), [RestrictedExpr::val(text)]);
+        RestrictedEvaluator::new(Extensions::all_available()).interpret(call.as_borrowed()).ok()
+    }
 }
 
 fn canonical_address(text: &str) -> String {
@@ -278,7 +306,10 @@ fn attribute_type(declared: &Type) -> AttributeType {
         },
         Type::Set { element_type: Some(element) } => AttributeType::Set(Box::new(attribute_type(element))),
         Type::Record { attrs, .. } => AttributeType::Record(record_type(attrs)),
-        Type::ExtensionType { name } => AttributeType::Extension(name.clone()),
+        Type::ExtensionType { name } => match Extension::named(&name.to_string()) {
+            Some(extension) => AttributeType::Extension(extension),
+            None => AttributeType::Record(RecordType::default()),
+        },
         Type::String => AttributeType::Text,
         // No schema declares these: they exist inside the typechecker only. A record without members takes no value.
         Type::Never | Type::Entity(EntityKind::AnyEntity) | Type::Set { element_type: None } => {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures_util::StreamExt as _;
 use gatepost::cli::demo::world::spiffe_id;
 use gatepost::proto::v1;
 use prost::Message as _;
@@ -14,8 +15,8 @@ use tonic::transport::Channel;
 
 use crate::support::{Gatepost, PATIENCE, tls};
 use crate::wire::{
-    BATCH, CHECK, Reply, attributes, batch, call, channel, check, fields, framed, list, null, number, object, parent,
-    record, reference, text, told, truth, with_token,
+    BATCH, CHECK, Reply, attributes, batch, call, call_with, channel, check, fields, framed, list, null, number,
+    object, parent, record, reference, text, told, truth, with_token,
 };
 
 /// Stands in every value that is out of place: it must come back nowhere.
@@ -481,7 +482,7 @@ async fn bytes_that_are_no_message_are_refused_and_recorded() {
         (framed(0, &with(&nested(6))), "InvalidArgument context.more.below.below.below", "deeper than the schema"),
         (framed(0, &with(&nested(100))), unreadable, "100 deep"),
         (framed(0, &with(&nested(5000))), unreadable, "5 000 deep"),
-        (two.into(), unreadable, "two messages"),
+        (two.into(), "ALLOW", "a second message: the first counts, nobody looks at the other"),
     ];
     for (body, expected, why) in table {
         let before = gatepost.call_records().len();
@@ -490,6 +491,29 @@ async fn bytes_that_are_no_message_are_refused_and_recorded() {
         if expected == unreadable {
             assert_eq!(reply.reason().as_deref(), Some("UNREADABLE_MESSAGE"), "{why}");
         }
+        settle(&gatepost, &channel, &reply, before, why).await;
+    }
+}
+
+/// THREATS F14: a client that begins a message and then says no more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_does_not_come_in_whole_in_time_is_refused() {
+    let gatepost = Gatepost::start_over(&wide_bundle(), |settings| {
+        wide_settings(settings);
+        settings["limits"] = json!({ "default_deadline": "250ms", "max_deadline": "250ms" });
+    })
+    .await;
+    let channel = channel(&gatepost, "storefront").await;
+    let whole = framed(0, &plain(&gatepost.token("alice", &[])).encode_to_vec());
+    let parts =
+        [(0, "nothing"), (3, "half a head"), (50, "half a message"), (whole.len(), "a message, and no end of it")];
+    for (length, why) in parts {
+        let before = gatepost.call_records().len();
+        let sent = futures_util::stream::iter([Ok::<_, tonic::Status>(http_body::Frame::data(whole.slice(..length)))]);
+        let body = http_body_util::StreamBody::new(sent.chain(futures_util::stream::pending()));
+        let stalled = call_with(channel.clone(), CHECK, &[], tonic::body::Body::new(body));
+        let reply = tokio::time::timeout(PATIENCE, stalled).await.expect(why);
+        assert_eq!(reply.told(), "DeadlineExceeded", "{why}: {:?}", reply.status);
         settle(&gatepost, &channel, &reply, before, why).await;
     }
 }

@@ -122,7 +122,7 @@ fn whatever_stands_above_a_parent_stands_above_the_child() {
         Bundle::compile(files, &BundleOptions::default()).unwrap_or_else(|report| panic!("{report}"))
     };
     let on_group = compile(SCHEMA, policies);
-    let above_b = vec![entity(uid("Group", "b"), &[held.clone()])];
+    let above_b = vec![entity(uid("Group", "b"), std::slice::from_ref(&held))];
     let alice = entity(uid("User", "alice"), &[uid("Group", "a")]);
     assert!(forbidden(&rule(&on_group, alice, &question("d", &[], above_b))));
 

@@ -8,6 +8,7 @@ use http_body_util::{BodyExt as _, Full};
 use prost::Message as _;
 use prost_types::value::Kind;
 use prost_types::{ListValue, Struct, Value};
+use tonic::body::Body;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
@@ -87,8 +88,13 @@ pub fn framed(flag: u8, message: &[u8]) -> Bytes {
 }
 
 /// A call with exactly this path, these headers and this body. The usual headers stand unless given.
-pub async fn call(mut channel: Channel, path: &str, headers: &[(&str, &[u8])], body: Bytes) -> Reply {
-    let mut request = http::Request::post(path).body(tonic::body::Body::new(Full::new(body))).unwrap();
+pub async fn call(channel: Channel, path: &str, headers: &[(&str, &[u8])], body: Bytes) -> Reply {
+    call_with(channel, path, headers, Body::new(Full::new(body))).await
+}
+
+/// The same with a body that comes bit by bit, or never.
+pub async fn call_with(mut channel: Channel, path: &str, headers: &[(&str, &[u8])], body: Body) -> Reply {
+    let mut request = http::Request::post(path).body(body).unwrap();
     request.headers_mut().insert("content-type", "application/grpc".parse().unwrap());
     request.headers_mut().insert("te", "trailers".parse().unwrap());
     for (name, value) in headers {

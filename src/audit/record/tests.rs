@@ -217,7 +217,7 @@ fn a_call_is_recorded_with_who_what_where_and_why() {
         ("/src_endpoint/ip", "10.1.2.3".into()),
         ("/src_endpoint/port", 52114.into()),
         ("/dst_endpoint/port", 8443.into()),
-        ("/resources/0/uid", "Account::\"a-1\"".into()),
+        ("/resources/0/uid", "a-1".into()),
         ("/api/operation", "Account.read".into()),
         ("/api/response/code", 0.into()),
         ("/trace/span/uid", "00f067aa0ba902b7".into()),
