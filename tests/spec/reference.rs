@@ -44,14 +44,14 @@ Four to be woken by:
 
 | what | why |
 |---|---|
-| `gatepost_audit_healthy_ratio == 0` | no record, no answer: every call is being refused |
+| `gatepost_audit_healthy == 0` | no record, no answer: every call is being refused |
 | `gatepost_policy_errors_total` rises | a policy can't be evaluated; if it is a `forbid`, it denies |
 | `gatepost_policy_reloads_total{result=\"refused\"}` rises | somebody's change is not in force; the old policies are |
 | `gatepost_tls_certificate_expiry_seconds` below a week | renewal has stopped working |
 
 ";
     let table = metrics::reference_markdown();
-    for name in ["gatepost_audit_healthy_ratio", "gatepost_policy_errors_total", "gatepost_policy_reloads_total"] {
+    for name in ["gatepost_audit_healthy", "gatepost_policy_errors_total", "gatepost_policy_reloads_total"] {
         assert!(table.contains(name), "{name} in\n{table}");
     }
     holds("docs/reference/metrics.md", &format!("{head}{table}"));

@@ -329,7 +329,12 @@ fn every_way_to_be_wrong_is_refused_by_its_key() {
         ("max_lifetime: 1h", "max_lifetime: 25h", "issuers[0].max_lifetime", "past a day"),
         ("max_lifetime: 1h", "max_lifetime: 0s", "issuers[0].max_lifetime", "no token would do"),
         ("type: User\n      shared_type: true\n      id", "id", "issuers[0].principal.type", "missing"),
-        ("type: User\n      shared_type: true\n      id", "type: A-B\n      id", "issuers[0].principal.type", "not a type's name"),
+        (
+            "type: User\n      shared_type: true\n      id",
+            "type: A-B\n      id",
+            "issuers[0].principal.type",
+            "not a type's name",
+        ),
         ("id: realm.sub", "id: realm..sub", "issuers[0].principal.id", "a step without a name"),
         ("email: email", "email: \"\"", "issuers[0].principal.attributes.email", "no claim"),
         ("claim: tenant, entity", "entity", "issuers[0].principal.attributes.tenant.claim", "no claim"),
