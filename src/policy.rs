@@ -14,7 +14,11 @@ use crate::model::question::Question;
 
 mod bundle;
 mod compile;
+mod engine;
+mod entities;
 mod evaluate;
+mod files;
+mod frame;
 mod preflight;
 mod report;
 mod request;
@@ -22,13 +26,14 @@ mod schema;
 pub mod store;
 mod types;
 
-pub use bundle::{BundleCounts, BundleFiles, BundleOptions, PolicyFacts};
+pub use engine::{BundleCounts, BundleOptions, PolicyFacts};
 pub use evaluate::STACK;
+pub use files::BundleFiles;
 pub use report::{BundleReport, Problem, SourceFile};
 pub use request::{AuthorizationRequest, CallerData, Level, RequestError, SubjectData};
 pub use types::Misfit;
 
-use bundle::Engine;
+use engine::Engine;
 
 /// One immutable, validated revision of policies, schema and entities. Cheap to clone.
 #[derive(Debug, Clone)]

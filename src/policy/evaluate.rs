@@ -11,8 +11,8 @@ use cedar_policy_core::ast::{EntityUID, Literal, Value, ValueKind};
 use cedar_policy_core::evaluator::{EvaluationError, Evaluator};
 use cedar_policy_core::extensions::Extensions;
 
-use super::bundle::Engine;
 use super::compile::{CompiledPolicy, FieldPlan, FieldSet};
+use super::engine::Engine;
 use super::request::{AskedFields, AuthorizationRequest};
 use crate::model::decision::{Decision, Denial, DenialCode, PolicyError, Ruling};
 use crate::model::field_path::FieldPath;

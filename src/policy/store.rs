@@ -131,7 +131,7 @@ impl Store {
         // Others write near by (an audit file beside the folder, say): that is no news. `..data` is what Kubernetes swaps.
         let concerns = move |path: &PathBuf| {
             let name = path.file_name().map(std::ffi::OsStr::as_encoded_bytes).unwrap_or_default();
-            *path == directory || name.starts_with(b"..") || super::bundle::is_bundle_file(name)
+            *path == directory || name.starts_with(b"..") || super::files::is_bundle_file(name)
         };
         let watching = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
             // Our own reading is announced too; only writing counts. An error may have swallowed events.

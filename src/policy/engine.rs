@@ -1,0 +1,281 @@
+//! A loaded set, immutable: everything that does not depend on a question, worked out once.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use cedar_policy::{PolicyId, PolicySet, Schema};
+use cedar_policy_core::ast::{Entity, EntityType, EntityUID, Value};
+use cedar_policy_core::entities::Entities;
+
+use super::bundle::Parsed;
+use super::compile::{CompiledAction, CompiledPolicy, FieldPlan, FieldRule, FieldSet, Subtree};
+use super::entities::{INJECTED, stored_entities};
+use super::report::Problem;
+use super::schema::{DerivedSchema, FieldActions};
+use super::types::{Extension, Shapes, record_type};
+use crate::config::Limits;
+use crate::model::entity::{EntityId, EntityType as TypeName, EntityUid};
+use crate::model::field_path::FieldPath;
+use crate::model::ids::PolicyRevision;
+
+/// How strictly a bundle is read.
+#[derive(Debug, Clone)]
+pub struct BundleOptions {
+    /// How many steps of entity data a policy may take: 1 or 2.
+    pub validation_level: u32,
+    /// The entity type of a calling workload.
+    pub caller_type: TypeName,
+    /// The entity that stands for nobody in particular.
+    pub anonymous: EntityUid,
+    /// Sizes, counts and depths.
+    pub limits: Limits,
+}
+
+impl Default for BundleOptions {
+    fn default() -> Self {
+        let named = |name: &str| TypeName::parse(name).ok();
+        // Both names are constants that parse; the fallback keeps this free of panics.
+        let (caller_type, anonymous_type, id) =
+            match (named("Service"), named("Anonymous"), EntityId::parse("anonymous", 64)) {
+                (Some(caller), Some(anonymous), Ok(id)) => (caller, anonymous, id),
+                _ => unreachable!("constant names parse"),
+            };
+        Self {
+            validation_level: 1,
+            caller_type,
+            anonymous: EntityUid { entity_type: anonymous_type, id },
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// One policy, for people and tools.
+#[derive(Debug, Clone)]
+pub struct PolicyFacts {
+    /// `@id`.
+    pub id: String,
+    /// Whether it forbids.
+    pub forbids: bool,
+    /// The file it stands in.
+    pub file: String,
+    /// Where, from 1.
+    pub line: usize,
+    /// All its annotations.
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// Counts for people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BundleCounts {
+    /// Policies that permit.
+    pub permits: usize,
+    /// Policies that forbid.
+    pub forbids: usize,
+    /// Entity types.
+    pub types: usize,
+    /// Actions that the author declared.
+    pub actions: usize,
+    /// Actions derived from annotations, groups included.
+    pub derived: usize,
+    /// Entities in `entities.json`.
+    pub entities: usize,
+}
+
+/// A loaded set, immutable.
+#[derive(Debug)]
+pub(crate) struct Engine {
+    pub(crate) revision: PolicyRevision,
+    pub(crate) options: BundleOptions,
+    pub(crate) schema: Schema,
+    pub(crate) shapes: Shapes,
+    pub(crate) policies: Vec<CompiledPolicy>,
+    /// How the time is told to policies.
+    datetime: Option<Extension>,
+    /// By the name callers use: `Account.read`, `Shop::Account.read`.
+    pub(crate) actions: HashMap<String, Arc<CompiledAction>>,
+    pub(crate) stored: HashMap<EntityUID, Arc<Entity>>,
+    pub(crate) facts: Vec<PolicyFacts>,
+    pub(crate) warnings: Vec<Problem>,
+    pub(crate) counts: BundleCounts,
+    /// The whole set, as the oracle that tests hold our own evaluation against.
+    pub(crate) whole: PolicySet,
+    /// The stored entities and every action with its groups, for the oracle.
+    pub(crate) base_entities: Entities,
+}
+
+impl Engine {
+    /// A `datetime` of Cedar's, in milliseconds.
+    pub(crate) fn datetime(&self, time: SystemTime) -> Option<Value> {
+        let instant = jiff::Timestamp::try_from(time).ok()?;
+        let text = instant.strftime("%Y-%m-%dT%H:%M:%S.%3fZ").to_string();
+        self.datetime.as_ref()?.value(&text)
+    }
+}
+
+/// Puts a validated set together.
+pub(super) fn assemble(
+    derived: DerivedSchema,
+    parsed: &Parsed,
+    entities: Entities,
+    revision: PolicyRevision,
+    warnings: Vec<Problem>,
+    options: &BundleOptions,
+) -> Result<Engine, Problem> {
+    let core = derived.schema.as_ref();
+    let shapes = Shapes::new(core);
+    let find = |id: &str| parsed.set.policy(&PolicyId::new(id));
+    let policies: Vec<CompiledPolicy> = parsed
+        .facts
+        .iter()
+        .filter_map(|facts| find(&facts.id).map(|policy| CompiledPolicy::new(facts.id.clone(), policy.as_ref())))
+        .collect();
+    let groups: Entities = derived
+        .schema
+        .action_entities()
+        .map(|entities| entities.as_ref().clone())
+        .map_err(|error| Problem::bare("*.cedarschema", &error.to_string()))?;
+    let entity_of: HashMap<EntityUID, Arc<Entity>> =
+        groups.iter().map(|entity| (entity.uid().clone(), Arc::new(entity.clone()))).collect();
+
+    let mut actions = HashMap::new();
+    let mut declared = 0;
+    for action in core.action_ids() {
+        let uid = action.name();
+        let id: &str = uid.eid().as_ref();
+        // In a bundle only derived actions can have such names; a corpus may have them without any being derived.
+        if derived.derived > 0 && id.contains([':', '#']) {
+            continue;
+        }
+        declared += 1;
+        let type_name = uid.entity_type().to_string();
+        let namespace = type_name.rsplit_once("::").map_or("", |(namespace, _)| namespace);
+        let fields = derived.fields.get(&(namespace.to_owned(), id.to_owned()));
+        let compiled = compile_action(action, fields, &policies, &groups, &entity_of, &parsed.set)?;
+        let name = if namespace.is_empty() { id.to_owned() } else { format!("{namespace}::{id}") };
+        if actions.insert(name.clone(), Arc::new(compiled)).is_some() {
+            return Err(Problem::bare("*.cedarschema", &format!("two actions would be asked for as `{name}`")));
+        }
+    }
+    let counts = BundleCounts {
+        permits: policies.iter().filter(|policy| !policy.forbids).count(),
+        forbids: policies.iter().filter(|policy| policy.forbids).count(),
+        types: shapes.entities.len(),
+        actions: declared,
+        derived: derived.derived,
+        entities: entities.iter().filter(|entity| !entity.uid().is_action()).count(),
+    };
+    Ok(Engine {
+        revision,
+        options: options.clone(),
+        datetime: Extension::named("datetime"),
+        shapes,
+        policies,
+        actions,
+        stored: stored_entities(&entities),
+        facts: parsed.facts.clone(),
+        warnings,
+        counts,
+        whole: parsed.set.clone(),
+        base_entities: entities,
+        schema: derived.schema,
+    })
+}
+
+fn compile_action(
+    action: &cedar_policy_core::validator::ValidatorActionId,
+    fields: Option<&FieldActions>,
+    policies: &[CompiledPolicy],
+    groups: &Entities,
+    entity_of: &HashMap<EntityUID, Arc<Entity>>,
+    set: &PolicySet,
+) -> Result<CompiledAction, Problem> {
+    let uid = action.name().clone();
+    let lost = |uid: &EntityUID| Problem::bare("*.cedarschema", &format!("`{uid}` is not among the schema's actions"));
+    let candidates: Vec<usize> = positions(policies, |policy| policy.covers_action(&uid, groups));
+    let mut slice = PolicySet::new();
+    for index in &candidates {
+        let Some(policy) = policies.get(*index).and_then(|policy| set.policy(&PolicyId::new(&policy.id))) else {
+            continue;
+        };
+        slice.add(policy.clone()).map_err(|error| Problem::bare("*.cedar", &error.to_string()))?;
+    }
+    let mut plans = HashMap::new();
+    for (resource, found) in fields.into_iter().flat_map(|fields| &fields.by_resource) {
+        let Some(resource) = TypeName::parse(resource).ok().and_then(|name| super::types::cedar_type(&name)) else {
+            continue;
+        };
+        let sibling = |id: &str| {
+            EntityUID::from_components(uid.entity_type().clone(), cedar_policy_core::ast::Eid::new(id), None)
+        };
+        let mut plan = FieldPlan::default();
+        for (position, field) in found.iter().enumerate() {
+            let derived = sibling(&field.action_id);
+            plan.entities.push(Arc::clone(entity_of.get(&derived).ok_or_else(|| lost(&derived))?));
+            plan.actions.push(derived);
+            plan.positions.insert(field.path.as_str().to_owned(), position);
+            plan.paths.push(field.path.clone());
+        }
+        let base: &str = uid.eid().as_ref();
+        let mut subtrees: BTreeMap<String, FieldSet> = BTreeMap::new();
+        for (position, path) in plan.paths.iter().enumerate() {
+            let mut parent = path.as_str();
+            while let Some((above, _)) = parent.rsplit_once('.') {
+                subtrees.entry(above.to_owned()).or_insert_with(|| FieldSet::none(plan.paths.len())).insert(position);
+                parent = above;
+            }
+        }
+        let mut named = Vec::new();
+        for (path, fields) in subtrees {
+            named.push(sibling(&format!("{base}:{path}.*")));
+            let path = FieldPath::parse(&path).map_err(|error| Problem::bare("*.cedarschema", &error.to_string()))?;
+            plan.subtrees.push(Subtree { path, fields });
+        }
+        for (index, policy) in policies.iter().enumerate() {
+            let mut fields = FieldSet::none(plan.paths.len());
+            for (position, derived) in plan.actions.iter().enumerate() {
+                if policy.covers_action(derived, groups) {
+                    fields.insert(position);
+                }
+            }
+            if !fields.is_empty() {
+                let subtrees = named
+                    .iter()
+                    .enumerate()
+                    .filter(|(_, group)| policy.names_action(group))
+                    .map(|(at, _)| at)
+                    .collect();
+                plan.rules.push(FieldRule { policy: index, fields, subtrees });
+            }
+        }
+        plans.insert(resource, plan);
+    }
+    let speaking: HashSet<usize> = candidates
+        .iter()
+        .copied()
+        .chain(plans.values().flat_map(|plan| plan.rules.iter().map(|rule| rule.policy)))
+        .collect();
+    let mut context = match action.context_type() {
+        Some(cedar_policy_core::validator::types::Type::Record { attrs, .. }) => record_type(attrs),
+        _ => super::types::RecordType::default(),
+    };
+    let injected = INJECTED.iter().filter_map(|name| Some((*name, context.members.remove(*name)?))).collect();
+    let resources: Vec<EntityType> = action.applies_to_resources().cloned().collect();
+    Ok(CompiledAction {
+        entity: Arc::clone(entity_of.get(&uid).ok_or_else(|| lost(&uid))?),
+        principals: action.applies_to_principals().cloned().collect(),
+        resources,
+        reads_now: speaking.iter().filter_map(|index| policies.get(*index)).any(|policy| policy.reads_now),
+        context,
+        injected,
+        candidates,
+        slice,
+        field_kind: fields.map(|fields| fields.kind),
+        plans,
+        uid,
+    })
+}
+
+fn positions(policies: &[CompiledPolicy], wanted: impl Fn(&CompiledPolicy) -> bool) -> Vec<usize> {
+    policies.iter().enumerate().filter(|(_, policy)| wanted(policy)).map(|(index, _)| index).collect()
+}
