@@ -121,11 +121,16 @@ struct Decided {
 }
 
 impl Pdp {
-    /// Answers one question.
+    /// Answers one question. It is read (`asked`) only once the caller is admitted: a stranger's message costs nothing more
+    /// than its bytes.
     ///
     /// # Errors
     /// Why there is no decision; recorded like an answer. [`Refusal`] carries the id of the record.
-    pub async fn check(&self, call: &Call, asked: Result<(Subject, Question), Misfit>) -> Result<Answer, Refusal> {
+    pub async fn check(
+        &self,
+        call: &Call,
+        asked: impl FnOnce() -> Result<(Subject, Question), Misfit> + Send,
+    ) -> Result<Answer, Refusal> {
         let begun = self.begin();
         let _present = self.metrics.inflight();
         let mut known = Known::default();
@@ -140,7 +145,7 @@ impl Pdp {
     pub async fn check_batch(
         &self,
         call: &Call,
-        asked: Result<Shared, Misfit>,
+        asked: impl FnOnce() -> Result<Shared, Misfit> + Send,
     ) -> Result<Vec<Result<Answer, Refusal>>, Refusal> {
         let begun = self.begin();
         let _present = self.metrics.inflight();
@@ -188,7 +193,7 @@ impl Pdp {
     async fn open_batch(
         &self,
         call: &Call,
-        asked: Result<Shared, Misfit>,
+        asked: impl FnOnce() -> Result<Shared, Misfit> + Send,
         has_slot: bool,
         known: &mut Known,
     ) -> Result<(Caller, Who, Vec<Result<Question, Misfit>>), DecideError> {
@@ -196,7 +201,7 @@ impl Pdp {
         if !has_slot {
             return Err(DecideError::Overloaded);
         }
-        let Shared { subject, items } = asked.map_err(DecideError::Invalid)?;
+        let Shared { subject, items } = asked().map_err(DecideError::Invalid)?;
         known.subject.kind = Some(subject.kind());
         // A bad token denies every item, each with a record of its own.
         let who = self.identify(&caller, subject).await?;
@@ -206,13 +211,13 @@ impl Pdp {
     async fn decide(
         &self,
         call: &Call,
-        asked: Result<(Subject, Question), Misfit>,
+        asked: impl FnOnce() -> Result<(Subject, Question), Misfit> + Send,
         known: &mut Known,
     ) -> Result<Decided, DecideError> {
         // First, so that the record of a shed call says whose it was; it costs one look-up.
         let caller = self.admit(call, known)?;
         let _slot = self.slots.try_acquire().map_err(|_| DecideError::Overloaded)?;
-        let (subject, question) = asked.map_err(DecideError::Invalid)?;
+        let (subject, question) = asked().map_err(DecideError::Invalid)?;
         known.subject.kind = Some(subject.kind());
         known.question = Some(self.describe(&subject, &question));
         entitled(&caller, &question)?;

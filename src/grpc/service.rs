@@ -37,7 +37,7 @@ impl DecisionService for Service {
         let headers = metadata.into_headers();
         let span = traces::call_span("Check", &headers);
         let call = call("Check", &headers, extensions.get::<Arc<Peer>>().cloned(), &span, &self.pdp.limits);
-        let asked = convert::check(message, &self.pdp.limits);
+        let asked = || convert::check(message, &self.pdp.limits);
         let answered = self.pdp.check(&call, asked).instrument(span).await;
         match answered {
             Ok(answer) => Ok(Response::new(convert::answer(&answer))),
@@ -54,7 +54,7 @@ impl DecisionService for Service {
         let headers = metadata.into_headers();
         let span = traces::call_span("BatchCheck", &headers);
         let call = call("BatchCheck", &headers, extensions.get::<Arc<Peer>>().cloned(), &span, &self.pdp.limits);
-        let asked = convert::batch(message, &self.pdp.limits);
+        let asked = || convert::batch(message, &self.pdp.limits);
         let answered = self.pdp.check_batch(&call, asked).instrument(span).await;
         let answers = answered.map_err(|refusal| status::to_status(&refusal))?;
         let results = answers

@@ -628,8 +628,8 @@ async fn a_path_that_no_library_would_send_reaches_nothing() {
         let mut stream = connector.connect(name, socket).await.unwrap();
         let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
         let all = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &settings[..], &headers_frame(path), &data].concat();
-        stream.write_all(&all).await.unwrap();
         let before = gatepost.call_records().len();
+        stream.write_all(&all).await.unwrap();
         let mut answer = Vec::new();
         let mut buffer = [0; 4096];
         // Until the stream is answered or reset: frames HEADERS, RST_STREAM or GOAWAY.
