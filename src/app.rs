@@ -88,6 +88,8 @@ pub struct Gatepost {
 pub struct Stopped {
     /// Calls that had to be cut off.
     pub cut_off: usize,
+    /// The listener ended without being asked to: a fault of ours.
+    pub by_itself: bool,
 }
 
 /// Builds a server from settings. Everything that can be wrong is found here, before anybody is served.
@@ -221,25 +223,30 @@ impl Gatepost {
             "serving"
         );
 
-        let mut ended = None;
-        tokio::select! {
-            () = drain.cancelled() => tracing::info!("draining"),
+        let ended = tokio::select! {
+            () = drain.cancelled() => {
+                tracing::info!("draining");
+                None
+            }
             early = &mut serving => {
                 // Nobody answers at the door any more: better to stop, and be started again, than to look ready.
                 tracing::error!("the listener ended by itself");
-                ended = Some(early);
+                Some(early)
             }
-        }
+        };
+        let mut by_itself = ended.is_some();
         readiness.set("serving", false);
         health.set_not_serving::<DecisionServiceServer<Service>>().await;
-        if ended.is_none() {
+        if !by_itself {
             tokio::time::sleep(config.server.drain_delay).await;
         }
         closing.cancel();
-        let cut_off = match ended {
-            None => serving.await.map_or(usize::MAX, |report| report.cut_off),
-            Some(_) => usize::MAX,
+        let report = match ended {
+            None => serving.await,
+            Some(early) => early,
         };
+        by_itself |= report.is_err();
+        let cut_off = report.map_or(0, |report| report.cut_off);
         let stopped = Entry::Lifecycle(LifecycleEntry { time: clock.now(), started: false });
         if let Err(error) = pdp.trail.write(stopped).await {
             tracing::error!(error = &error as &dyn std::error::Error, "the stop could not be recorded");
@@ -250,7 +257,7 @@ impl Gatepost {
             tracing::error!("the operators' door ended early");
         }
         tracing::info!(cut_off, "stopped");
-        Ok(Stopped { cut_off })
+        Ok(Stopped { cut_off, by_itself })
     }
 }
 

@@ -181,6 +181,8 @@ impl Pdp {
             circumstances.batch = Some(BatchPosition { index, of });
             circumstances.batch_id = Some(begun.id);
             answers.push((item_begun, known, circumstances, decided));
+            // A long batch must not keep a thread from everybody else's questions.
+            tokio::task::yield_now().await;
         }
         // Records are written together, so that a batch waits for the sink once and not once an item.
         let writing = answers.into_iter().map(|(begun, known, circumstances, decided)| async move {

@@ -126,6 +126,10 @@ async fn serve(config: Config, only_check: bool) -> io::Result<u8> {
         }
     });
     let code = match gatepost.run(drain).await {
+        Ok(stopped) if stopped.by_itself => {
+            complain("the listener ended by itself; the log says what happened before");
+            exit::SOFTWARE
+        }
         Ok(stopped) if stopped.cut_off == 0 => 0,
         Ok(stopped) => {
             complain(&format!("{} calls had not finished in time and were cut off", stopped.cut_off));

@@ -190,7 +190,7 @@ async fn operators_see_whether_it_is_ready_and_what_it_does() {
     }
     let readiness = gatepost.ops_address;
     let stopped = gatepost.stop().await;
-    assert_eq!(stopped.cut_off, 0);
+    assert_eq!((stopped.cut_off, stopped.by_itself), (0, false));
     assert!(tokio::net::TcpStream::connect(readiness).await.is_err(), "the operators' door closes last");
 }
 

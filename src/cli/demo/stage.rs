@@ -279,7 +279,7 @@ impl Stage {
         self.drain.cancel();
         let stopped = self.running.await.map_err(io::Error::other)?.map_err(io::Error::other)?;
         self.folder.close()?;
-        Ok(stopped.cut_off == 0)
+        Ok(stopped.cut_off == 0 && !stopped.by_itself)
     }
 }
 
