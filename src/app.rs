@@ -112,7 +112,7 @@ pub async fn build(
     if !store.current().evaluation_is_sound_here() {
         return Err(BuildError::SelfTest);
     }
-    let identity = ServerIdentity::load(&config.server, Arc::clone(&clock)).map_err(BuildError::Tls)?;
+    let identity = ServerIdentity::load(&config.server.tls, Arc::clone(&clock)).map_err(BuildError::Tls)?;
     let tokens = Verifier::new(&config.issuers, &config.limits, config.cache.tokens, Arc::clone(&clock))
         .map_err(BuildError::Tokens)?;
     let trail = Trail::open(&config.audit, &config.limits, HostFacts::of_this_machine(), Arc::clone(&clock))

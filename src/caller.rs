@@ -23,12 +23,13 @@ pub struct Callers {
 /// It can't be made by hand:
 /// ```compile_fail
 /// # fn forge(enrolled: gatepost::config::EnrolledCaller) -> gatepost::caller::Caller {
-/// gatepost::caller::Caller { enrolled: std::sync::Arc::new(enrolled) }
+/// gatepost::caller::Caller { enrolled: std::sync::Arc::new(enrolled), certificate_sha256: [0; 32] }
 /// # }
 /// ```
 #[derive(Debug, Clone)]
 pub struct Caller {
     enrolled: Arc<EnrolledCaller>,
+    certificate_sha256: [u8; 32],
 }
 
 /// Why a peer is not a caller.
@@ -67,7 +68,7 @@ impl Callers {
     pub fn admit(&self, peer: &Peer, now: SystemTime) -> Result<Caller, CallerError> {
         let name = peer.name(now).map_err(CallerError::NotIdentified)?;
         let enrolled = self.by_name.get(name).ok_or(CallerError::NotEnrolled)?;
-        Ok(Caller { enrolled: Arc::clone(enrolled) })
+        Ok(Caller { enrolled: Arc::clone(enrolled), certificate_sha256: *peer.certificate_sha256() })
     }
 }
 
@@ -76,6 +77,12 @@ impl Caller {
     #[must_use]
     pub fn name(&self) -> &CallerName {
         &self.enrolled.name
+    }
+
+    /// SHA-256 of the DER of the certificate that it has on this connection.
+    #[must_use]
+    pub fn certificate_sha256(&self) -> &[u8; 32] {
+        &self.certificate_sha256
     }
 
     /// What people call it.

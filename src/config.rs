@@ -47,6 +47,17 @@ pub struct ServerConfig {
     pub ops_listen: SocketAddr,
     /// Whether gRPC reflection answers. Off by default.
     pub reflection: bool,
+    /// Who the listener is, and whose clients it believes.
+    pub tls: ListenerTls,
+    /// How long a drain may take before what is left is cut off. 10 s when unset.
+    pub drain_timeout: Duration,
+    /// How long readiness is already false while new calls are still taken, so that load balancers notice. 0 when unset.
+    pub drain_delay: Duration,
+}
+
+/// Who a listener is, and whose clients it believes.
+#[derive(Debug, Clone)]
+pub struct ListenerTls {
     /// PEM: the server's certificate chain, leaf first.
     pub certificate: PathBuf,
     /// PEM: the leaf's private key.
@@ -55,10 +66,6 @@ pub struct ServerConfig {
     pub client_ca: PathBuf,
     /// How often files are looked at even when no change was announced. 30 s when unset.
     pub reload_interval: Duration,
-    /// How long a drain may take before what is left is cut off. 10 s when unset.
-    pub drain_timeout: Duration,
-    /// How long readiness is already false while new calls are still taken, so that load balancers notice. 0 when unset.
-    pub drain_delay: Duration,
 }
 
 /// How the chain of a client certificate becomes a name.

@@ -35,7 +35,7 @@ use crate::policy::store::Store;
 use crate::policy::{Bundle, CallerData, Misfit, RequestError, SubjectData};
 use crate::telemetry::metrics::Metrics;
 use crate::tls::peer::Peer;
-use crate::token::{TokenFacts, UnverifiedToken, Verifier};
+use crate::token::{TokenError, TokenFacts, UnverifiedToken, VerifiedToken, Verifier};
 
 pub mod error;
 
@@ -325,34 +325,10 @@ impl Pdp {
                     Err(error) => Err(error),
                 };
                 self.metrics.stage("token", self.since(begun));
-                let token = match verified {
-                    Ok(token) => token,
-                    Err(error) => {
-                        let facts =
-                            SubjectFacts { kind, token_refusal: Some(error.reason()), ..SubjectFacts::default() };
-                        let mut who = plain(bare(self.principals.anonymous.clone()))?;
-                        (who.facts, who.refusal) = (facts, Some(error.denial()));
-                        return Ok(who);
-                    }
-                };
-                let facts: &Arc<TokenFacts> = token.facts();
-                Ok(Who {
-                    facts: SubjectFacts {
-                        kind,
-                        principal: Some(token.principal().uid.clone()),
-                        token: Some(Arc::clone(facts)),
-                        token_refusal: None,
-                    },
-                    issuer: facts.issuer.clone(),
-                    ends: Some(token.expires_at()),
-                    refusal: None,
-                    data: SubjectData {
-                        principal: token.principal().clone(),
-                        token: Some(Arc::clone(facts)),
-                        caller: caller_data,
-                    },
-                })
+                Ok(self.presented(caller, kind, verified))
             }
+            // Nobody has that right yet.
+            Subject::ApiKey(_) => Err(DecideError::NotEntitled("PRESENT_API_KEYS")),
             Subject::Asserted(principal) => {
                 let kind = &principal.uid.entity_type;
                 if !caller.may_assert(kind) {
@@ -372,6 +348,62 @@ impl Pdp {
             },
             Subject::Anonymous => plain(bare(self.principals.anonymous.clone())),
         }
+    }
+
+    /// Whom a verified credential makes, in the hands of `caller`: bad or misplaced ones are a denial to come.
+    fn presented(
+        &self,
+        caller: &Caller,
+        kind: Option<&'static str>,
+        verified: Result<Arc<VerifiedToken>, TokenError>,
+    ) -> Who {
+        let caller_data = self.caller_entity(caller);
+        let refused = |known: Option<&VerifiedToken>, reason: &'static str, denial: DenialCode| {
+            let nobody =
+                RawEntity { uid: self.principals.anonymous.clone(), attributes: RawRecord::new(), parents: Vec::new() };
+            Who {
+                facts: SubjectFacts {
+                    kind,
+                    principal: known.map(|token| token.principal().uid.clone()),
+                    token: known.map(|token| Arc::clone(token.facts())),
+                    token_refusal: Some(reason),
+                },
+                issuer: String::new(),
+                ends: None,
+                refusal: Some(denial),
+                data: SubjectData { principal: nobody, token: None, caller: self.caller_entity(caller) },
+            }
+        };
+        let token = match verified {
+            Ok(token) => token,
+            Err(error) => return refused(None, error.reason(), error.denial()),
+        };
+        if let Some((reason, denial)) = self.out_of_place(caller, &token) {
+            return refused(Some(&token), reason, denial);
+        }
+        let facts: &Arc<TokenFacts> = token.facts();
+        Who {
+            facts: SubjectFacts {
+                kind,
+                principal: Some(token.principal().uid.clone()),
+                token: Some(Arc::clone(facts)),
+                token_refusal: None,
+            },
+            issuer: facts.issuer.clone(),
+            ends: Some(token.expires_at()),
+            refusal: None,
+            data: SubjectData {
+                principal: token.principal().clone(),
+                token: Some(Arc::clone(facts)),
+                caller: caller_data,
+            },
+        }
+    }
+
+    /// Why a token that is good in itself does not count here and now: the word for the record, and the denial. Asked on
+    /// every question, whatever is cached.
+    fn out_of_place(&self, _caller: &Caller, _token: &VerifiedToken) -> Option<(&'static str, DenialCode)> {
+        None
     }
 
     /// The calling workload as an entity.

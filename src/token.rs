@@ -11,6 +11,7 @@ use std::collections::BTreeSet;
 use std::time::SystemTime;
 
 mod claims;
+mod confirmation;
 mod error;
 mod fetch;
 mod json;
@@ -24,6 +25,7 @@ mod unverified;
 mod verified;
 mod verifier;
 
+pub use confirmation::Confirmation;
 pub use error::{SetupProblem, TokenError, TokenSetupError};
 pub use jwks::{DocumentError, KeySet};
 pub use unverified::UnverifiedToken;
@@ -54,10 +56,25 @@ pub struct TokenFacts {
     pub amr: BTreeSet<String>,
     /// `auth_time`.
     pub auth_time: Option<SystemTime>,
-    /// `client_id` or `azp`.
+    /// `client_id` or `azp`: the OAuth client it was issued to. Where both are there, they are the same.
     pub client_id: Option<String>,
+    /// `act`, the current actor first (RFC 8693 section 4.1). Only the first may matter to access control.
+    pub actors: Vec<Actor>,
+    /// `cnf`: what whoever presents the token has to prove.
+    pub confirmation: Option<Confirmation>,
+    /// SHA-256 of `sid` (OpenID Connect Back-Channel Logout section 2.1), hex.
+    pub session_sha256: Option<String>,
     /// The algorithm's name.
     pub algorithm: &'static str,
     /// The key's id.
     pub key_id: Option<String>,
+}
+
+/// One party of a delegation: who acts for the subject (RFC 8693 section 4.1).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Actor {
+    /// `act.sub`.
+    pub subject: String,
+    /// `act.iss`; the token's own issuer when absent.
+    pub issuer: Option<String>,
 }

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::AskError;
 use crate::model::field_path::FieldPath;
-use crate::model::question::{FieldMode, FieldSelection};
+use crate::model::question::{FieldMode, FieldSelection, PresentedKey};
 use crate::proto::v1;
 use crate::secret::{ExposeSecret as _, SecretString};
 
@@ -77,6 +77,7 @@ pub(super) struct About {
 enum Subject {
     Token(SecretString),
     Asserted(EntityData),
+    ApiKey(PresentedKey),
     Caller,
     Anonymous,
 }
@@ -197,6 +198,7 @@ impl Ask {
         let subject = match self.about.subject()? {
             Subject::Token(token) => Wire::Token(token.expose_secret().to_owned()),
             Subject::Asserted(entity) => Wire::Asserted(asserted(entity)?),
+            Subject::ApiKey(key) => Wire::ApiKey(api_key(key)),
             Subject::Caller => Wire::Caller(()),
             Subject::Anonymous => Wire::Anonymous(()),
         };
@@ -271,6 +273,7 @@ impl Batch {
         let subject = match self.about.subject()? {
             Subject::Token(token) => Wire::Token(token.expose_secret().to_owned()),
             Subject::Asserted(entity) => Wire::Asserted(asserted(entity)?),
+            Subject::ApiKey(key) => Wire::ApiKey(api_key(key)),
             Subject::Caller => Wire::Caller(()),
             Subject::Anonymous => Wire::Anonymous(()),
         };
@@ -297,6 +300,14 @@ macro_rules! takes_circumstances {
             /// On behalf of a principal that this service vouches for. Gatepost must have been told that it may.
             pub fn asserted(mut self, principal: EntityData) -> Self {
                 self.about.subject = Some(Subject::Asserted(principal));
+                self
+            }
+
+            /// On behalf of the machine that sent this API key (without `ApiKey `) from that address. Gatepost must have
+            /// been told that this service may present API keys.
+            pub fn api_key(mut self, key: impl Into<String>, client_address: Option<std::net::IpAddr>) -> Self {
+                let text = SecretString::from(key.into());
+                self.about.subject = Some(Subject::ApiKey(PresentedKey { text, client_address }));
                 self
             }
 
@@ -398,9 +409,14 @@ impl About {
 
     fn subject(&self) -> Result<&Subject, AskError> {
         match &self.subject {
-            None => Err(AskError::Question("no subject: a token, an asserted one, the caller or anonymous")),
+            None => {
+                Err(AskError::Question("no subject: a token, an asserted one, an API key, the caller or anonymous"))
+            }
             Some(Subject::Token(token)) if token.expose_secret().is_empty() => {
                 Err(AskError::Question("an empty token"))
+            }
+            Some(Subject::ApiKey(key)) if key.text.expose_secret().is_empty() => {
+                Err(AskError::Question("an empty API key"))
             }
             Some(subject) => Ok(subject),
         }
@@ -426,6 +442,13 @@ impl About {
 
     fn options(&self) -> Option<v1::CheckOptions> {
         self.bypass_cache.then_some(v1::CheckOptions { bypass_cache: true })
+    }
+}
+
+fn api_key(key: &PresentedKey) -> v1::ApiKeyCredential {
+    v1::ApiKeyCredential {
+        value: key.text.expose_secret().to_owned(),
+        client_address: key.client_address.map(|address| address.to_string()).unwrap_or_default(),
     }
 }
 

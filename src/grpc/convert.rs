@@ -13,7 +13,7 @@ use crate::config::Limits;
 use crate::model::decision::{Answer, Decision, DenialCode};
 use crate::model::entity::{EntityId, EntityType, EntityUid, NameError, RawEntity, RawRecord, RawValue, is_hidden};
 use crate::model::field_path::FieldPath;
-use crate::model::question::{FieldMode, FieldQuery, FieldSelection, Question, Resource, Subject};
+use crate::model::question::{FieldMode, FieldQuery, FieldSelection, PresentedKey, Question, Resource, Subject};
 use crate::pdp::Shared;
 use crate::policy::Misfit;
 use crate::proto::v1;
@@ -32,6 +32,7 @@ pub fn check(request: v1::CheckRequest, limits: &Limits) -> Result<(Subject, Que
         request.subject.map(|subject| match subject {
             Wire::Token(token) => AnySubject::Token(token),
             Wire::Asserted(asserted) => AnySubject::Asserted(asserted),
+            Wire::ApiKey(key) => AnySubject::ApiKey(key),
             Wire::Caller(()) => AnySubject::Caller,
             Wire::Anonymous(()) => AnySubject::Anonymous,
         }),
@@ -61,6 +62,7 @@ pub fn batch(request: v1::BatchCheckRequest, limits: &Limits) -> Result<Shared, 
         request.subject.map(|subject| match subject {
             Wire::Token(token) => AnySubject::Token(token),
             Wire::Asserted(asserted) => AnySubject::Asserted(asserted),
+            Wire::ApiKey(key) => AnySubject::ApiKey(key),
             Wire::Caller(()) => AnySubject::Caller,
             Wire::Anonymous(()) => AnySubject::Anonymous,
         }),
@@ -79,14 +81,26 @@ pub fn batch(request: v1::BatchCheckRequest, limits: &Limits) -> Result<Shared, 
 enum AnySubject {
     Token(String),
     Asserted(v1::AssertedSubject),
+    ApiKey(v1::ApiKeyCredential),
     Caller,
     Anonymous,
 }
 
 fn subject(wire: Option<AnySubject>, limits: &Limits) -> Result<Subject, Misfit> {
     match wire {
-        None => Err(misfit("subject", "must be given: token, asserted, caller or anonymous")),
+        None => Err(misfit("subject", "must be given: token, asserted, api_key, caller or anonymous")),
         Some(AnySubject::Token(token)) => Ok(Subject::Token(SecretString::from(token))),
+        Some(AnySubject::ApiKey(key)) => Ok(Subject::ApiKey(PresentedKey {
+            client_address: match key.client_address.as_str() {
+                "" => None,
+                text => Some(
+                    text.parse::<std::net::IpAddr>()
+                        .map_err(|_| misfit("api_key.client_address", "must be an IP address without a port"))?
+                        .to_canonical(),
+                ),
+            },
+            text: SecretString::from(key.value),
+        })),
         Some(AnySubject::Caller) => Ok(Subject::Caller),
         Some(AnySubject::Anonymous) => Ok(Subject::Anonymous),
         Some(AnySubject::Asserted(asserted)) => {
@@ -364,6 +378,7 @@ fn denial_code(code: DenialCode) -> v1::DenialCode {
         DenialCode::TokenExpired => v1::DenialCode::TokenExpired,
         DenialCode::TokenRejected => v1::DenialCode::TokenRejected,
         DenialCode::TokenRevoked => v1::DenialCode::TokenRevoked,
+        DenialCode::TokenNotForCaller => v1::DenialCode::TokenNotForCaller,
         DenialCode::IssuerUnavailable => v1::DenialCode::IssuerUnavailable,
         DenialCode::PrincipalIncomplete => v1::DenialCode::PrincipalIncomplete,
         DenialCode::ContextIncomplete => v1::DenialCode::ContextIncomplete,

@@ -45,11 +45,13 @@ pub enum DenialCode {
     UnknownAction,
     /// This kind of principal or resource is not one the action applies to.
     NotApplicable,
+    /// The token is good, but not in this caller's hands.
+    TokenNotForCaller,
 }
 
 impl DenialCode {
     /// Every code, in the order of the wire's enum.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::NoPermit,
         Self::Forbidden,
         Self::PolicyError,
@@ -63,6 +65,7 @@ impl DenialCode {
         Self::ContextIncomplete,
         Self::UnknownAction,
         Self::NotApplicable,
+        Self::TokenNotForCaller,
     ];
 
     /// The code's name: `NO_PERMIT`.
@@ -82,13 +85,21 @@ impl DenialCode {
             Self::ContextIncomplete => "CONTEXT_INCOMPLETE",
             Self::UnknownAction => "UNKNOWN_ACTION",
             Self::NotApplicable => "NOT_APPLICABLE",
+            Self::TokenNotForCaller => "TOKEN_NOT_FOR_CALLER",
         }
     }
 
     /// Whether it speaks of the token rather than of the policies.
     #[must_use]
     pub fn is_about_the_token(self) -> bool {
-        matches!(self, Self::TokenExpired | Self::TokenRejected | Self::TokenRevoked | Self::IssuerUnavailable)
+        matches!(
+            self,
+            Self::TokenExpired
+                | Self::TokenRejected
+                | Self::TokenRevoked
+                | Self::IssuerUnavailable
+                | Self::TokenNotForCaller
+        )
     }
 }
 

@@ -15,19 +15,31 @@ pub enum Subject {
     Token(SecretString),
     /// The caller vouches for the subject; needs the right to.
     Asserted(Box<RawEntity>),
+    /// The API key that the caller was given.
+    ApiKey(PresentedKey),
     /// The calling workload itself.
     Caller,
     /// Nobody in particular.
     Anonymous,
 }
 
+/// An API key that somebody sent to the caller, and from where.
+#[derive(Debug, Clone)]
+pub struct PresentedKey {
+    /// The key.
+    pub text: SecretString,
+    /// The address it came from, by the caller's word; IPv4 addresses as such, mapped ones included.
+    pub client_address: Option<std::net::IpAddr>,
+}
+
 impl Subject {
-    /// `token`, `asserted`, `caller`, `anonymous`.
+    /// `token`, `asserted`, `api_key`, `caller`, `anonymous`.
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Token(_) => "token",
             Self::Asserted(_) => "asserted",
+            Self::ApiKey(_) => "api_key",
             Self::Caller => "caller",
             Self::Anonymous => "anonymous",
         }

@@ -11,7 +11,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, Server
 use super::peer::Peer;
 use super::server::ServerIdentity;
 use crate::clock::{ManualClock, SharedClock};
-use crate::config::{IdentityConfig, ServerConfig};
+use crate::config::{IdentityConfig, ListenerTls};
 
 /// The hour at which the tests happen.
 pub(crate) fn noon() -> SystemTime {
@@ -116,17 +116,12 @@ pub(crate) fn names(dns_san: bool) -> IdentityConfig {
 }
 
 /// Writes a server's three files into `folder` and says where they are.
-pub(crate) fn write_server(folder: &Path, server: &Leaf, client_ca: &str) -> ServerConfig {
-    let config = ServerConfig {
-        listen: "127.0.0.1:0".parse().unwrap(),
-        ops_listen: "127.0.0.1:0".parse().unwrap(),
-        reflection: false,
+pub(crate) fn write_server(folder: &Path, server: &Leaf, client_ca: &str) -> ListenerTls {
+    let config = ListenerTls {
         certificate: folder.join("tls.crt"),
         private_key: folder.join("tls.key"),
         client_ca: folder.join("ca.crt"),
         reload_interval: Duration::from_secs(3600),
-        drain_timeout: Duration::from_secs(10),
-        drain_delay: Duration::ZERO,
     };
     std::fs::write(&config.certificate, &server.certificate_pem).unwrap();
     std::fs::write(&config.private_key, &server.key_pem).unwrap();

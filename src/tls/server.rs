@@ -26,7 +26,7 @@ use zeroize::Zeroizing;
 
 use super::peer;
 use crate::clock::{SharedClock, unix_seconds};
-use crate::config::ServerConfig;
+use crate::config::ListenerTls;
 
 pub mod verifier;
 mod watcher;
@@ -130,7 +130,7 @@ impl ServerIdentity {
     ///
     /// # Errors
     /// [`TlsError`] names the file and what to do about it.
-    pub fn load(config: &ServerConfig, clock: SharedClock) -> Result<Arc<Self>, TlsError> {
+    pub fn load(config: &ListenerTls, clock: SharedClock) -> Result<Arc<Self>, TlsError> {
         let files = Files {
             certificate: config.certificate.clone(),
             private_key: config.private_key.clone(),

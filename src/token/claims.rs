@@ -8,6 +8,8 @@ use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::digest;
 
+use super::Actor;
+use super::confirmation::Confirmation;
 use super::error::TokenError;
 use super::json::{self, Json, JsonObject};
 use crate::clock::unix_seconds;
@@ -80,17 +82,35 @@ impl Claims {
         Ok(Validity { issued_at: self.seconds("iat")?, not_before, expires_at: self.seconds("exp")? })
     }
 
-    /// `act` may be nested so deeply (RFC 8693 section 4.1), and no deeper.
-    pub(super) fn check_actors(&self, limits: &Limits) -> Result<(), TokenError> {
-        let mut actor = self.members.get("act");
-        for _ in 0..limits.token_actor_depth {
-            match actor {
-                None => return Ok(()),
-                Some(Json::Object(members)) => actor = members.get("act"),
-                Some(_) => return Err(TokenError::Claims),
+    /// `act` (RFC 8693 section 4.1), the current actor first: each has a `sub`, and they may be nested so deeply and no
+    /// deeper.
+    pub(super) fn actors(&self, limits: &Limits) -> Result<Vec<Actor>, TokenError> {
+        let (mut actors, mut next) = (Vec::new(), self.members.get("act"));
+        while let Some(actor) = next {
+            if actors.len() == limits.token_actor_depth {
+                return Err(TokenError::ClaimLimit);
             }
+            let Json::Object(members) = actor else { return Err(TokenError::Claims) };
+            let text = |name: &str| match members.get(name) {
+                None => Ok(None),
+                Some(Json::Text(text)) if (1..=limits.id_bytes).contains(&text.len()) => Ok(Some(text.clone())),
+                Some(_) => Err(TokenError::Claims),
+            };
+            let subject = text("sub")?.ok_or(TokenError::Claims)?;
+            actors.push(Actor { subject, issuer: text("iss")? });
+            next = members.get("act");
         }
-        if actor.is_some() { Err(TokenError::ClaimLimit) } else { Ok(()) }
+        Ok(actors)
+    }
+
+    /// `cnf` (RFC 7800). A null is a claim that demands nothing we could check, not an absent one.
+    pub(super) fn confirmation(&self) -> Result<Option<Confirmation>, TokenError> {
+        self.members.get("cnf").map(Confirmation::read).transpose()
+    }
+
+    /// SHA-256 of `sid`, hex.
+    pub(super) fn session_sha256(&self) -> Result<Option<String>, TokenError> {
+        Ok(self.optional_text("sid")?.map(|id| sha256_hex(&id)))
     }
 
     /// The claim at `path`: the claim of that whole name if there is one (`https://example.com/roles`), else the one
@@ -133,16 +153,15 @@ impl Claims {
 
     /// SHA-256 of `jti`, hex.
     pub(super) fn id_sha256(&self) -> Result<Option<String>, TokenError> {
-        let hash = |id: String| {
-            let digest = digest::digest(&digest::SHA256, id.as_bytes());
-            digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
-        };
-        Ok(self.optional_text("jti")?.map(hash))
+        Ok(self.optional_text("jti")?.map(|id| sha256_hex(&id)))
     }
 
-    /// `client_id` (RFC 9068 section 2.2), else `azp`.
+    /// `client_id` (RFC 9068 section 2.2), else `azp`. Two that disagree name nobody.
     pub(super) fn client_id(&self) -> Result<Option<String>, TokenError> {
-        Ok(self.optional_text("client_id")?.or(self.optional_text("azp")?))
+        match (self.optional_text("client_id")?, self.optional_text("azp")?) {
+            (Some(client), Some(party)) if client != party => Err(TokenError::Claims),
+            (client, party) => Ok(client.or(party)),
+        }
     }
 
     /// A claim that is text if it is there at all.
@@ -202,6 +221,11 @@ fn seconds(value: &Json, round: fn(f64) -> f64) -> Result<u64, TokenError> {
         }
     };
     u64::try_from(whole).ok().filter(|_| whole <= LAST_SECOND).ok_or(TokenError::Claims)
+}
+
+fn sha256_hex(text: &str) -> String {
+    let digest = digest::digest(&digest::SHA256, text.as_bytes());
+    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn texts(value: Option<&Json>) -> Result<BTreeSet<String>, TokenError> {
@@ -275,12 +299,42 @@ mod tests {
         assert_eq!(many(257), Err(TokenError::ClaimLimit), "one past it");
 
         let actors = |depth: usize| {
-            let text = format!("{{{}1{}}}", r#""act":{"#.repeat(depth), "}".repeat(depth));
-            let text = text.replace("{1}", "{}");
-            claims(&text).check_actors(&Limits::default())
+            let text = format!("{{{}{}}}", r#""act":{"sub":"s","iss":"i","#.repeat(depth), "}".repeat(depth));
+            claims(&text.replace(",}", "}")).actors(&Limits::default()).map(|actors| actors.len())
         };
-        assert_eq!(actors(8), Ok(()), "at the limit");
+        assert_eq!(actors(8), Ok(8), "at the limit");
         assert_eq!(actors(9), Err(TokenError::ClaimLimit), "one past it");
+    }
+
+    /// RFC 8693 section 4.1, RFC 9068 section 2.2.
+    #[test]
+    fn an_actor_has_a_name_and_a_client_has_one() {
+        let actor = |text: &str| claims(text).actors(&Limits::default()).map(|actors| actors.len());
+        let table = [
+            ("{}", Ok(0), "nobody acts for the subject"),
+            (r#"{"act":{"sub":"a"}}"#, Ok(1), "one does"),
+            (r#"{"act":{"sub":"a","act":{"sub":"b"}}}"#, Ok(2), "and did it for another"),
+            (r#"{"act":{}}"#, Err(TokenError::Claims), "without a name"),
+            (r#"{"act":{"sub":""}}"#, Err(TokenError::Claims), "an empty name"),
+            (r#"{"act":{"iss":"i"}}"#, Err(TokenError::Claims), "an issuer alone"),
+            (r#"{"act":"a"}"#, Err(TokenError::Claims), "no object"),
+            (r#"{"act":null}"#, Err(TokenError::Claims), "null"),
+            (r#"{"act":{"sub":"a","act":[]}}"#, Err(TokenError::Claims), "a list below"),
+        ];
+        for (text, expected, why) in table {
+            assert_eq!(actor(text), expected, "{text}: {why}");
+        }
+        let table = [
+            (r#"{"client_id":"a"}"#, Ok(Some("a")), "RFC 9068"),
+            (r#"{"azp":"a"}"#, Ok(Some("a")), "OpenID Connect"),
+            (r#"{"azp":"a","client_id":"a"}"#, Ok(Some("a")), "both, the same"),
+            (r#"{"azp":"b","client_id":"a"}"#, Err(TokenError::Claims), "both, and they disagree"),
+            (r#"{"client_id":["a"]}"#, Err(TokenError::Claims), "a list"),
+            ("{}", Ok(None), "none"),
+        ];
+        for (text, expected, why) in table {
+            assert_eq!(claims(text).client_id(), expected.map(|id| id.map(str::to_owned)), "{text}: {why}");
+        }
     }
 
     #[test]

@@ -69,6 +69,9 @@ pub enum TokenError {
     /// The issuer's claim mapping makes no principal of these claims.
     #[error("the claims do not make a principal")]
     Mapping,
+    /// `cnf` is malformed, or demands a proof that we can't check.
+    #[error("the confirmation is not one that can be checked")]
+    Confirmation,
 }
 
 impl TokenError {
@@ -96,7 +99,8 @@ impl TokenError {
             | Self::IssuedInFuture
             | Self::Lifetime
             | Self::Subject
-            | Self::Mapping => DenialCode::TokenRejected,
+            | Self::Mapping
+            | Self::Confirmation => DenialCode::TokenRejected,
         }
     }
 
@@ -125,6 +129,7 @@ impl TokenError {
             Self::Lifetime => "LIFETIME",
             Self::Subject => "SUBJECT",
             Self::Mapping => "MAPPING",
+            Self::Confirmation => "CONFIRMATION",
         }
     }
 }

@@ -139,7 +139,6 @@ impl Verifier {
         let validity = claims.validity()?;
         validity.check(&issuer.settings, now)?;
         let facts = self.facts(&claims, &validity, token.algorithm().as_str(), key_id)?;
-        claims.check_actors(&self.limits)?;
         let principal = mapping::principal(&claims, &issuer.settings.mapping, &self.limits)?;
 
         let verified = Arc::new(VerifiedToken::seal(principal, facts, *token.digest()));
@@ -176,6 +175,9 @@ impl Verifier {
             amr: claims.authentication_methods()?,
             auth_time: claims.authenticated_at()?,
             client_id: claims.client_id()?,
+            actors: claims.actors(&self.limits)?,
+            confirmation: claims.confirmation()?,
+            session_sha256: claims.session_sha256()?,
             algorithm,
             key_id,
         })

@@ -328,6 +328,9 @@ fn facts() -> TokenFacts {
         amr: ["mfa".to_owned()].into(),
         auth_time: None,
         client_id: None,
+        actors: Vec::new(),
+        confirmation: None,
+        session_sha256: None,
         algorithm: "ES256",
         key_id: Some("k1".to_owned()),
     }

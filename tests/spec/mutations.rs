@@ -329,6 +329,7 @@ fn as_batch(dice: &mut Dice, tokens: &[String], tampered: bool) -> v1::BatchChec
         subject: first.subject.clone().map(|subject| match subject {
             Subject::Token(token) => Batch::Token(token),
             Subject::Asserted(asserted) => Batch::Asserted(asserted),
+            Subject::ApiKey(key) => Batch::ApiKey(key),
             Subject::Caller(()) => Batch::Caller(()),
             Subject::Anonymous(()) => Batch::Anonymous(()),
         }),
@@ -407,6 +408,8 @@ impl Judge<'_> {
                 (verified.principal().clone(), Some(Arc::clone(verified.facts())))
             }
             Subject::Asserted(principal) => (*principal, None),
+            // This world has no API keys, so none is a principal.
+            Subject::ApiKey(_) => return None,
             Subject::Caller => (bare(caller.clone()), None),
             Subject::Anonymous => (bare(pdp.principals.anonymous.clone()), None),
         };

@@ -173,6 +173,9 @@ fn a_call_is_recorded_with_who_what_where_and_why() {
         amr: ["mfa".to_owned()].into(),
         auth_time: None,
         client_id: Some("secret-client".to_owned()),
+        actors: Vec::new(),
+        confirmation: None,
+        session_sha256: None,
         algorithm: "ES256",
         key_id: Some("k1".to_owned()),
     };
@@ -272,6 +275,9 @@ fn no_text_can_break_a_line_or_hide_in_one() {
             amr: Default::default(),
             auth_time: None,
             client_id: None,
+            actors: Vec::new(),
+            confirmation: None,
+            session_sha256: None,
             algorithm: "ES256",
             key_id: Some(text.clone()),
         };

@@ -458,6 +458,9 @@ fn token_facts(text: &TokenText, subject: &str, now: SystemTime) -> TokenFacts {
         amr: text.amr.clone(),
         auth_time: text.auth_time.map(instant),
         client_id: text.client_id.clone(),
+        actors: Vec::new(),
+        confirmation: None,
+        session_sha256: None,
         algorithm: "ES256",
         key_id: None,
     }

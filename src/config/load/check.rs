@@ -13,7 +13,7 @@ use crate::config::raw::{
 };
 use crate::config::{
     ActionPattern, AuditConfig, AuditSink, CacheConfig, CallerName, Config, EnrolledCaller, IdentityConfig, KeptValue,
-    Limits, LogFormat, OtlpConfig, PolicyConfig, ServerConfig, TelemetryConfig, TypeGrant,
+    Limits, ListenerTls, LogFormat, OtlpConfig, PolicyConfig, ServerConfig, TelemetryConfig, TypeGrant,
 };
 use crate::model::entity::{EntityId, EntityType, EntityUid, is_hidden};
 use crate::model::spiffe_id::SpiffeId;
@@ -62,10 +62,12 @@ fn server(raw: &RawServer, checks: &mut Checks<'_>) -> Option<ServerConfig> {
         listen: listen?,
         ops_listen: ops_listen?,
         reflection: raw.reflection,
-        certificate: certificate?,
-        private_key: private_key?,
-        client_ca: client_ca?,
-        reload_interval: reload_interval?,
+        tls: ListenerTls {
+            certificate: certificate?,
+            private_key: private_key?,
+            client_ca: client_ca?,
+            reload_interval: reload_interval?,
+        },
         drain_timeout: drain_timeout?,
         drain_delay: drain_delay?,
     })

@@ -156,7 +156,7 @@ fn a_whole_file_is_taken_as_it_is_written() {
 
     assert_eq!(config.server.ops_listen.to_string(), "[::1]:9443");
     assert!(config.server.reflection);
-    assert_eq!(config.server.certificate, folder.path("tls.crt"), "relative to the file's folder");
+    assert_eq!(config.server.tls.certificate, folder.path("tls.crt"), "relative to the file's folder");
     assert_eq!(config.server.drain_delay, Duration::from_millis(500));
     assert_eq!(config.identity.trust_domains.len(), 2);
     let [orders, billing] = config.callers.as_slice() else { panic!("two callers") };
@@ -199,7 +199,7 @@ fn what_is_not_written_is_the_default_that_is_documented() {
     assert_eq!(config.server.ops_listen.to_string(), "127.0.0.1:9443");
     assert!(!config.server.reflection && !config.identity.dns_san);
     let seconds = Duration::from_secs;
-    assert_eq!(config.server.reload_interval, seconds(30));
+    assert_eq!(config.server.tls.reload_interval, seconds(30));
     assert_eq!((config.server.drain_timeout, config.server.drain_delay), (seconds(10), seconds(0)));
     let [issuer] = config.issuers.as_slice() else { panic!("one issuer") };
     let names: Vec<&str> = issuer.algorithms.iter().map(|algorithm| algorithm.as_str()).collect();

@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 
 use super::*;
-use crate::config::ServerConfig;
+use crate::config::ListenerTls;
 use crate::tls::fixture::{Authority, Leaf, client, client_of, clock, leaf, living, names, noon, write_server};
 
 const ORDERS: &str = "spiffe://corp.test/orders";
@@ -60,7 +60,7 @@ struct Open {
     address: SocketAddr,
     corp: Authority,
     identity: Arc<ServerIdentity>,
-    files: ServerConfig,
+    files: ListenerTls,
     heard: Arc<Heard>,
     drain: CancellationToken,
     serving: JoinHandle<DrainReport>,
