@@ -12,9 +12,10 @@
 //! |---|---|
 //! | allow | 200, with the granted fields alone |
 //! | the token is refused, or there is none | 401 |
+//! | the token may not be presented by this service | 403 |
 //! | reading is denied | 404, as if it were not there: ids cannot be probed |
 //! | reading is allowed, changing is not | 403, naming the fields |
-//! | no answer, for whatever reason | 503 |
+//! | no answer, for whatever reason; the token's issuer is away | 503 |
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -221,7 +222,7 @@ impl Asker {
     /// at: the question is asked about any object of the type.
     async fn nothing_there(&self, shop: &Shop, action: &str, entity_type: &str) -> Result<Response, Refusal> {
         let answer = shop.gatepost.check(self.on_behalf(Ask::new(action).any_resource(entity_type))).await?;
-        Err(if answer.is_about_the_token() { Refusal::Token } else { Refusal::NotThere })
+        Err(Refusal::of_reading(&answer))
     }
 }
 
@@ -238,13 +239,25 @@ enum Refusal {
 
 impl Refusal {
     fn of_reading(answer: &Answer) -> Self {
-        if answer.is_about_the_token() { Self::Token } else { Self::NotThere }
+        Self::of_the_token(answer).unwrap_or(Self::NotThere)
+    }
+
+    /// Only where a new token would help does it make sense to ask for one.
+    fn of_the_token(answer: &Answer) -> Option<Self> {
+        let code = answer.denial().filter(|code| code.is_about_the_token())?;
+        Some(match code.http_status() {
+            401 => Self::Token,
+            503 => Self::NoAnswer,
+            _ => Self::Forbidden,
+        })
     }
 
     fn of_changing(answer: &Answer, asked: Vec<String>) -> Self {
+        if let Some(refusal) = Self::of_the_token(answer) {
+            return refusal;
+        }
         let refused: Vec<String> = answer.refused_fields().map(str::to_owned).collect();
         match answer.denial() {
-            _ if answer.is_about_the_token() => Self::Token,
             _ if !refused.is_empty() => Self::Fields(refused),
             Some(DenialCode::NoFieldGranted) => Self::Fields(asked),
             _ => Self::Forbidden,
@@ -282,7 +295,7 @@ impl IntoResponse for Refusal {
                 let body = json!({"error": "these fields may not be changed", "fields": fields});
                 (StatusCode::FORBIDDEN, Json(body)).into_response()
             }
-            Self::Forbidden => say(StatusCode::FORBIDDEN, "may not be changed"),
+            Self::Forbidden => say(StatusCode::FORBIDDEN, "not allowed"),
             Self::Changed => say(StatusCode::CONFLICT, "it has changed meanwhile"),
             Self::Malformed => say(StatusCode::BAD_REQUEST, "malformed"),
             Self::NoAnswer => say(StatusCode::SERVICE_UNAVAILABLE, "try again later"),

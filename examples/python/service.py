@@ -240,10 +240,11 @@ class Answer:
         self.obligations = [obligation.id for obligation in response.obligations]
         self.refused_fields = list(response.denial.refused_fields.paths)
         self.no_field_granted = response.denial.code == pb.DENIAL_CODE_NO_FIELD_GRANTED
-        self.about_the_token = response.denial.code in (
-            pb.DENIAL_CODE_TOKEN_EXPIRED, pb.DENIAL_CODE_TOKEN_REJECTED,
-            pb.DENIAL_CODE_TOKEN_REVOKED, pb.DENIAL_CODE_ISSUER_UNAVAILABLE,
+        self.needs_a_new_token = response.denial.code in (
+            pb.DENIAL_CODE_TOKEN_EXPIRED, pb.DENIAL_CODE_TOKEN_REJECTED, pb.DENIAL_CODE_TOKEN_REVOKED,
         )
+        self.issuer_is_away = response.denial.code == pb.DENIAL_CODE_ISSUER_UNAVAILABLE
+        self.not_for_us = response.denial.code == pb.DENIAL_CODE_TOKEN_NOT_FOR_CALLER
 
 
 # ---- the shop ---------------------------------------------------------------------------------------------------
@@ -259,8 +260,17 @@ SIGN_IN = (401, "sign in")
 NOT_FOUND = (404, "not found")
 
 
+def about_the_token(answer):
+    """What to say of the token, if that is what stands in the way: only some of it is cured by a new one."""
+    if answer.needs_a_new_token:
+        return Refusal(*SIGN_IN)
+    if answer.issuer_is_away:
+        return Refusal(503, "try again later")
+    return Refusal(403, "not allowed") if answer.not_for_us else None
+
+
 def refusal_of(answer):
-    return Refusal(*(SIGN_IN if answer.about_the_token else NOT_FOUND))
+    return about_the_token(answer) or Refusal(*NOT_FOUND)
 
 
 class Shop:
@@ -318,15 +328,15 @@ class Shop:
             raise refusal_of(may_read)
         if isinstance(may_update, NoAnswer):
             raise may_update
-        if may_update.about_the_token:
-            raise Refusal(*SIGN_IN)
+        if refusal := about_the_token(may_update):
+            raise refusal
         refused = may_update.refused_fields or (changed if may_update.no_field_granted else [])
         if may_update.allowed:
             refused = may_update.mask.refused_by(patch)
         if refused:
             raise Refusal(403, "these fields may not be changed", fields=refused)
         if not may_update.allowed:
-            raise Refusal(403, "may not be changed")
+            raise Refusal(403, "not allowed")
         with self.lock:
             current = self.accounts[id]
             if any(current[name] != account[name] for name in ("tenant", "owner")):

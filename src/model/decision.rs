@@ -89,7 +89,30 @@ impl DenialCode {
         }
     }
 
-    /// Whether it speaks of the token rather than of the policies.
+    /// The HTTP status that fits where the caller is an HTTP API and has no reason to say something else (to hide that
+    /// an object exists, a denied read is better a 404). 401 where another token would help (RFC 9110 section 15.5.2,
+    /// RFC 6750 section 3.1), 403 where it would not, 503 where nothing is wrong with what the client sent, 500 where
+    /// the service asked for what does not exist.
+    #[must_use]
+    pub fn http_status(self) -> u16 {
+        match self {
+            Self::TokenExpired | Self::TokenRejected | Self::TokenRevoked => 401,
+            Self::NoPermit
+            | Self::Forbidden
+            | Self::PolicyError
+            | Self::NoFieldGranted
+            | Self::FieldNotGranted
+            | Self::PrincipalIncomplete
+            | Self::ContextIncomplete
+            | Self::NotApplicable
+            // Signing in again would bring the same token.
+            | Self::TokenNotForCaller => 403,
+            Self::UnknownAction => 500,
+            Self::IssuerUnavailable => 503,
+        }
+    }
+
+    /// Whether it speaks of the token (or the API key) rather than of the policies.
     #[must_use]
     pub fn is_about_the_token(self) -> bool {
         matches!(

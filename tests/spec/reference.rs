@@ -114,6 +114,17 @@ fn the_error_page_lists_every_denial_status_and_reason() {
     assert_eq!(sorted(statuses), sorted(known));
 }
 
+/// What a service should do is told for every code and every reason, with the status that the library gives.
+#[test]
+fn the_denials_page_tells_what_to_do_about_each() {
+    let page = read("docs/reference/denials.md");
+    let told = rows(&page, "Denials by code").into_iter().map(|row| (row[0].to_owned(), row[1].to_owned()));
+    let known = DenialCode::ALL.map(|code| (code.as_str().to_owned(), code.http_status().to_string()));
+    assert_eq!(sorted(told), sorted(known));
+    let reasons = rows(&page, "No decision").into_iter().map(|row| row[0].to_owned());
+    assert_eq!(sorted(reasons), sorted(DecideError::ALL.map(|(_, reason)| reason.to_owned())));
+}
+
 /// The words that records and metrics use are constants of the code: the page has each, and no other.
 #[test]
 fn the_error_page_lists_every_word_of_a_record() {
