@@ -55,7 +55,8 @@ def render(values, name="gatepost"):
     with helm.Chart.load(CHART) as chart:
         rendered = chart.render(values, name=name, namespace="authz")
     manifests = [yaml.safe_load(text) for path, text in rendered.items() if path.endswith(".yaml") and text.strip()]
-    return {manifest["kind"]: manifest for manifest in manifests}
+    # The admin listener's Service is the second of its kind.
+    return {"Admin" * manifest["metadata"]["name"].endswith("-admin") + manifest["kind"]: manifest for manifest in manifests}
 
 
 def lints():
@@ -116,6 +117,43 @@ def files_that_the_settings_name_can_be_mounted():
     assert mount in pod["containers"][0]["volumeMounts"]
 
 
+ADMIN = {"operators": [{"spiffe_id": "spiffe://example.org/ops/anna", "name": "anna", "may": ["RevokeToken"]}]}
+
+
+def the_admin_listener_has_its_own_certificates_and_its_own_service():
+    assert "AdminService" not in render(VALUES)
+    values = copy.deepcopy(VALUES) | {"admin": {"secretName": "gatepost-admin-tls"}}
+    values["config"]["admin"] = ADMIN
+    manifests = render(values)
+    for manifest in manifests.values():
+        kubernetes_validate.validate(manifest, KUBERNETES[-1], strict=True)
+    config = yaml.safe_load(manifests["ConfigMap"]["data"]["gatepost.yaml"])
+    assert config["admin"]["operators"] == ADMIN["operators"]
+    assert config["admin"]["client_ca"] == "/etc/gatepost/admin-tls/ca.crt" != config["server"]["client_ca"]
+    assert [port["name"] for port in manifests["Service"]["spec"]["ports"]] == ["grpc"]
+    assert [port["name"] for port in manifests["AdminService"]["spec"]["ports"]] == ["admin"]
+    del values["admin"]
+    try:
+        render(values)
+    except helm.HelmError as error:
+        assert "admin.secretName is missing: " in str(error), error
+    else:
+        raise AssertionError("rendered an admin listener without certificates")
+
+
+def certificates_from_the_workload_api_need_no_secret():
+    values = copy.deepcopy(VALUES)
+    del values["tls"]
+    values["config"]["server"] = {"workload_api": "unix:///run/spire/agent.sock"}
+    manifests = render(values)
+    kubernetes_validate.validate(manifests["Deployment"], KUBERNETES[-1], strict=True)
+    server = yaml.safe_load(manifests["ConfigMap"]["data"]["gatepost.yaml"])["server"]
+    assert server["workload_api"] == "unix:///run/spire/agent.sock"
+    assert not {"certificate", "private_key", "client_ca"} & set(server)
+    pod = manifests["Deployment"]["spec"]["template"]["spec"]
+    assert "tls" not in {volume["name"] for volume in pod["volumes"]}
+
+
 def another_config_is_another_pod():
     def checksum(values):
         return render(values)["Deployment"]["spec"]["template"]["metadata"]["annotations"]["gatepost/config-checksum"]
@@ -150,6 +188,8 @@ CASES = [
     the_pod_has_no_more_rights_than_it_needs,
     the_file_is_what_was_said_with_the_places_that_the_chart_mounts,
     files_that_the_settings_name_can_be_mounted,
+    the_admin_listener_has_its_own_certificates_and_its_own_service,
+    certificates_from_the_workload_api_need_no_secret,
     another_config_is_another_pod,
     one_replica_needs_no_disruption_budget,
     what_is_missing_is_refused_by_its_key,

@@ -41,8 +41,15 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- fail (printf "config.issuers[%d].audiences is missing: add the audience that tokens for Gatepost carry" $index) -}}
 {{- end -}}
 {{- end -}}
-{{- $server := dict "listen" "0.0.0.0:8443" "ops_listen" "0.0.0.0:9443" "certificate" "/etc/gatepost/tls/tls.crt" "private_key" "/etc/gatepost/tls/tls.key" "client_ca" "/etc/gatepost/tls/ca.crt" -}}
+{{- $server := dict "listen" "0.0.0.0:8443" "ops_listen" "0.0.0.0:9443" -}}
+{{- if not (.Values.config.server | default dict).workload_api -}}
+{{- $_ := mustMerge $server (dict "certificate" "/etc/gatepost/tls/tls.crt" "private_key" "/etc/gatepost/tls/tls.key" "client_ca" "/etc/gatepost/tls/ca.crt") -}}
+{{- end -}}
 {{- $policies := dict "directory" "/etc/gatepost/policies" -}}
 {{- $placed := dict "server" $server "policies" $policies -}}
+{{- if .Values.config.admin -}}
+{{- $admin := dict "listen" "0.0.0.0:8444" "certificate" "/etc/gatepost/admin-tls/tls.crt" "private_key" "/etc/gatepost/admin-tls/tls.key" "client_ca" "/etc/gatepost/admin-tls/ca.crt" -}}
+{{- $_ := set $placed "admin" $admin -}}
+{{- end -}}
 {{- mustMergeOverwrite (deepCopy .Values.config) $placed | toYaml -}}
 {{- end -}}
