@@ -16,6 +16,8 @@ use crate::config::TokenAlgorithm;
 #[derive(Clone, Debug)]
 pub(super) struct PublicKey {
     pub(super) id: String,
+    /// `kty`.
+    family: &'static str,
     /// The only algorithms it may be used with; never empty.
     pub(super) algorithms: Vec<TokenAlgorithm>,
     material: Vec<u8>,
@@ -59,18 +61,26 @@ impl PublicKey {
         if !is_for_verifying(members) {
             return Err(KeyRefusal::Purpose);
         }
-        let (able, material, key) = match text(members, "kty")? {
-            "RSA" => rsa(members)?,
-            "EC" => elliptic(members)?,
-            "OKP" => edwards(members)?,
+        let (family, (able, material, key)) = match text(members, "kty")? {
+            "RSA" => ("RSA", rsa(members)?),
+            "EC" => ("EC", elliptic(members)?),
+            "OKP" => ("OKP", edwards(members)?),
             _ => return Err(KeyRefusal::Unknown),
         };
-        Ok(Self { id, algorithms: pinned(members, able)?, material, key })
+        Ok(Self { id, family, algorithms: pinned(members, able)?, material, key })
     }
 
     /// Whether they are one key under one name, listed twice.
     pub(super) fn same_as(&self, other: &Self) -> bool {
         self.material == other.material && self.algorithms == other.algorithms
+    }
+
+    /// Whether nobody could say which of the two an id means: both fit one algorithm, or they are different keys of one
+    /// type. RFC 7517 section 4.5 allows one id for keys of different types, and for nothing else.
+    pub(super) fn clashes_with(&self, other: &Self) -> bool {
+        let share_an_algorithm = self.algorithms.iter().any(|algorithm| other.algorithms.contains(algorithm));
+        let differ_within_a_type = self.family == other.family && self.material != other.material;
+        self.id == other.id && (share_an_algorithm || differ_within_a_type)
     }
 
     /// Whether the signature of `token` holds under this key. The caller has checked the algorithm.
