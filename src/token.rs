@@ -12,6 +12,7 @@ use std::time::SystemTime;
 
 mod claims;
 mod confirmation;
+mod discovery;
 mod error;
 mod fetch;
 mod json;
