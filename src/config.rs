@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::model::entity::{EntityType, EntityUid};
 use crate::model::spiffe_id::{SpiffeId, TrustDomain};
-use crate::secret::SecretString;
+use crate::secret::SecretSlice;
 
 pub mod load;
 mod raw;
@@ -253,8 +253,8 @@ pub enum KeySource {
     },
     /// A shared HS256 key of at least 256 bits, from a file.
     Shared {
-        /// The key.
-        secret: SecretString,
+        /// The key, as bytes.
+        secret: SecretSlice<u8>,
         /// The only `kid` that a token may name; without one, a token that names any key names another.
         id: Option<String>,
     },

@@ -20,6 +20,7 @@ mod jwks;
 mod key;
 mod mapping;
 mod ring;
+mod roca;
 #[cfg(test)]
 mod tests;
 mod unverified;

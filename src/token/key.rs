@@ -9,6 +9,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, DecodingKey};
 
 use super::json::{Json, JsonObject};
+use super::roca;
 use super::unverified::{KEY_ID_BYTES, UnverifiedToken, algorithm_named};
 use crate::config::TokenAlgorithm;
 
@@ -145,6 +146,9 @@ fn rsa(members: &JsonObject) -> Result<Material, KeyRefusal> {
     // A long exponent makes every verification slow; 1 and 2 sign nothing.
     let exponent_fits = exponent.len() <= 4 && odd(&exponent) && exponent != [1];
     if !RSA_BITS.contains(&bits(&modulus)) || !odd(&modulus) || !exponent_fits {
+        return Err(KeyRefusal::Material);
+    }
+    if roca::is_guessable(&modulus) {
         return Err(KeyRefusal::Material);
     }
     let key = DecodingKey::from_rsa_raw_components(&modulus, &exponent);

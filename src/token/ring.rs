@@ -96,7 +96,7 @@ impl KeyRing {
                 if issuer.algorithms != [TokenAlgorithm::Hs256] {
                     return Err(SetupProblem::Algorithms);
                 }
-                let secret = secret.expose_secret().as_bytes();
+                let secret = secret.expose_secret();
                 if secret.len() < 32 {
                     return Err(SetupProblem::ShortSecret);
                 }

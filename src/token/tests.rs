@@ -84,7 +84,7 @@ fn issuer(algorithm: TokenAlgorithm, keys: KeySource) -> TrustedIssuer {
 }
 
 fn shared(secret: &str) -> KeySource {
-    KeySource::Shared { secret: secret.into(), id: None }
+    KeySource::Shared { secret: secret.as_bytes().to_vec().into(), id: None }
 }
 
 struct Bench {
@@ -262,6 +262,66 @@ async fn a_shared_key_verifies_hs256_and_nothing_else() {
     assert_eq!(bench.verify(&sign("another")).await.err(), Some(TokenError::BadSignature));
     let public = Signer::new("a", 1).token(&json!({}));
     assert_eq!(bench.verify(&public).await.err(), Some(TokenError::Algorithm));
+}
+
+/// There is one shared key: a token that names a key names that one.
+#[tokio::test]
+async fn a_token_may_name_the_shared_key_by_its_id_and_by_no_other() {
+    let keys =
+        |id: Option<&str>| KeySource::Shared { secret: SECRET.as_bytes().to_vec().into(), id: id.map(str::to_owned) };
+    let token = |header: &Value| -> SecretString {
+        let signed = signing_input(header, &json!({}));
+        let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, SECRET.as_bytes()), signed.as_bytes());
+        format!("{signed}.{}", URL_SAFE_NO_PAD.encode(tag)).into()
+    };
+    let plain = json!({"alg": "HS256", "typ": "at+jwt"});
+    let named = |id: &str| json!({"alg": "HS256", "typ": "at+jwt", "kid": id});
+    let table = [
+        (None, plain.clone(), None, "neither has a name"),
+        (Some("main"), plain, None, "a token need not name it"),
+        (Some("main"), named("main"), None, "and may"),
+        (Some("main"), named("Main"), Some(TokenError::UnknownKey), "names are compared as written"),
+        (Some("main"), named("../main"), Some(TokenError::UnknownKey), "another"),
+        (None, named("main"), Some(TokenError::UnknownKey), "a key without a name is not the one"),
+    ];
+    for (id, header, expected, why) in table {
+        let bench = Bench::new(issuer(TokenAlgorithm::Hs256, keys(id)));
+        assert_eq!(bench.verify(&token(&header)).await.err(), expected, "{header}: {why}");
+    }
+}
+
+/// RFC 8725 section 3.11: a token of another kind is not an access token.
+#[tokio::test]
+async fn a_token_without_a_type_is_taken_where_that_is_written_and_an_empty_type_nowhere() {
+    let signer = Signer::new("a", 1);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), signer.jwks()).unwrap();
+    let token = |header: &Value| -> SecretString {
+        let signed = signing_input(header, &json!({}));
+        format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signer.pair.sign(signed.as_bytes()))).into()
+    };
+    let plain = json!({"alg": "EdDSA", "kid": "a"});
+    let typed = |name: &str| json!({"alg": "EdDSA", "kid": "a", "typ": name});
+    let (strict, absent): (&[&str], &[&str]) = (&["at+jwt"], &["at+jwt", ""]);
+    let table = [
+        (Some(strict), plain.clone(), false, "none, and it is not written"),
+        (Some(absent), plain.clone(), true, "none, and it is written"),
+        (Some(absent), typed("at+jwt"), true, "the other one"),
+        (Some(absent), typed("application/AT+JWT"), true, "spelled in full"),
+        (Some(absent), typed(""), false, "an empty type is not none"),
+        (Some(absent), typed("application/"), false, "nor is this"),
+        (Some(absent), typed("dpop+jwt"), false, "a proof is no token"),
+        (None, plain, true, "any"),
+        (None, typed(""), true, "any at all"),
+    ];
+    for (types, header, expected, why) in table {
+        let settings = TrustedIssuer {
+            token_types: types.map(|types| types.iter().map(|&one| one.to_owned()).collect()),
+            ..issuer(TokenAlgorithm::EdDsa, KeySource::File(file.path().to_owned()))
+        };
+        let got = Bench::new(settings).verify(&token(&header)).await.err();
+        assert_eq!(got, (!expected).then_some(TokenError::Type), "{header}: {why}");
+    }
 }
 
 #[test]

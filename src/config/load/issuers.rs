@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use super::values::Checks;
 use crate::config::raw::{RawAttribute, RawIssuer, RawPrincipal, RawTokenTypes};
 use crate::config::{AttributeMapping, ClaimMapping, KeyHost, KeySource, ParentMapping, TokenAlgorithm, TrustedIssuer};
-use crate::secret::SecretString;
+use crate::secret::SecretSlice;
 
 const MAX_ISSUERS: usize = 100;
 const MAX_AUDIENCES: usize = 100;
@@ -270,7 +270,7 @@ fn is_local(url: &url::Url) -> bool {
 }
 
 /// RFC 7518 section 3.2: a key of at least 256 bits for HS256.
-fn shared_key(key: &str, text: &str, checks: &mut Checks<'_>) -> Option<SecretString> {
+fn shared_key(key: &str, text: &str, checks: &mut Checks<'_>) -> Option<SecretSlice<u8>> {
     let bytes = checks.small_file(key, text, MAX_KEY_BYTES, "a file that holds the key and nothing else")?;
     let Ok(secret) = String::from_utf8(bytes).map(zeroize::Zeroizing::new) else {
         checks.refuse(key, "must hold UTF-8 text", "write the key in base64 or hex if it is made of random bytes");
@@ -282,7 +282,7 @@ fn shared_key(key: &str, text: &str, checks: &mut Checks<'_>) -> Option<SecretSt
         checks.refuse(key, format!("must hold a key of at least {MIN_KEY_BYTES} bytes"), "`openssl rand -hex 32`");
         return None;
     }
-    Some(SecretString::from(line))
+    Some(SecretSlice::from(line.as_bytes().to_vec()))
 }
 
 fn token_types(key: &str, raw: &RawTokenTypes, checks: &mut Checks<'_>) -> Option<Option<BTreeSet<String>>> {
