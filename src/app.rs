@@ -146,6 +146,9 @@ pub async fn build(
     let readiness = Readiness::expecting(&["serving"]);
     let trail = pdp.trail.clone();
     readiness.watch("audit", move || trail.healthy());
+    // An issuer that is down takes its own tokens away and nobody else's (THREATS F6), so it is told and no condition.
+    let weak = Arc::downgrade(&pdp);
+    readiness.note("issuer", move || weak.upgrade().map_or_else(Vec::new, |pdp| pdp.tokens.issuers_ready()));
     Ok(Gatepost { address, ops_address, pdp, readiness, identity, listener, ops_listener, registry, config, clock })
 }
 
@@ -307,6 +310,11 @@ fn watch_levels(pdp: &Arc<Pdp>, identity: &Arc<ServerIdentity>, clock: &SharedCl
     let weak = Arc::downgrade(pdp);
     #[expect(clippy::cast_precision_loss, reason = "a gauge")]
     metrics.watch(Watched::TokenCache, move || weak.upgrade().map_or(0.0, |pdp| pdp.tokens.cached() as f64));
+    let weak = Arc::downgrade(pdp);
+    metrics.watch_key_ages(move || {
+        let ages = weak.upgrade().map_or_else(Vec::new, |pdp| pdp.tokens.key_ages());
+        ages.into_iter().map(|(issuer, age)| (issuer, age.as_secs_f64())).collect()
+    });
     let (identity, clock) = (Arc::clone(identity), Arc::clone(clock));
     metrics.watch(Watched::CertificateExpiry, move || seconds_until(identity.certificate_expires_at(), clock.now()));
 }

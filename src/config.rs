@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::model::entity::{EntityType, EntityUid};
 use crate::model::spiffe_id::{SpiffeId, TrustDomain};
-use crate::secret::SecretString;
+use crate::secret::SecretSlice;
 
 pub mod load;
 mod raw;
@@ -211,11 +211,12 @@ pub struct TrustedIssuer {
     pub issuer: String,
     /// At least one, never empty text; a token must name one of them in `aud`.
     pub audiences: Vec<String>,
-    /// At least one. Asymmetric with [`KeySource::File`] and [`KeySource::Url`]; `[Hs256]` alone with [`KeySource::Shared`].
+    /// At least one. `[Hs256]` alone with [`KeySource::Shared`]; asymmetric with every other source.
     pub algorithms: Vec<TokenAlgorithm>,
     /// Where its keys are.
     pub keys: KeySource,
-    /// The accepted values of the `typ` header, lower case; `None` accepts any, and none at all.
+    /// The accepted values of the `typ` header, lower case, where an empty text stands for a token without one; `None`
+    /// accepts any, and none at all.
     pub token_types: Option<BTreeSet<String>>,
     /// How far `exp` and `nbf` may be off. At most 60 s; 30 s when unset. (`iat` may lie 60 s ahead, whatever this says.)
     pub clock_skew: Duration,
@@ -239,8 +240,48 @@ pub enum KeySource {
         /// Whether the host may be at a private or loopback address.
         allow_private_addresses: bool,
     },
+    /// A JWKS to which a discovery document leads (OpenID Connect Discovery 1.0, RFC 8414).
+    Discovery {
+        /// Of the document: `https://..`.
+        url: url::Url,
+        /// Where `jwks_uri` may lead besides the document's own host and port.
+        hosts: Vec<KeyHost>,
+        /// PEM: the authorities for those hosts; the system's when unset.
+        ca: Option<PathBuf>,
+        /// Whether those hosts may be at private or loopback addresses.
+        allow_private_addresses: bool,
+    },
     /// A shared HS256 key of at least 256 bits, from a file.
-    Shared(SecretString),
+    Shared {
+        /// The key, as bytes.
+        secret: SecretSlice<u8>,
+        /// The only `kid` that a token may name; without one, a token that names any key names another.
+        id: Option<String>,
+    },
+}
+
+/// A host and a port that keys may be fetched from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyHost {
+    host: url::Host<String>,
+    port: u16,
+}
+
+impl KeyHost {
+    /// Takes `keys.example.org` (port 443), `keys.example.org:8443` or an address in place of the name, and nothing else.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        if text.contains(['/', '\\', '?', '#', '@', '%']) || text.chars().any(|c| c.is_whitespace() || c.is_control()) {
+            return None;
+        }
+        Self::of(&url::Url::parse(&format!("https://{text}")).ok()?)
+    }
+
+    /// Where `url` leads; nowhere when it has no host.
+    #[must_use]
+    pub fn of(url: &url::Url) -> Option<Self> {
+        Some(Self { host: url.host()?.to_owned(), port: url.port_or_known_default()? })
+    }
 }
 
 /// How claims become the principal entity.
@@ -508,7 +549,9 @@ impl Default for Limits {
             jwks_keys: 64,
             jwks_timeout: Duration::from_secs(2),
             jwks_refresh_floor: Duration::from_secs(10),
-            jwks_refresh_interval: Duration::from_secs(300),
+            // With the jitter and the time-out below a minute: a key that is published for a minute is known before it
+            // signs.
+            jwks_refresh_interval: Duration::from_secs(45),
             jwks_max_stale: Duration::from_secs(24 * 3600),
             audit_record_bytes: 64 * KIB,
         }

@@ -1,8 +1,8 @@
 //! The operators' door: `/livez`, `/readyz` and `/metrics` over plain HTTP on a port of its own.
 //!
 //! Probes and scrapers have no client certificate, so nothing here may tell anything that matters to an attacker:
-//! names of conditions and numbers, no more. It answers GET and HEAD, one request a connection, within limits of its
-//! own, so that nobody can hold it.
+//! names of conditions and issuers, and numbers, no more. It answers GET and HEAD, one request a connection, within
+//! limits of its own, so that nobody can hold it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -46,16 +46,18 @@ struct Patience {
 pub struct Readiness {
     set: Mutex<BTreeMap<&'static str, bool>>,
     watched: Mutex<BTreeMap<&'static str, Watch>>,
+    noted: Mutex<BTreeMap<&'static str, Note>>,
 }
 
 type Watch = Box<dyn Fn() -> bool + Send + Sync>;
+type Note = Box<dyn Fn() -> Vec<(String, bool)> + Send + Sync>;
 
 impl Readiness {
     /// Not ready until each of `conditions` has been [`set`](Self::set).
     #[must_use]
     pub fn expecting(conditions: &[&'static str]) -> Arc<Self> {
         let set = conditions.iter().map(|name| (*name, false)).collect();
-        Arc::new(Self { set: Mutex::new(set), watched: Mutex::default() })
+        Arc::new(Self { set: Mutex::new(set), watched: Mutex::default(), noted: Mutex::default() })
     }
 
     /// Whether the condition `name` holds now. `set("draining", false)` reads as: not ready because of draining.
@@ -66,6 +68,23 @@ impl Readiness {
     /// Asks `holds` whether `name` holds, each time somebody wants to know. It must be quick.
     pub fn watch(&self, name: &'static str, holds: impl Fn() -> bool + Send + Sync + 'static) {
         self.watched.lock().insert(name, Box::new(holds));
+    }
+
+    /// Parts of one `kind` that come and go by themselves, each with whether it is well: shown, and no condition, because
+    /// one that is down must not take away what the others do. `read` must be quick.
+    pub fn note(&self, kind: &'static str, read: impl Fn() -> Vec<(String, bool)> + Send + Sync + 'static) {
+        self.noted.lock().insert(kind, Box::new(read));
+    }
+
+    /// A line for each part: `issuer https://idp.example.org ready`, or `not ready`.
+    #[must_use]
+    pub fn notes(&self) -> Vec<String> {
+        let noted = self.noted.lock();
+        let lines = noted.iter().flat_map(|(kind, read)| {
+            let word = |well: bool| if well { "ready" } else { "not ready" };
+            read().into_iter().map(move |(name, well)| format!("{kind} {name} {}", word(well)))
+        });
+        lines.collect()
     }
 
     /// The conditions that do not hold, sorted; empty when ready.
@@ -94,10 +113,11 @@ pub fn router(readiness: Arc<Readiness>, registry: prometheus::Registry) -> Rout
 
 async fn readyz(State(readiness): State<Arc<Readiness>>) -> Response {
     let unmet = readiness.unmet();
-    if unmet.is_empty() {
-        return plain(StatusCode::OK, "ok\n".to_owned());
-    }
-    plain(StatusCode::SERVICE_UNAVAILABLE, unmet.iter().map(|name| format!("{name}\n")).collect())
+    let (status, first) = match unmet.as_slice() {
+        [] => (StatusCode::OK, "ok\n".to_owned()),
+        unmet => (StatusCode::SERVICE_UNAVAILABLE, unmet.iter().map(|name| format!("{name}\n")).collect()),
+    };
+    plain(status, readiness.notes().iter().fold(first, |text, note| text + note + "\n"))
 }
 
 async fn metrics(State(registry): State<prometheus::Registry>) -> Response {
@@ -275,6 +295,21 @@ mod tests {
         drain.cancel();
         served.await.unwrap();
         assert!(TcpStream::connect(address).await.is_err(), "nobody listens any more");
+    }
+
+    #[tokio::test]
+    async fn what_is_only_noted_is_shown_and_takes_nothing_away() {
+        let readiness = Readiness::expecting(&["policies"]);
+        readiness.note("issuer", || vec![("https://a.test".to_owned(), true), ("https://b.test".to_owned(), false)]);
+        let (address, _drain, _served) = started(&readiness).await;
+        let notes = "issuer https://a.test ready\nissuer https://b.test not ready\n";
+        let answer = ask(address, &call("GET", "/readyz")).await;
+        let whole = format!("\r\n\r\npolicies\n{notes}");
+        assert!(answer.starts_with("HTTP/1.1 503") && answer.ends_with(&whole), "{answer}");
+        readiness.set("policies", true);
+        let answer = ask(address, &call("GET", "/readyz")).await;
+        let whole = format!("\r\n\r\nok\n{notes}");
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with(&whole), "{answer}");
     }
 
     #[tokio::test]

@@ -12,6 +12,7 @@ use std::time::SystemTime;
 
 mod claims;
 mod confirmation;
+mod discovery;
 mod error;
 mod fetch;
 mod json;
@@ -19,6 +20,7 @@ mod jwks;
 mod key;
 mod mapping;
 mod ring;
+mod roca;
 #[cfg(test)]
 mod tests;
 mod unverified;

@@ -148,17 +148,27 @@ pub(super) struct RawIssuer {
     /// The accepted signature algorithms. `[RS256, PS256, ES256, EdDSA]` when unset; with `shared_key_file` it is
     /// `[HS256]`, and nothing else can be set.
     pub algorithms: Option<Vec<String>>,
-    /// A JWKS file, read again when it changes. Exactly one of `jwks_file`, `jwks_url` and `shared_key_file`.
+    /// A JWKS file, read again when it changes. Exactly one of `jwks_file`, `jwks_url`, `discovery_url` and
+    /// `shared_key_file`.
     pub jwks_file: Option<String>,
     /// An `https` URL of a JWKS, fetched, cached and refreshed.
     pub jwks_url: Option<String>,
+    /// An `https` URL of a discovery document, `https://idp.example.org/.well-known/openid-configuration`, whose
+    /// `jwks_uri` leads to the JWKS. Its `issuer` has to be the one above.
+    pub discovery_url: Option<String>,
+    /// Hosts where `jwks_uri` may lead besides the host and port of `discovery_url`: `keys.example.org`, which means port
+    /// 443, or `keys.example.org:8443`.
+    pub jwks_hosts: Vec<String>,
     /// A file with a shared HS256 key of at least 32 bytes; one line end after it is not part of the key.
     pub shared_key_file: Option<String>,
-    /// PEM file: the authorities for the host of `jwks_url`; the system's when unset.
+    /// The `kid` of the shared key. A token may name this one or none; when unset, none.
+    pub shared_key_id: Option<String>,
+    /// PEM file: the authorities for the hosts of `jwks_url`, `discovery_url` and `jwks_hosts`; the system's when unset.
     pub jwks_ca: Option<String>,
-    /// Whether the host of `jwks_url` may be at a private or loopback address.
+    /// Whether the hosts of `jwks_url`, `discovery_url` and `jwks_hosts` may be at private or loopback addresses.
     pub allow_private_addresses: bool,
-    /// The accepted values of a token's `typ` header, without regard to case; `any` also accepts none at all.
+    /// The accepted values of a token's `typ` header, without regard to case; an empty text accepts a token without `typ`,
+    /// `any` accepts every one, and none at all.
     pub token_types: RawTokenTypes,
     /// How far `exp`, `nbf` and `iat` may be off; at most 60s.
     pub clock_skew: RawDuration,
@@ -176,7 +186,10 @@ impl Default for RawIssuer {
             algorithms: None,
             jwks_file: None,
             jwks_url: None,
+            discovery_url: None,
+            jwks_hosts: Vec::new(),
             shared_key_file: None,
+            shared_key_id: None,
             jwks_ca: None,
             allow_private_addresses: false,
             token_types: RawTokenTypes::These(["at+jwt", "application/at+jwt", "jwt"].map(str::to_owned).to_vec()),

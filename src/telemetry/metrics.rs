@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use opentelemetry::KeyValue;
-use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter, MeterProvider as _, UpDownCounter};
+use opentelemetry::metrics::{AsyncInstrument, Counter, Gauge, Histogram, Meter, MeterProvider as _, UpDownCounter};
 use opentelemetry_otlp::{MetricExporter, WithExportConfig as _};
 use opentelemetry_sdk::metrics::{PeriodicReader, SdkMeterProvider};
 
@@ -99,6 +99,8 @@ instruments! {
         "Attempts to fetch or read an issuer's keys.";
     ISSUER_READY = "gatepost.issuer.ready", Gauge, "", [("issuer", "an issuer of the configuration")],
         "1 while the issuer's keys are at hand.";
+    ISSUER_KEYS_AGE = "gatepost.issuer.keys.age", Gauge, "s", [("issuer", "an issuer of the configuration")],
+        "How long ago the issuer's keys were last seen to be its own; nothing before they first were.";
     CACHE_ENTRIES = "gatepost.cache.entries", Gauge, "{entry}", [("cache", "`decisions`, `tokens`")],
         "Entries of a cache.";
     BUILD_INFO = "gatepost.build.info", Gauge, "", [("version", "Gatepost's version")], "Always 1.";
@@ -342,6 +344,23 @@ impl Metrics {
             .build();
     }
 
+    /// Reads the age of each issuer's keys, in seconds, from `read` whenever somebody looks. Call it once.
+    pub fn watch_key_ages(&self, read: impl Fn() -> Vec<(String, f64)> + Send + Sync + 'static) {
+        let observe = move |observer: &dyn AsyncInstrument<f64>| {
+            for (issuer, seconds) in read() {
+                observer.observe(seconds, &[KeyValue::new("issuer", issuer)]);
+            }
+        };
+        let _ = self
+            .inner
+            .meter
+            .f64_observable_gauge(ISSUER_KEYS_AGE.name)
+            .with_unit(ISSUER_KEYS_AGE.unit)
+            .with_description(ISSUER_KEYS_AGE.description)
+            .with_callback(observe)
+            .build();
+    }
+
     /// Sends what is still waiting. Blocks for `within` at most.
     pub(super) fn shutdown(&self, within: Duration) {
         // Nobody is left to tell.
@@ -410,6 +429,7 @@ mod tests {
         metrics.audit_record("written");
         metrics.jwks_refresh("https://issuer.test", true);
         metrics.issuer_ready("https://issuer.test", true);
+        metrics.watch_key_ages(|| vec![("https://issuer.test".to_owned(), 1.0)]);
         drop((metrics.inflight(), metrics.connection()));
         for what in [
             Watched::AuditQueue,

@@ -3,7 +3,9 @@
 //! No redirects, no proxy from the environment, no decompression, a cap on the bytes and on the time, and no
 //! connection to an address inside our own network unless the issuer's settings allow it. Names are resolved here, so
 //! that what was checked is what is connected to (against DNS rebinding).
+//! [`discovery`](super::discovery) alone leads to a second address, within the bounds that the operator set.
 
+use std::error::Error;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
@@ -18,7 +20,7 @@ use url::{Host, Url};
 
 use super::error::SetupProblem;
 
-/// Fetches one document.
+/// Fetches documents of one issuer.
 #[derive(Debug)]
 pub(super) struct Fetcher {
     client: reqwest::Client,
@@ -39,9 +41,14 @@ pub(super) enum FetchError {
     Address,
     #[error("the answer is not a plain 200")]
     Status,
+    #[error("the answer is compressed or otherwise encoded")]
+    Encoding,
     #[error("the answer is longer than its limit")]
     Size,
 }
+
+/// Addresses of a name that are tried at most.
+const ADDRESSES: usize = 16;
 
 impl Fetcher {
     /// `ca` holds the only authorities trusted for this host; the system's when there is none.
@@ -52,17 +59,22 @@ impl Fetcher {
         max_bytes: usize,
         timeout: Duration,
     ) -> Result<Self, SetupProblem> {
-        if url.scheme() != "https" || !url.username().is_empty() || url.password().is_some() {
+        Self::over(Arc::new(SystemNames), url, ca, private, max_bytes, timeout)
+    }
+
+    /// The same with another book of names, so that a test can write it.
+    pub(super) fn over(
+        names: Arc<dyn Resolve>,
+        url: &Url,
+        ca: Option<&Path>,
+        private: bool,
+        max_bytes: usize,
+        timeout: Duration,
+    ) -> Result<Self, SetupProblem> {
+        if url.scheme() != "https" || !url.username().is_empty() || url.password().is_some() || !url.has_host() {
             return Err(SetupProblem::Url);
         }
-        // The resolver never sees an address that stands in the URL.
-        let literal = match url.host() {
-            Some(Host::Ipv4(address)) => Some(IpAddr::V4(address)),
-            Some(Host::Ipv6(address)) => Some(IpAddr::V6(address)),
-            Some(Host::Domain(_)) => None,
-            None => return Err(SetupProblem::Url),
-        };
-        if literal.is_some_and(|address| !may_connect(address, private)) {
+        if !may_connect_to_literal(url, private) {
             return Err(SetupProblem::Address);
         }
         let client = reqwest::Client::builder()
@@ -70,7 +82,12 @@ impl Fetcher {
             .https_only(true)
             .redirect(Policy::none())
             .no_proxy()
-            .dns_resolver(Arc::new(CheckedResolver { private }))
+            // Whatever another crate has switched on: what is small on the wire must not grow here.
+            .no_gzip()
+            .no_brotli()
+            .no_deflate()
+            .no_zstd()
+            .dns_resolver(Arc::new(CheckedResolver { private, names }))
             .connect_timeout(timeout)
             .timeout(timeout)
             // One document in minutes: an idle connection would be checked against an old address.
@@ -81,25 +98,36 @@ impl Fetcher {
         Ok(Self { client, url: url.clone(), private, max_bytes, timeout })
     }
 
-    /// The document, whole.
+    /// The document at the address that the operator wrote, whole.
     pub(super) async fn fetch(&self) -> Result<Vec<u8>, FetchError> {
-        tokio::time::timeout(self.timeout, self.read()).await.unwrap_or(Err(FetchError::Timeout))
+        self.fetch_from(&self.url).await
     }
 
-    async fn read(&self) -> Result<Vec<u8>, FetchError> {
-        let failed = |error: reqwest::Error| {
-            if error.is_timeout() { FetchError::Timeout } else { FetchError::Connection }
-        };
-        let request = self.client.get(self.url.clone()).header(http::header::ACCEPT, "application/json");
-        let mut answer = request.send().await.map_err(failed)?;
+    /// A document from elsewhere, by the same rules. Whoever calls this has made sure that the operator agrees.
+    pub(super) async fn fetch_from(&self, url: &Url) -> Result<Vec<u8>, FetchError> {
+        // The resolver never sees an address that stands in the URL.
+        if !may_connect_to_literal(url, self.private) {
+            return Err(FetchError::Address);
+        }
+        tokio::time::timeout(self.timeout, self.read(url)).await.unwrap_or(Err(FetchError::Timeout))
+    }
+
+    async fn read(&self, url: &Url) -> Result<Vec<u8>, FetchError> {
+        let request = self.client.get(url.clone()).header(http::header::ACCEPT, "application/json");
+        let request = request.header(http::header::ACCEPT_ENCODING, "identity");
+        let mut answer = request.send().await.map_err(|error| failure(&error))?;
         if !answer.remote_addr().is_some_and(|address| may_connect(address.ip(), self.private)) {
             return Err(FetchError::Address);
         }
         if answer.status() != http::StatusCode::OK {
             return Err(FetchError::Status);
         }
+        let mut encodings = answer.headers().get_all(http::header::CONTENT_ENCODING).iter();
+        if encodings.any(|encoding| encoding != "identity") {
+            return Err(FetchError::Encoding);
+        }
         let mut document = Vec::new();
-        while let Some(chunk) = answer.chunk().await.map_err(failed)? {
+        while let Some(chunk) = answer.chunk().await.map_err(|error| failure(&error))? {
             if document.len() + chunk.len() > self.max_bytes {
                 return Err(FetchError::Size);
             }
@@ -107,6 +135,21 @@ impl Fetcher {
         }
         Ok(document)
     }
+}
+
+/// What the library's error comes down to; our own, when the resolver said no.
+fn failure(error: &reqwest::Error) -> FetchError {
+    if error.is_timeout() {
+        return FetchError::Timeout;
+    }
+    let mut cause: Option<&(dyn Error + 'static)> = error.source();
+    while let Some(inner) = cause {
+        if let Some(ours) = inner.downcast_ref::<FetchError>() {
+            return *ours;
+        }
+        cause = inner.source();
+    }
+    FetchError::Connection
 }
 
 fn tls(ca: Option<&Path>) -> Result<ClientConfig, SetupProblem> {
@@ -134,24 +177,49 @@ fn tls(ca: Option<&Path>) -> Result<ClientConfig, SetupProblem> {
         .with_no_client_auth())
 }
 
-/// Resolves names to the addresses we may connect to, and to no others.
+/// Names as the system resolves them.
 #[derive(Debug)]
+struct SystemNames;
+
+impl Resolve for SystemNames {
+    fn resolve(&self, name: Name) -> Resolving {
+        Box::pin(async move {
+            let found: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
+            let found: Addrs = Box::new(found.into_iter());
+            Ok(found)
+        })
+    }
+}
+
+/// Resolves names to the addresses we may connect to, and to no others. Each connection is made to what came out of its
+/// own, single resolution.
 struct CheckedResolver {
     private: bool,
+    names: Arc<dyn Resolve>,
 }
 
 impl Resolve for CheckedResolver {
     fn resolve(&self, name: Name) -> Resolving {
-        let private = self.private;
+        let (private, found) = (self.private, self.names.resolve(name));
         Box::pin(async move {
-            let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
-            let allowed: Vec<SocketAddr> = found.filter(|address| may_connect(address.ip(), private)).collect();
+            let allowed: Vec<SocketAddr> =
+                found.await?.take(ADDRESSES).filter(|address| may_connect(address.ip(), private)).collect();
             if allowed.is_empty() {
                 return Err(FetchError::Address.into());
             }
             let allowed: Addrs = Box::new(allowed.into_iter());
             Ok(allowed)
         })
+    }
+}
+
+/// Whether the host of `url` is a name, or an address that keys may be fetched from.
+fn may_connect_to_literal(url: &Url, private: bool) -> bool {
+    match url.host() {
+        Some(Host::Ipv4(address)) => may_connect(IpAddr::V4(address), private),
+        Some(Host::Ipv6(address)) => may_connect(IpAddr::V6(address), private),
+        Some(Host::Domain(_)) => true,
+        None => false,
     }
 }
 
@@ -202,6 +270,8 @@ fn may_connect_v6(address: Ipv6Addr, private: bool) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
 
     #[test]
@@ -254,5 +324,65 @@ mod tests {
             let fetcher = Fetcher::new(&url.parse().unwrap(), None, false, 1000, Duration::from_secs(2));
             assert_eq!(fetcher.err(), Some(expected), "{url}: {why}");
         }
+    }
+
+    /// A book of names in which every look-up finds the next page.
+    struct Rebound {
+        pages: Vec<Vec<&'static str>>,
+        looked_up: AtomicUsize,
+    }
+
+    impl Resolve for Rebound {
+        fn resolve(&self, _: Name) -> Resolving {
+            let page = self.pages.get(self.looked_up.fetch_add(1, Ordering::SeqCst)).cloned().unwrap_or_default();
+            let found: Vec<SocketAddr> =
+                page.into_iter().map(|address| SocketAddr::new(address.parse().unwrap(), 0)).collect();
+            let found: Addrs = Box::new(found.into_iter());
+            Box::pin(std::future::ready(Ok(found)))
+        }
+    }
+
+    /// THREATS V-SSRF-1: a name that was public when it was first looked at leads nowhere inside later, and a
+    /// connection goes to what its own look-up gave.
+    #[tokio::test]
+    async fn a_name_that_turns_inwards_is_never_connected_to() {
+        let inside = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url: Url = format!("https://keys.test:{}/jwks", inside.local_addr().unwrap().port()).parse().unwrap();
+        let ca = tempfile::NamedTempFile::new().unwrap();
+        let authority = rcgen::generate_simple_self_signed(vec!["keys.test".to_owned()]).unwrap();
+        std::fs::write(ca.path(), authority.cert.pem()).unwrap();
+        let names = Arc::new(Rebound {
+            pages: vec![
+                vec!["93.184.216.34"],
+                vec!["127.0.0.1"],
+                vec!["169.254.169.254"],
+                vec!["::ffff:127.0.0.1", "::1", "10.0.0.1", "fe80::1"],
+                vec![],
+            ],
+            looked_up: AtomicUsize::new(0),
+        });
+        let checked = CheckedResolver { private: false, names: names.clone() };
+        let found = checked.resolve("keys.test".parse().unwrap()).await;
+        assert_eq!(found.map(Iterator::count).ok(), Some(1), "public at first");
+        let fetcher = Fetcher::over(names.clone(), &url, Some(ca.path()), false, 1000, Duration::from_secs(2)).unwrap();
+        for attempt in 2..=5 {
+            assert_eq!(fetcher.fetch().await, Err(FetchError::Address), "attempt {attempt}");
+            assert_eq!(names.looked_up.load(Ordering::SeqCst), attempt, "one look-up for one attempt");
+        }
+        let stranger = tokio::time::timeout(Duration::from_millis(1), inside.accept()).await;
+        assert!(stranger.is_err(), "nobody ever came");
+
+        // The first look-up is good, and the connection goes there though the second would not be.
+        let names = Arc::new(Rebound {
+            pages: vec![vec!["169.254.169.254", "127.0.0.1"], vec!["169.254.169.254"]],
+            looked_up: AtomicUsize::new(0),
+        });
+        let fetcher = Fetcher::over(names.clone(), &url, Some(ca.path()), true, 1000, Duration::from_secs(2)).unwrap();
+        let came = tokio::spawn(async move { inside.accept().await.is_ok() });
+        assert_eq!(fetcher.fetch().await, Err(FetchError::Connection), "it hangs up on us, but that is where we went");
+        assert!(came.await.unwrap());
+        assert_eq!(names.looked_up.load(Ordering::SeqCst), 1);
+        assert_eq!(fetcher.fetch().await, Err(FetchError::Address), "the next attempt asks again, and does not go");
+        assert_eq!(names.looked_up.load(Ordering::SeqCst), 2);
     }
 }

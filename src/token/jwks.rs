@@ -5,7 +5,7 @@
 
 use super::error::TokenError;
 use super::json::{self, Json};
-use super::key::PublicKey;
+use super::key::{KeyRefusal, PublicKey};
 use super::unverified::UnverifiedToken;
 use crate::config::{Limits, TokenAlgorithm};
 
@@ -49,6 +49,10 @@ impl KeySet {
             match PublicKey::from_jwk(jwk) {
                 Ok(key) if keys.iter().any(|known| known.id == key.id && known.same_as(&key)) => {}
                 Ok(key) => keys.push(key),
+                // Whoever can read the document can sign tokens: for the operator of the issuer to know, at once.
+                Err(refusal @ KeyRefusal::Secret) => {
+                    tracing::error!(position, reason = %refusal, "an issuer publishes what should be secret; it is not used");
+                }
                 Err(refusal) => {
                     tracing::warn!(position, reason = %refusal, "a key of a JWKS document is left out");
                 }
@@ -86,15 +90,16 @@ impl KeySet {
     }
 }
 
-/// Two different keys under one id that one algorithm would fit are both left out: nobody could say which was meant.
-/// RFC 7517 section 4.5 allows one id for keys of different types.
+/// Keys of which nobody could say which one an id means are all left out.
 fn without_ambiguity(keys: Vec<PublicKey>) -> Vec<PublicKey> {
-    let clashes = |one: &PublicKey, other: &PublicKey| {
-        one.id == other.id && one.algorithms.iter().any(|algorithm| other.algorithms.contains(algorithm))
+    let alone = |at: usize, key: &PublicKey| {
+        keys.iter().enumerate().all(|(other_at, other)| at == other_at || !key.clashes_with(other))
     };
-    let ambiguous: Vec<bool> =
-        keys.iter().map(|key| keys.iter().filter(|other| clashes(key, other)).count() > 1).collect();
-    keys.into_iter().zip(ambiguous).filter(|(_, ambiguous)| !ambiguous).map(|(key, _)| key).collect()
+    let kept: Vec<bool> = keys.iter().enumerate().map(|(at, key)| alone(at, key)).collect();
+    if kept.contains(&false) {
+        tracing::warn!("keys of a JWKS document that share an id are left out");
+    }
+    keys.into_iter().zip(kept).filter(|(_, kept)| *kept).map(|(key, _)| key).collect()
 }
 
 #[cfg(test)]
@@ -104,6 +109,15 @@ mod tests {
     const EC: &str = r#""kty":"EC","crv":"P-256","x":"Tl5I1_YZWY6DfNLwJ1QLjHaEcOXkKr1vOfmysUfAXk0","y":"2o1duNvAxYosTboU99yYfMM9i2ZeOkEacbf6ZJTcgXs""#;
     const EC_OTHER: &str = r#""kty":"EC","crv":"P-256","x":"_M-LYdlFkR6l8CX53xJ0vX8FgfA1BwasWgOXo1zI9Zg","y":"8nytHfpgpbByVfPDFVOoWkHh5tyJU_2zqUo0QWOTnHo""#;
     const ED: &str = r#""kty":"OKP","crv":"Ed25519","x":"VwSiNJZL4eXRghK3zRHrGl2Bs10HN5GXnzN69K9KsXs""#;
+
+    /// The same shape twice: odd numbers of 2 048 bits.
+    const RSA: &str = "_";
+    const RSA_OTHER: &str = "-";
+
+    fn rsa(filling: &str, algorithm: &str) -> String {
+        let n = format!("{}w", filling.repeat(341));
+        format!(r#"{{"kty":"RSA","n":"{n}","e":"AQAB","kid":"a","alg":"{algorithm}"}}"#)
+    }
 
     fn ids(keys: &[String]) -> Vec<String> {
         let document = format!(r#"{{"keys":[{}]}}"#, keys.join(","));
@@ -147,6 +161,12 @@ mod tests {
                 vec!["b"],
                 "one id for two keys of a type",
             ),
+            (
+                vec![rsa(RSA, "PS256"), rsa(RSA_OTHER, "RS256"), format!(r#"{{{ED},"kid":"b"}}"#)],
+                vec!["b"],
+                "one id for two keys of a type, though of different algorithms",
+            ),
+            (vec![rsa(RSA, "PS256"), rsa(RSA, "RS256")], vec!["a", "a"], "one key for two algorithms"),
         ];
         for (keys, expected, why) in table {
             assert_eq!(ids(&keys), expected, "{why}");

@@ -9,6 +9,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, DecodingKey};
 
 use super::json::{Json, JsonObject};
+use super::roca;
 use super::unverified::{KEY_ID_BYTES, UnverifiedToken, algorithm_named};
 use crate::config::TokenAlgorithm;
 
@@ -16,6 +17,8 @@ use crate::config::TokenAlgorithm;
 #[derive(Clone, Debug)]
 pub(super) struct PublicKey {
     pub(super) id: String,
+    /// `kty`.
+    family: &'static str,
     /// The only algorithms it may be used with; never empty.
     pub(super) algorithms: Vec<TokenAlgorithm>,
     material: Vec<u8>,
@@ -59,18 +62,26 @@ impl PublicKey {
         if !is_for_verifying(members) {
             return Err(KeyRefusal::Purpose);
         }
-        let (able, material, key) = match text(members, "kty")? {
-            "RSA" => rsa(members)?,
-            "EC" => elliptic(members)?,
-            "OKP" => edwards(members)?,
+        let (family, (able, material, key)) = match text(members, "kty")? {
+            "RSA" => ("RSA", rsa(members)?),
+            "EC" => ("EC", elliptic(members)?),
+            "OKP" => ("OKP", edwards(members)?),
             _ => return Err(KeyRefusal::Unknown),
         };
-        Ok(Self { id, algorithms: pinned(members, able)?, material, key })
+        Ok(Self { id, family, algorithms: pinned(members, able)?, material, key })
     }
 
     /// Whether they are one key under one name, listed twice.
     pub(super) fn same_as(&self, other: &Self) -> bool {
         self.material == other.material && self.algorithms == other.algorithms
+    }
+
+    /// Whether nobody could say which of the two an id means: both fit one algorithm, or they are different keys of one
+    /// type. RFC 7517 section 4.5 allows one id for keys of different types, and for nothing else.
+    pub(super) fn clashes_with(&self, other: &Self) -> bool {
+        let share_an_algorithm = self.algorithms.iter().any(|algorithm| other.algorithms.contains(algorithm));
+        let differ_within_a_type = self.family == other.family && self.material != other.material;
+        self.id == other.id && (share_an_algorithm || differ_within_a_type)
     }
 
     /// Whether the signature of `token` holds under this key. The caller has checked the algorithm.
@@ -135,6 +146,9 @@ fn rsa(members: &JsonObject) -> Result<Material, KeyRefusal> {
     // A long exponent makes every verification slow; 1 and 2 sign nothing.
     let exponent_fits = exponent.len() <= 4 && odd(&exponent) && exponent != [1];
     if !RSA_BITS.contains(&bits(&modulus)) || !odd(&modulus) || !exponent_fits {
+        return Err(KeyRefusal::Material);
+    }
+    if roca::is_guessable(&modulus) {
         return Err(KeyRefusal::Material);
     }
     let key = DecodingKey::from_rsa_raw_components(&modulus, &exponent);

@@ -16,7 +16,9 @@ use parking_lot::Mutex;
 use secrecy::ExposeSecret as _;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
+use url::Url;
 
+use super::discovery::{Discovery, DiscoveryError};
 use super::error::{SetupProblem, TokenError};
 use super::fetch::{FetchError, Fetcher};
 use super::jwks::{DocumentError, KeySet};
@@ -28,8 +30,8 @@ use crate::config::{KeySource, Limits, TokenAlgorithm, TrustedIssuer};
 /// An issuer's keys.
 #[derive(Debug)]
 pub(super) enum KeyRing {
-    /// One secret, for good.
-    Shared(DecodingKey),
+    /// One secret, for good, and its id.
+    Shared(DecodingKey, Option<String>),
     /// Public keys that come and go.
     Public(Box<PublicKeys>),
 }
@@ -50,6 +52,7 @@ pub(super) struct PublicKeys {
 enum Origin {
     File(PathBuf),
     Url(Fetcher),
+    Discovery(Box<Discovery>),
 }
 
 /// A key set, and since when it is known to be the issuer's. Times are monotonic.
@@ -76,6 +79,8 @@ pub(super) enum RefreshError {
     #[error(transparent)]
     Fetch(#[from] FetchError),
     #[error(transparent)]
+    Discovery(#[from] DiscoveryError),
+    #[error(transparent)]
     Document(#[from] DocumentError),
 }
 
@@ -87,25 +92,25 @@ impl KeyRing {
     pub(super) fn open(issuer: &TrustedIssuer, limits: &Limits, clock: &SharedClock) -> Result<Self, SetupProblem> {
         let symmetric = issuer.algorithms.contains(&TokenAlgorithm::Hs256);
         let origin = match &issuer.keys {
-            KeySource::Shared(secret) => {
+            KeySource::Shared { secret, id } => {
                 if issuer.algorithms != [TokenAlgorithm::Hs256] {
                     return Err(SetupProblem::Algorithms);
                 }
-                let secret = secret.expose_secret().as_bytes();
+                let secret = secret.expose_secret();
                 if secret.len() < 32 {
                     return Err(SetupProblem::ShortSecret);
                 }
-                return Ok(Self::Shared(DecodingKey::from_secret(secret)));
+                return Ok(Self::Shared(DecodingKey::from_secret(secret), id.clone()));
             }
             _ if symmetric || issuer.algorithms.is_empty() => return Err(SetupProblem::Algorithms),
             KeySource::File(path) => Origin::File(path.clone()),
-            KeySource::Url { url, ca, allow_private_addresses } => Origin::Url(Fetcher::new(
-                url,
-                ca.as_deref(),
-                *allow_private_addresses,
-                limits.jwks_bytes,
-                limits.jwks_timeout,
-            )?),
+            KeySource::Url { url, ca, allow_private_addresses } => {
+                Origin::Url(fetcher(url, ca.as_deref(), *allow_private_addresses, limits)?)
+            }
+            KeySource::Discovery { url, hosts, ca, allow_private_addresses } => {
+                let fetcher = fetcher(url, ca.as_deref(), *allow_private_addresses, limits)?;
+                Origin::Discovery(Box::new(Discovery::new(fetcher, url, &issuer.issuer, hosts, limits)))
+            }
         };
         let keys = PublicKeys {
             issuer: issuer.issuer.clone(),
@@ -130,11 +135,15 @@ impl KeyRing {
         pinned: &[TokenAlgorithm],
     ) -> Result<(Option<String>, u64), TokenError> {
         match self {
-            Self::Shared(secret) => {
+            Self::Shared(secret, id) => {
                 if token.algorithm() != TokenAlgorithm::Hs256 {
                     return Err(TokenError::Algorithm);
                 }
-                if key::signature_holds(token, secret) { Ok((None, 0)) } else { Err(TokenError::BadSignature) }
+                // There is one key, so a token need not name it; one that names a key names this one.
+                if token.key_id().is_ok_and(|named| id.as_deref() != Some(named)) {
+                    return Err(TokenError::UnknownKey);
+                }
+                if key::signature_holds(token, secret) { Ok((id.clone(), 0)) } else { Err(TokenError::BadSignature) }
             }
             Self::Public(keys) => keys.check(token, pinned),
         }
@@ -143,8 +152,16 @@ impl KeyRing {
     /// Which keys are in force; none when they are not to be had.
     pub(super) fn generation(&self) -> Option<u64> {
         match self {
-            Self::Shared(_) => Some(0),
+            Self::Shared(..) => Some(0),
             Self::Public(keys) => keys.believed().map(|dated| dated.generation),
+        }
+    }
+
+    /// How long ago the keys were last seen to be the issuer's; nothing when they never were, or are one secret for good.
+    pub(super) fn age(&self) -> Option<Duration> {
+        match self {
+            Self::Shared(..) => None,
+            Self::Public(keys) => keys.current.load_full().map(|dated| keys.age(&dated)),
         }
     }
 }
@@ -169,8 +186,11 @@ impl PublicKeys {
 
     /// The keys, unless it is too long ago that they were seen to be the issuer's.
     fn believed(&self) -> Option<Arc<Dated>> {
-        let age = |dated: &Dated| self.clock.monotonic().saturating_sub(dated.confirmed_at);
-        self.current.load_full().filter(|dated| age(dated) <= self.limits.jwks_max_stale)
+        self.current.load_full().filter(|dated| self.age(dated) <= self.limits.jwks_max_stale)
+    }
+
+    fn age(&self, dated: &Dated) -> Duration {
+        self.clock.monotonic().saturating_sub(dated.confirmed_at)
     }
 
     /// Asks for a fetch, unless the last attempt is younger than the floor.
@@ -233,6 +253,11 @@ impl PublicKeys {
     async fn document(&self) -> Result<Vec<u8>, RefreshError> {
         match &self.origin {
             Origin::Url(fetcher) => Ok(fetcher.fetch().await?),
+            // Both documents are one attempt, and have one attempt's time.
+            Origin::Discovery(discovery) => {
+                let fetching = tokio::time::timeout(self.limits.jwks_timeout, discovery.fetch());
+                Ok(fetching.await.unwrap_or(Err(DiscoveryError::Document(FetchError::Timeout)))?)
+            }
             Origin::File(path) => {
                 let (path, max_bytes) = (path.clone(), self.limits.jwks_bytes);
                 let reading = tokio::task::spawn_blocking(move || read_file(&path, max_bytes));
@@ -243,14 +268,19 @@ impl PublicKeys {
 
     /// Puts a document's keys in force; tells whether they are others than before.
     fn take(&self, document: &[u8]) -> Result<bool, RefreshError> {
-        let keys = KeySet::read(document, &self.limits)?;
         let fingerprint = digest::digest(&digest::SHA256, document).as_ref().to_vec();
         let before = self.current.load_full();
-        let same = before.as_ref().is_some_and(|before| before.fingerprint == fingerprint);
-        let generation = before.map_or(1, |before| before.generation + u64::from(!same));
         let confirmed_at = self.clock.monotonic();
-        self.current.store(Some(Arc::new(Dated { keys: Arc::new(keys), fingerprint, generation, confirmed_at })));
-        Ok(!same)
+        // The very same document says the very same: it need not be read, nor complained of, again.
+        if let Some(before) = before.as_ref().filter(|before| before.fingerprint == fingerprint) {
+            let (keys, generation) = (Arc::clone(&before.keys), before.generation);
+            self.current.store(Some(Arc::new(Dated { keys, fingerprint, generation, confirmed_at })));
+            return Ok(false);
+        }
+        let keys = Arc::new(KeySet::read(document, &self.limits)?);
+        let generation = before.map_or(1, |before| before.generation + 1);
+        self.current.store(Some(Arc::new(Dated { keys, fingerprint, generation, confirmed_at })));
+        Ok(true)
     }
 
     /// How long until the next attempt without a cause. Jitter only lengthens it, so the floor holds.
@@ -260,7 +290,7 @@ impl PublicKeys {
         let pause = match (failures, &self.origin) {
             // A file costs nothing to look at.
             (0, Origin::File(_)) => floor.min(self.limits.jwks_refresh_interval),
-            (0, Origin::Url(_)) => self.limits.jwks_refresh_interval,
+            (0, Origin::Url(_) | Origin::Discovery(_)) => self.limits.jwks_refresh_interval,
             (failures, _) => Duration::from_secs(1 << failures.min(6)).min(LONGEST_BACKOFF),
         };
         let mut random = [0; 1];
@@ -269,6 +299,10 @@ impl PublicKeys {
         let pause = pause.max(floor);
         pause + pause / 4 * jitter / 256
     }
+}
+
+fn fetcher(url: &Url, ca: Option<&Path>, private: bool, limits: &Limits) -> Result<Fetcher, SetupProblem> {
+    Fetcher::new(url, ca, private, limits.jwks_bytes, limits.jwks_timeout)
 }
 
 /// At most `max_bytes` and one more: enough to see that it is too long.

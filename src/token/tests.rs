@@ -83,6 +83,10 @@ fn issuer(algorithm: TokenAlgorithm, keys: KeySource) -> TrustedIssuer {
     }
 }
 
+fn shared(secret: &str) -> KeySource {
+    KeySource::Shared { secret: secret.as_bytes().to_vec().into(), id: None }
+}
+
 struct Bench {
     verifier: Arc<Verifier>,
     clock: Arc<ManualClock>,
@@ -247,7 +251,7 @@ async fn a_token_with_any_one_character_changed_is_refused() {
 
 #[tokio::test]
 async fn a_shared_key_verifies_hs256_and_nothing_else() {
-    let bench = Bench::new(issuer(TokenAlgorithm::Hs256, KeySource::Shared(SECRET.into())));
+    let bench = Bench::new(issuer(TokenAlgorithm::Hs256, shared(SECRET)));
     let sign = |secret: &str| -> SecretString {
         let signed = signing_input(&json!({"alg": "HS256", "typ": "at+jwt"}), &json!({}));
         let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes()), signed.as_bytes());
@@ -260,11 +264,70 @@ async fn a_shared_key_verifies_hs256_and_nothing_else() {
     assert_eq!(bench.verify(&public).await.err(), Some(TokenError::Algorithm));
 }
 
+/// There is one shared key: a token that names a key names that one.
+#[tokio::test]
+async fn a_token_may_name_the_shared_key_by_its_id_and_by_no_other() {
+    let keys =
+        |id: Option<&str>| KeySource::Shared { secret: SECRET.as_bytes().to_vec().into(), id: id.map(str::to_owned) };
+    let token = |header: &Value| -> SecretString {
+        let signed = signing_input(header, &json!({}));
+        let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, SECRET.as_bytes()), signed.as_bytes());
+        format!("{signed}.{}", URL_SAFE_NO_PAD.encode(tag)).into()
+    };
+    let plain = json!({"alg": "HS256", "typ": "at+jwt"});
+    let named = |id: &str| json!({"alg": "HS256", "typ": "at+jwt", "kid": id});
+    let table = [
+        (None, plain.clone(), None, "neither has a name"),
+        (Some("main"), plain, None, "a token need not name it"),
+        (Some("main"), named("main"), None, "and may"),
+        (Some("main"), named("Main"), Some(TokenError::UnknownKey), "names are compared as written"),
+        (Some("main"), named("../main"), Some(TokenError::UnknownKey), "another"),
+        (None, named("main"), Some(TokenError::UnknownKey), "a key without a name is not the one"),
+    ];
+    for (id, header, expected, why) in table {
+        let bench = Bench::new(issuer(TokenAlgorithm::Hs256, keys(id)));
+        assert_eq!(bench.verify(&token(&header)).await.err(), expected, "{header}: {why}");
+    }
+}
+
+/// RFC 8725 section 3.11: a token of another kind is not an access token.
+#[tokio::test]
+async fn a_token_without_a_type_is_taken_where_that_is_written_and_an_empty_type_nowhere() {
+    let signer = Signer::new("a", 1);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), signer.jwks()).unwrap();
+    let token = |header: &Value| -> SecretString {
+        let signed = signing_input(header, &json!({}));
+        format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signer.pair.sign(signed.as_bytes()))).into()
+    };
+    let plain = json!({"alg": "EdDSA", "kid": "a"});
+    let typed = |name: &str| json!({"alg": "EdDSA", "kid": "a", "typ": name});
+    let (strict, absent): (&[&str], &[&str]) = (&["at+jwt"], &["at+jwt", ""]);
+    let table = [
+        (Some(strict), plain.clone(), false, "none, and it is not written"),
+        (Some(absent), plain.clone(), true, "none, and it is written"),
+        (Some(absent), typed("at+jwt"), true, "the other one"),
+        (Some(absent), typed("application/AT+JWT"), true, "spelled in full"),
+        (Some(absent), typed(""), false, "an empty type is not none"),
+        (Some(absent), typed("application/"), false, "nor is this"),
+        (Some(absent), typed("dpop+jwt"), false, "a proof is no token"),
+        (None, plain, true, "any"),
+        (None, typed(""), true, "any at all"),
+    ];
+    for (types, header, expected, why) in table {
+        let settings = TrustedIssuer {
+            token_types: types.map(|types| types.iter().map(|&one| one.to_owned()).collect()),
+            ..issuer(TokenAlgorithm::EdDsa, KeySource::File(file.path().to_owned()))
+        };
+        let got = Bench::new(settings).verify(&token(&header)).await.err();
+        assert_eq!(got, (!expected).then_some(TokenError::Type), "{header}: {why}");
+    }
+}
+
 #[test]
 fn an_issuer_that_could_not_be_safe_is_refused_at_start() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let keys = || KeySource::File(file.path().to_owned());
-    let shared = |secret: &str| KeySource::Shared(secret.into());
     let good = issuer(TokenAlgorithm::Hs256, shared(SECRET));
     let nobody = TrustedIssuer { audiences: Vec::new(), ..good.clone() };
     let mixed = TrustedIssuer { algorithms: vec![TokenAlgorithm::Hs256, TokenAlgorithm::Rs256], ..good.clone() };
@@ -299,6 +362,10 @@ enum Answer {
     Redirect,
     Endless,
     Silence,
+    /// A byte every tenth of a second, for as long as anybody listens.
+    Drip,
+    /// This body, said to be encoded in this way, or not said.
+    Encoded(Option<&'static str>, Vec<u8>),
 }
 
 /// An issuer's https server on loopback, with a certificate of its own authority.
@@ -395,6 +462,21 @@ async fn reply<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin>(
             }
         }
         Answer::Silence => return std::future::pending().await,
+        Answer::Drip => {
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\nconnection: close\r\n\r\n").await?;
+            loop {
+                stream.write_all(b" ").await?;
+                stream.flush().await?;
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+        Answer::Encoded(encoding, body) => {
+            let said = encoding.map_or_else(String::new, |encoding| format!("content-encoding: {encoding}\r\n"));
+            let head = format!("HTTP/1.1 200 OK\r\n{said}content-length: {}\r\nconnection: close\r\n\r\n", body.len());
+            stream.write_all(head.as_bytes()).await?;
+            stream.write_all(&body).await?;
+            return stream.shutdown().await;
+        }
     };
     stream.write_all(text.as_bytes()).await?;
     stream.shutdown().await
@@ -409,6 +491,11 @@ async fn a_key_server_is_believed_only_when_it_answers_plainly() {
         (Answer::Redirect, Err(FetchError::Status), "a redirect is not followed"),
         (Answer::Endless, Err(FetchError::Size), "an endless body is cut off"),
         (Answer::Silence, Err(FetchError::Timeout), "nobody waits for long"),
+        (Answer::Drip, Err(FetchError::Timeout), "nor for a byte now and then"),
+        (Answer::Encoded(Some("gzip"), vec![0x1f, 0x8b, 8]), Err(FetchError::Encoding), "nothing is unpacked"),
+        (Answer::Encoded(Some("br"), vec![b'{', b'}']), Err(FetchError::Encoding), "whatever it is"),
+        (Answer::Encoded(Some("identity"), vec![b'{', b'}']), Ok(2), "not encoded, and said so"),
+        (Answer::Encoded(None, vec![0x1f, 0x8b, 8]), Ok(3), "taken as it is: three bytes, and no JSON"),
     ];
     let server = Server::start(Answer::Broken).await;
     for (at, (answer, expected, why)) in table.into_iter().enumerate() {
@@ -416,7 +503,7 @@ async fn a_key_server_is_believed_only_when_it_answers_plainly() {
         assert_eq!(server.fetcher(true).fetch().await.map(|document| document.len()), expected, "{why}");
         assert_eq!(server.asked(), at + 1, "{why}: asked once");
     }
-    assert_eq!(server.fetcher(false).fetch().await, Err(FetchError::Connection), "a name for a private address");
+    assert_eq!(server.fetcher(false).fetch().await, Err(FetchError::Address), "a name for a private address");
     let stranger = Server::start(Answer::Broken).await;
     let timeout = Duration::from_secs(2);
     let distrusting = Fetcher::new(&server.url(), Some(stranger.ca.path()), true, 1000, timeout).unwrap();

@@ -21,7 +21,8 @@ use crate::support::{corpus, say};
 /// These need to know the caller or what was revoked, which a token alone can't tell.
 const LATER: [&str; 2] = ["binding", "revocation"];
 
-const EVERY_ALGORITHM: [TokenAlgorithm; 10] = [
+/// What an issuer can be pinned to.
+pub const EVERY_ALGORITHM: [TokenAlgorithm; 10] = [
     TokenAlgorithm::Rs256,
     TokenAlgorithm::Rs384,
     TokenAlgorithm::Rs512,
@@ -228,14 +229,16 @@ fn generated_document(case: &Value) -> Option<String> {
     Some(format!(r#"{{"keys":[{}]}}"#, keys.join(",")))
 }
 
-fn check_jws(key: &Value, jws: &str) -> Result<(), TokenError> {
-    let set = KeySet::read(serde_json::json!({ "keys": [key] }).to_string().as_bytes(), &Limits::default()).unwrap();
+/// Whether the signature of `jws` holds under `key`, a JWK or a key set.
+pub fn check_jws(key: &Value, jws: &str) -> Result<(), TokenError> {
+    let document = if key["keys"].is_array() { key.clone() } else { serde_json::json!({ "keys": [key] }) };
+    let set = KeySet::read(document.to_string().as_bytes(), &Limits::default()).unwrap();
     let token = UnverifiedToken::new(&jws.to_owned().into(), &Limits::default())?;
     set.check(&token, &EVERY_ALGORITHM).map(|_| ())
 }
 
 /// Whether the key's own `alg` is the header's, and one that we have.
-fn algorithm_fits(key: &Value, jws: &str) -> bool {
+pub fn algorithm_fits(key: &Value, jws: &str) -> bool {
     let header = URL_SAFE_NO_PAD.decode(jws.split('.').next().unwrap()).unwrap_or_default();
     let header: Value = serde_json::from_slice(&header).unwrap_or_default();
     let named = header.get("alg").and_then(Value::as_str);
@@ -252,7 +255,8 @@ fn algorithm(name: &Value) -> TokenAlgorithm {
     *EVERY_ALGORITHM.iter().find(|one| name == one.as_str()).unwrap_or_else(|| panic!("no algorithm {name}"))
 }
 
-fn read(relative: &str) -> Option<Value> {
+/// A corpus; nothing, said aloud, where it is not here.
+pub fn read(relative: &str) -> Option<Value> {
     let Some(path) = corpus(relative) else {
         assert!(std::env::var_os("CI").is_none(), "{relative} is missing");
         say!("{relative}: skipped, it is not here");
@@ -261,11 +265,13 @@ fn read(relative: &str) -> Option<Value> {
     Some(serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap())
 }
 
-fn list<'a>(value: &'a Value, name: &str) -> &'a [Value] {
+/// A member that is a list.
+pub fn list<'a>(value: &'a Value, name: &str) -> &'a [Value] {
     value[name].as_array().unwrap_or_else(|| panic!("`{name}` is no list"))
 }
 
-fn text<'a>(value: &'a Value, name: &str) -> &'a str {
+/// A member that is text.
+pub fn text<'a>(value: &'a Value, name: &str) -> &'a str {
     value[name].as_str().unwrap_or_else(|| panic!("`{name}` is no text"))
 }
 

@@ -6,6 +6,8 @@
 mod advisories;
 mod cedar;
 mod fieldguide;
+mod fieldguide_jwt;
+mod jose;
 mod jwt;
 mod ocsf;
 mod spiffe;

@@ -22,6 +22,8 @@ mod canaries;
 mod demo;
 mod examples;
 mod failing_closed;
+mod hostile_keys;
+mod keys_over_time;
 mod limits;
 mod mutations;
 mod operations;

@@ -4,14 +4,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 use super::values::Checks;
 use crate::config::raw::{RawAttribute, RawIssuer, RawPrincipal, RawTokenTypes};
-use crate::config::{AttributeMapping, ClaimMapping, KeySource, ParentMapping, TokenAlgorithm, TrustedIssuer};
-use crate::secret::SecretString;
+use crate::config::{AttributeMapping, ClaimMapping, KeyHost, KeySource, ParentMapping, TokenAlgorithm, TrustedIssuer};
+use crate::secret::SecretSlice;
 
 const MAX_ISSUERS: usize = 100;
 const MAX_AUDIENCES: usize = 100;
+const MAX_HOSTS: usize = 16;
 const MIN_KEY_BYTES: usize = 32;
 const MAX_KEY_BYTES: u64 = 4096;
 
@@ -144,47 +146,93 @@ fn algorithms(key: &str, raw: &RawIssuer, checks: &mut Checks<'_>) -> Option<Vec
     })
 }
 
+/// Exactly one place where keys come from, and no key beside it that goes with another.
 fn keys(key: &str, raw: &RawIssuer, checks: &mut Checks<'_>) -> Option<KeySource> {
-    if raw.jwks_url.is_none() {
-        if raw.jwks_ca.is_some() {
-            checks.refuse(&format!("{key}.jwks_ca"), "only goes with `jwks_url`", "take it out");
-        }
-        if raw.allow_private_addresses {
-            checks.refuse(&format!("{key}.allow_private_addresses"), "only goes with `jwks_url`", "take it out");
+    let places = [
+        ("jwks_file", &raw.jwks_file),
+        ("jwks_url", &raw.jwks_url),
+        ("discovery_url", &raw.discovery_url),
+        ("shared_key_file", &raw.shared_key_file),
+    ];
+    let mut named = places.iter().filter_map(|(name, text)| Some((*name, text.as_deref()?)));
+    let fetched = raw.jwks_url.is_some() || raw.discovery_url.is_some();
+    let beside = [
+        ("jwks_ca", raw.jwks_ca.is_some(), fetched, "`jwks_url` or `discovery_url`"),
+        ("allow_private_addresses", raw.allow_private_addresses, fetched, "`jwks_url` or `discovery_url`"),
+        ("jwks_hosts", !raw.jwks_hosts.is_empty(), raw.discovery_url.is_some(), "`discovery_url`"),
+        ("shared_key_id", raw.shared_key_id.is_some(), raw.shared_key_file.is_some(), "`shared_key_file`"),
+    ];
+    for (name, set, fits, with) in beside {
+        if set && !fits {
+            checks.refuse(&format!("{key}.{name}"), format!("only goes with {with}"), "take it out");
         }
     }
-    match (&raw.jwks_file, &raw.jwks_url, &raw.shared_key_file) {
-        (Some(text), None, None) => {
-            checks.readable_file(&format!("{key}.jwks_file"), text, "a JWKS file").map(KeySource::File)
+    let all: Vec<String> = places.iter().map(|(name, _)| format!("`{name}`")).collect();
+    let (name, text) = match (named.next(), named.next()) {
+        (Some(one), None) => one,
+        (None, _) => {
+            checks.refuse(key, "has no keys", format!("set one of {}", all.join(", ")));
+            return None;
         }
-        (None, Some(text), None) => {
-            let url = jwks_url(&format!("{key}.jwks_url"), text, raw.allow_private_addresses, checks);
-            let ca_key = format!("{key}.jwks_ca");
-            let ca = match &raw.jwks_ca {
-                None => Some(None),
-                Some(text) => checks.readable_file(&ca_key, text, "a PEM file with authorities").map(Some),
-            };
-            Some(KeySource::Url { url: url?, ca: ca?, allow_private_addresses: raw.allow_private_addresses })
+        (Some(_), Some(_)) => {
+            checks.refuse(key, "has keys from more than one place", format!("keep one of {}", all.join(", ")));
+            return None;
         }
-        (None, None, Some(text)) => shared_key(&format!("{key}.shared_key_file"), text, checks),
-        (None, None, None) => {
-            checks.refuse(key, "has no keys", "set one of `jwks_file`, `jwks_url` and `shared_key_file`");
-            None
+    };
+    let (name_key, private) = (format!("{key}.{name}"), raw.allow_private_addresses);
+    match name {
+        "jwks_file" => checks.readable_file(&name_key, text, "a JWKS file").map(KeySource::File),
+        "jwks_url" => {
+            let url = key_url(&name_key, text, "`https://idp.example.org/jwks.json`", private, checks);
+            let ca = authorities(key, raw, checks);
+            Some(KeySource::Url { url: url?, ca: ca?, allow_private_addresses: private })
+        }
+        "discovery_url" => {
+            let example = "`https://idp.example.org/.well-known/openid-configuration`";
+            let url = key_url(&name_key, text, example, private, checks);
+            let hosts = key_hosts(&format!("{key}.jwks_hosts"), &raw.jwks_hosts, checks);
+            let ca = authorities(key, raw, checks);
+            Some(KeySource::Discovery { url: url?, hosts: hosts?, ca: ca?, allow_private_addresses: private })
         }
         _ => {
-            checks.refuse(
-                key,
-                "has keys from more than one place",
-                "keep one of `jwks_file`, `jwks_url`, `shared_key_file`",
-            );
-            None
+            let id_key = format!("{key}.shared_key_id");
+            let id = match &raw.shared_key_id {
+                None => Some(None),
+                Some(text) => checks.plain_text(&id_key, text, 256).map(Some),
+            };
+            let secret = shared_key(&name_key, text, checks);
+            Some(KeySource::Shared { secret: secret?, id: id? })
         }
     }
 }
 
-fn jwks_url(key: &str, text: &str, private: bool, checks: &mut Checks<'_>) -> Option<url::Url> {
+/// `jwks_ca`, if there is one.
+fn authorities(key: &str, raw: &RawIssuer, checks: &mut Checks<'_>) -> Option<Option<PathBuf>> {
+    let Some(text) = &raw.jwks_ca else { return Some(None) };
+    checks.readable_file(&format!("{key}.jwks_ca"), text, "a PEM file with authorities").map(Some)
+}
+
+fn key_hosts(key: &str, texts: &[String], checks: &mut Checks<'_>) -> Option<Vec<KeyHost>> {
+    if texts.len() > MAX_HOSTS {
+        checks.refuse(key, format!("must list at most {MAX_HOSTS}"), "");
+        return None;
+    }
+    checks.each(key, texts, |checks, item, text| {
+        let host = KeyHost::parse(text);
+        if host.is_none() {
+            checks.refuse(
+                item,
+                "must be a host, or a host and a port",
+                "`keys.example.org` or `keys.example.org:8443`",
+            );
+        }
+        host
+    })
+}
+
+fn key_url(key: &str, text: &str, example: &str, private: bool, checks: &mut Checks<'_>) -> Option<url::Url> {
     let Some(url) = url::Url::parse(text).ok().filter(url::Url::has_host) else {
-        checks.refuse(key, "must be an `https` URL", "`https://idp.example.org/jwks.json`");
+        checks.refuse(key, "must be an `https` URL", example);
         return None;
     };
     let message = if url.scheme() != "https" {
@@ -222,7 +270,7 @@ fn is_local(url: &url::Url) -> bool {
 }
 
 /// RFC 7518 section 3.2: a key of at least 256 bits for HS256.
-fn shared_key(key: &str, text: &str, checks: &mut Checks<'_>) -> Option<KeySource> {
+fn shared_key(key: &str, text: &str, checks: &mut Checks<'_>) -> Option<SecretSlice<u8>> {
     let bytes = checks.small_file(key, text, MAX_KEY_BYTES, "a file that holds the key and nothing else")?;
     let Ok(secret) = String::from_utf8(bytes).map(zeroize::Zeroizing::new) else {
         checks.refuse(key, "must hold UTF-8 text", "write the key in base64 or hex if it is made of random bytes");
@@ -234,7 +282,7 @@ fn shared_key(key: &str, text: &str, checks: &mut Checks<'_>) -> Option<KeySourc
         checks.refuse(key, format!("must hold a key of at least {MIN_KEY_BYTES} bytes"), "`openssl rand -hex 32`");
         return None;
     }
-    Some(KeySource::Shared(SecretString::from(line)))
+    Some(SecretSlice::from(line.as_bytes().to_vec()))
 }
 
 fn token_types(key: &str, raw: &RawTokenTypes, checks: &mut Checks<'_>) -> Option<Option<BTreeSet<String>>> {
@@ -244,6 +292,10 @@ fn token_types(key: &str, raw: &RawTokenTypes, checks: &mut Checks<'_>) -> Optio
         return None;
     }
     let types = checks.each(key, types, |checks, item, text| {
+        // An empty text stands for a token without `typ`.
+        if text.is_empty() {
+            return Some(String::new());
+        }
         checks.plain_text(item, text, 256).map(|text| text.to_ascii_lowercase())
     })?;
     Some(Some(types.into_iter().collect()))

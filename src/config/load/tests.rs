@@ -7,7 +7,7 @@ use serde_json::{Value as Json, json};
 
 use super::*;
 use crate::config::{
-    ActionPattern, AuditSink, CallerName, KeptValue, KeySource, Limits, LogFormat, TokenAlgorithm, TypeGrant,
+    ActionPattern, AuditSink, CallerName, KeptValue, KeyHost, KeySource, Limits, LogFormat, TokenAlgorithm, TypeGrant,
 };
 use crate::model::entity::EntityType;
 
@@ -175,7 +175,7 @@ fn a_whole_file_is_taken_as_it_is_written() {
     assert_eq!(file.mapping.id_claim, "realm.sub");
     assert!(matches!(&url.keys, KeySource::Url { ca: Some(_), allow_private_addresses: true, .. }));
     assert_eq!(url.token_types, None);
-    assert!(matches!(&shared.keys, KeySource::Shared(_)));
+    assert!(matches!(&shared.keys, KeySource::Shared { id: None, .. }));
     assert_eq!(shared.algorithms, [TokenAlgorithm::Hs256]);
     assert_eq!(config.policies.anonymous.to_string(), "Visitor::\"nobody\"");
     assert!(matches!(config.audit.sink, AuditSink::File { max_bytes: 1_048_576, max_files: 3, .. }));
@@ -185,6 +185,34 @@ fn a_whole_file_is_taken_as_it_is_written() {
     assert_eq!(config.limits.token_bytes, 8192);
     assert_eq!(config.limits.request_bytes, 131_072);
     assert_eq!(config.limits.max_deadline, Duration::from_millis(1500));
+}
+
+#[test]
+fn an_issuer_may_be_asked_where_its_keys_are() {
+    let folder = Folder::new();
+    let issuer = "issuers:
+  - issuer: https://idp.example.org
+    audiences: [gatepost]
+    discovery_url: https://idp.example.org/.well-known/openid-configuration
+    jwks_hosts: [keys.example.org, \"keys.example.org:8443\"]
+    token_types: [at+jwt, \"\"]
+    principal: { type: User }
+  - issuer: batch
+    audiences: [gatepost]
+    shared_key_file: shared.key
+    shared_key_id: main
+    principal: { type: Job }
+";
+    let config = folder.load(&format!("{LEAST}{issuer}")).unwrap();
+    let [asked, shared] = config.issuers.as_slice() else { panic!("two issuers") };
+    let KeySource::Discovery { url, hosts, ca: None, allow_private_addresses: false } = &asked.keys else {
+        panic!("{:?}", asked.keys)
+    };
+    assert_eq!(url.path(), "/.well-known/openid-configuration");
+    assert_eq!(*hosts, ["keys.example.org:443", "keys.example.org:8443"].map(|host| KeyHost::parse(host).unwrap()));
+    let types: Vec<&str> = asked.token_types.iter().flatten().map(String::as_str).collect();
+    assert_eq!(types, ["", "at+jwt"], "the empty text is no `typ` at all");
+    assert!(matches!(&shared.keys, KeySource::Shared { id: Some(id), .. } if id == "main"));
 }
 
 /// Every default, as DESIGN.md, THREATS.md and the contract in `config.rs` name it.
@@ -323,6 +351,34 @@ fn every_way_to_be_wrong_is_refused_by_its_key() {
             "the cloud's own metadata",
         ),
         ("jwks_ca: ca.crt", "jwks_ca: gone.crt", "issuers[1].jwks_ca", "no such file"),
+        (
+            "    jwks_file: keys.json\n",
+            "    jwks_file: keys.json\n    discovery_url: https://idp.example.org/d\n",
+            "issuers[0]",
+            "a file and discovery",
+        ),
+        ("jwks_ca: ca.crt", "jwks_hosts: [keys.example]", "issuers[1].jwks_hosts", "nothing leads there"),
+        ("jwks_file: keys.json", "discovery_url: http://idp.example.org/d", "issuers[0].discovery_url", "in the clear"),
+        ("jwks_file: keys.json", "discovery_url: https://localhost/d", "issuers[0].discovery_url", "inside"),
+        (
+            "jwks_file: keys.json",
+            "discovery_url: https://idp.example.org/d\n    jwks_hosts: [\"https://keys.example\"]",
+            "issuers[0].jwks_hosts[0]",
+            "a host is no URL",
+        ),
+        (
+            "jwks_file: keys.json",
+            "discovery_url: https://idp.example.org/d\n    jwks_hosts: [a@b]",
+            "issuers[0].jwks_hosts[0]",
+            "a user",
+        ),
+        ("jwks_ca: ca.crt", "shared_key_id: a", "issuers[1].shared_key_id", "no shared key"),
+        (
+            "shared_key_file: shared.key",
+            "shared_key_file: shared.key\n    shared_key_id: \"\"",
+            "issuers[2].shared_key_id",
+            "an empty name",
+        ),
         ("token_types: any", "token_types: all", "issuers[1].token_types", "the word is `any`"),
         ("token_types: any", "token_types: []", "issuers[1].token_types", "would accept none"),
         ("clock_skew: 10s", "clock_skew: 61s", "issuers[0].clock_skew", "one past the limit"),
