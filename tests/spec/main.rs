@@ -16,6 +16,7 @@ mod wire;
 mod architecture;
 mod audit_trail;
 mod bad_input;
+mod bond;
 mod bundles;
 mod caching;
 mod canaries;
