@@ -90,6 +90,8 @@ pub struct CallerFacts {
     pub label: Option<String>,
     /// SHA-256 of the leaf certificate, hex.
     pub certificate_sha256: Option<String>,
+    /// Why it was refused, from a closed list: what was wrong with its certificate, or the right it lacks.
+    pub refusal: Option<&'static str>,
 }
 
 /// What was asked.

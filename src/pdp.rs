@@ -558,12 +558,13 @@ impl Pdp {
             Err(error) => error.outcome(),
         };
         let level = known.level.or(known.question.as_ref().map(QuestionFacts::level));
+        let refusal = decided.as_ref().err().and_then(DecideError::caller_refusal);
         let entry = CallEntry {
             decision_id: begun.id,
             time: begun.wall,
             duration,
             operation: call.operation,
-            caller: known.caller,
+            caller: CallerFacts { refusal, ..known.caller },
             listener: self.listener,
             circumstances,
             question: known.question,

@@ -234,6 +234,7 @@ fn of_call<'a>(call: &'a CallEntry, frame: &'a Frame) -> Event<'a> {
             .map(|actor| Acting { sub: Text::new(&actor.subject), iss: actor.issuer.as_deref().map(Text::new) })
             .collect();
     }
+    ours.caller_refusal = call.caller.refusal;
     ours.certificate_sha256 = call.caller.certificate_sha256.as_deref().map(Text::new);
     ours.batch = call.circumstances.batch.map(|at| Batch { id: batch_id, index: at.index, of: at.of });
     if let Some(asked) = &call.question {

@@ -1,7 +1,7 @@
 //! What a caller may put into a question: types and actions, and what it says of entities beyond their names.
 //!
 //! A policy believes what it is told, so whoever tells it decides with it. Each right is granted by type, or by
-//! attribute; nothing is granted by leaving a key out. A lacking right has a word, for the log.
+//! attribute; nothing is granted by leaving a key out. A lacking right has a word, for the record.
 
 use super::Caller;
 use crate::model::entity::{EntityType, EntityUid, RawEntity, RawRecord, references};
@@ -25,7 +25,7 @@ pub enum Lacks {
 }
 
 impl Lacks {
-    /// The word for the log, from a closed list.
+    /// The word for the record, from a closed list.
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {

@@ -102,6 +102,23 @@ impl DecideError {
         }
     }
 
+    /// The first check that the caller itself failed, for the record: a word from a closed list.
+    #[must_use]
+    pub fn caller_refusal(&self) -> Option<&'static str> {
+        match self {
+            Self::NotIdentified(word) | Self::NotEntitled(word) => Some(word),
+            Self::NotEnrolled
+            | Self::Invalid(_)
+            | Self::NoSuchMethod
+            | Self::Unreadable
+            | Self::Overloaded
+            | Self::OverShare
+            | Self::Deadline
+            | Self::Audit(_)
+            | Self::Panicked => None,
+        }
+    }
+
     /// How the record tells it: by our choice, or by our fault.
     #[must_use]
     pub fn outcome(&self) -> Outcome {

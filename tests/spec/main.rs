@@ -30,6 +30,7 @@ mod properties;
 mod reference;
 mod review;
 mod review_identity;
+mod rights;
 mod telemetry;
 mod three_levels;
 mod whose_word;
