@@ -18,6 +18,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use crate::audit::{AuditError, Entry, HandshakeEntry, HostFacts, LifecycleEntry, PolicyEntry, Redaction, Trail};
 use crate::cache::Rulings;
 use crate::caller::Callers;
+use crate::caller::bond::Bond;
 use crate::clock::SharedClock;
 use crate::config::{Config, Limits, PolicyConfig, TrustedIssuer};
 use crate::grpc::layers::{PanicToInternal, Recorded};
@@ -129,7 +130,8 @@ pub async fn build(
 
     metrics.policy_revision(None, store.current().revision().short());
     let pdp = Arc::new(Pdp {
-        callers: Callers::new(&config.callers),
+        callers: Callers::new(&config.callers, config.limits.concurrent_decisions),
+        bond: Bond::new(&config.issuers),
         tokens: Arc::new(tokens),
         store,
         rulings: Rulings::new(&config.cache, hash_key, Arc::clone(&clock)),
@@ -159,6 +161,7 @@ pub fn bundle_options(policies: &PolicyConfig, limits: &Limits) -> BundleOptions
         validation_level: policies.validation_level,
         caller_type: policies.caller_type.clone(),
         anonymous: policies.anonymous.clone(),
+        tenant_type: policies.tenant_type.clone(),
         limits: limits.clone(),
     }
 }

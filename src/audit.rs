@@ -63,7 +63,7 @@ pub struct CallEntry {
     pub time: SystemTime,
     /// How long the answer took.
     pub duration: Duration,
-    /// The RPC: `Check`, `BatchCheck`.
+    /// The RPC: `Check`, `BatchCheck`, `Explain`.
     pub operation: &'static str,
     /// The calling workload.
     pub caller: CallerFacts,
@@ -90,6 +90,8 @@ pub struct CallerFacts {
     pub label: Option<String>,
     /// SHA-256 of the leaf certificate, hex.
     pub certificate_sha256: Option<String>,
+    /// Why it was refused, from a closed list: what was wrong with its certificate, or the right it lacks.
+    pub refusal: Option<&'static str>,
 }
 
 /// What was asked.
@@ -107,8 +109,20 @@ pub struct QuestionFacts {
     pub context_sha256: Option<String>,
     /// Allow-listed values: `context.x`, `resource.x`, `principal.x`.
     pub kept: Vec<(String, RawValue)>,
-    /// What the caller asserted: `subject`, `resource.attributes`, `resource.parents`, `entities[User]`..
+    /// What the caller asserted, by name: `subject`, `resource.owner`, `resource.parents`, `entities[User].suspended`..
     pub asserted: Vec<String>,
+}
+
+impl QuestionFacts {
+    /// The level it is asked at: `function`, `object`, `field`.
+    #[must_use]
+    pub fn level(&self) -> &'static str {
+        match (&self.resource_id, &self.fields) {
+            (None, _) => "function",
+            (Some(_), None) => "object",
+            (Some(_), Some(_)) => "field",
+        }
+    }
 }
 
 /// Who the principal is.

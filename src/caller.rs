@@ -1,35 +1,44 @@
 //! Which workloads may ask, and about what.
 //!
 //! [`Callers::admit`] takes the peer of a connection and gives a [`Caller`]: the proof that it is enrolled, and the
-//! only place to learn what it may do. Imports `config`, `model` and the peer; knows nothing of tokens or policies.
+//! only place to learn what it may do: [`rights`] for what it may put into a question, [`bond`] for the tokens it may
+//! present. Imports `config`, `model`, the peer and a verified token's facts; knows nothing of policies.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
 use crate::config::{ActionPattern, CallerName, EnrolledCaller};
 use crate::model::entity::EntityType;
 use crate::tls::peer::{IdentityError, Peer};
 
+pub mod bond;
+pub mod rights;
+
 /// Everyone who is enrolled.
 #[derive(Debug)]
 pub struct Callers {
-    by_name: HashMap<CallerName, Arc<EnrolledCaller>>,
+    by_name: HashMap<CallerName, (Arc<EnrolledCaller>, Arc<Semaphore>)>,
 }
 
 /// A workload that proved its name on its connection and is enrolled. Holding one is the proof: [`Callers::admit`]
 /// is the only way to get one.
 ///
 /// It can't be made by hand:
-/// ```compile_fail
+/// ```compile_fail,E0451
 /// # fn forge(enrolled: gatepost::config::EnrolledCaller) -> gatepost::caller::Caller {
-/// gatepost::caller::Caller { enrolled: std::sync::Arc::new(enrolled), certificate_sha256: [0; 32] }
+/// let share = std::sync::Arc::new(tokio::sync::Semaphore::new(1));
+/// gatepost::caller::Caller { enrolled: std::sync::Arc::new(enrolled), certificate_sha256: [0; 32], share }
 /// # }
 /// ```
 #[derive(Debug, Clone)]
 pub struct Caller {
     enrolled: Arc<EnrolledCaller>,
     certificate_sha256: [u8; 32],
+    /// What is left of its share of decisions at once; of all its connections together.
+    share: Arc<Semaphore>,
 }
 
 /// Why a peer is not a caller.
@@ -55,10 +64,14 @@ impl CallerError {
 }
 
 impl Callers {
-    /// Takes the checked enrolment; its names are unique.
+    /// Takes the checked enrolment; its names are unique. `at_once` decisions are worked on together, for everybody.
     #[must_use]
-    pub fn new(enrolled: &[EnrolledCaller]) -> Self {
-        Self { by_name: enrolled.iter().map(|caller| (caller.name.clone(), Arc::new(caller.clone()))).collect() }
+    pub fn new(enrolled: &[EnrolledCaller], at_once: usize) -> Self {
+        let one = |caller: &EnrolledCaller| {
+            let share = Semaphore::new(caller.capacity.of(at_once).min(Semaphore::MAX_PERMITS));
+            (caller.name.clone(), (Arc::new(caller.clone()), Arc::new(share)))
+        };
+        Self { by_name: enrolled.iter().map(one).collect() }
     }
 
     /// Admits `peer` if its certificate holds at `now` (wall time) and its name is enrolled, compared byte for byte.
@@ -67,8 +80,12 @@ impl Callers {
     /// [`CallerError`] says which of the two failed.
     pub fn admit(&self, peer: &Peer, now: SystemTime) -> Result<Caller, CallerError> {
         let name = peer.name(now).map_err(CallerError::NotIdentified)?;
-        let enrolled = self.by_name.get(name).ok_or(CallerError::NotEnrolled)?;
-        Ok(Caller { enrolled: Arc::clone(enrolled), certificate_sha256: *peer.certificate_sha256() })
+        let (enrolled, share) = self.by_name.get(name).ok_or(CallerError::NotEnrolled)?;
+        Ok(Caller {
+            enrolled: Arc::clone(enrolled),
+            certificate_sha256: *peer.certificate_sha256(),
+            share: Arc::clone(share),
+        })
     }
 }
 
@@ -102,28 +119,28 @@ impl Caller {
             && self.enrolled.actions.iter().any(|pattern| covers(pattern, action))
     }
 
-    /// Whether it may vouch for a principal of this type without a token.
-    #[must_use]
-    pub fn may_assert(&self, principal_type: &EntityType) -> bool {
-        self.enrolled.assert_subjects.covers(principal_type)
-    }
-
-    /// Whether it may supply attributes of entities of this type.
-    #[must_use]
-    pub fn may_supply_attributes(&self, entity_type: &EntityType) -> bool {
-        self.enrolled.supply_attributes.covers(entity_type)
-    }
-
-    /// Whether it may supply parents of entities of this type.
-    #[must_use]
-    pub fn may_supply_parents(&self, entity_type: &EntityType) -> bool {
-        self.enrolled.supply_parents.covers(entity_type)
-    }
-
     /// Whether answers tell it the determining policies.
     #[must_use]
     pub fn sees_policies(&self) -> bool {
         self.enrolled.sees_policies
+    }
+
+    /// Whether it may ask why.
+    #[must_use]
+    pub fn may_explain(&self) -> bool {
+        self.enrolled.explain
+    }
+
+    /// Items that one of its batches may hold; `None`: as many as anybody's.
+    #[must_use]
+    pub fn batch_items(&self) -> Option<usize> {
+        self.enrolled.batch_items
+    }
+
+    /// One place of its share, given back when it is dropped, whatever ends the decision; `None` when all are taken.
+    #[must_use]
+    pub fn take_place(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.share).try_acquire_owned().ok()
     }
 }
 
@@ -141,8 +158,10 @@ mod tests {
     use std::collections::BTreeSet;
     use std::time::Duration;
 
+    use super::rights::Lacks;
     use super::*;
-    use crate::config::TypeGrant;
+    use crate::config::{AttributeGrant, ClientNames, PresentGrant, Share, TenantGrant, TypeGrant};
+    use crate::model::entity::{EntityId, EntityUid, RawEntity, RawRecord, RawValue};
     use crate::tls::fixture::{Authority, leaf, names, noon, peer_with};
 
     fn enrolled(name: &str, actions: Vec<ActionPattern>) -> EnrolledCaller {
@@ -155,9 +174,15 @@ mod tests {
             resource_types: types(&["Shop::Order"]),
             actions,
             assert_subjects: types(&["User"]),
-            supply_attributes: TypeGrant::All,
+            supply_attributes: AttributeGrant::All,
             supply_parents: types(&[]),
             sees_policies: true,
+            clients: ClientNames::default(),
+            presents_for: PresentGrant::Only(ClientNames::default()),
+            tenants: TenantGrant::Only(BTreeSet::new()),
+            batch_items: None,
+            capacity: Share::WHOLE,
+            explain: false,
         }
     }
 
@@ -165,7 +190,7 @@ mod tests {
     fn only_an_enrolled_workload_with_a_living_certificate_is_admitted() {
         const ORDERS: &str = "spiffe://corp.test/orders";
         let authority = Authority::new("corp");
-        let callers = Callers::new(&[enrolled(ORDERS, vec![ActionPattern::All])]);
+        let callers = Callers::new(&[enrolled(ORDERS, vec![ActionPattern::All])], 4);
         let peer = |uris: &[&str]| peer_with(&authority, leaf(uris, &[]), &names(false));
         let hour = Duration::from_secs(3600);
 
@@ -202,7 +227,7 @@ mod tests {
         let authority = Authority::new("corp");
         let name = "spiffe://corp.test/orders";
         let peer = peer_with(&authority, leaf(&[name], &[]), &names(false));
-        let admit = |actions| Callers::new(&[enrolled(name, actions)]).admit(&peer, noon()).unwrap();
+        let admit = |actions| Callers::new(&[enrolled(name, actions)], 4).admit(&peer, noon()).unwrap();
         let exact = |text: &str| ActionPattern::Exact(text.to_owned());
         let prefix = |text: &str| ActionPattern::Prefix(text.to_owned());
 
@@ -232,9 +257,20 @@ mod tests {
         let user = EntityType::parse("User").unwrap();
         let order = EntityType::parse("Shop::Order").unwrap();
         assert!(!caller.may_ask(&order, "Order.read"), "no action granted");
-        assert!(caller.may_assert(&user) && !caller.may_assert(&order));
-        assert!(caller.may_supply_attributes(&user) && caller.may_supply_attributes(&order));
-        assert!(!caller.may_supply_parents(&user));
-        assert!(caller.sees_policies());
+        let bare = |kind: &EntityType| RawEntity {
+            uid: EntityUid { entity_type: kind.clone(), id: EntityId::parse("x", 8).unwrap() },
+            attributes: RawRecord::new(),
+            parents: Vec::new(),
+        };
+        assert_eq!(caller.may_vouch_for(&bare(&user), None), Ok(()));
+        assert_eq!(caller.may_vouch_for(&bare(&order), None), Err(Lacks::AssertSubject));
+        let with = |parents: Vec<EntityUid>| RawEntity {
+            attributes: RawRecord::from([("any".to_owned(), RawValue::Bool(true))]),
+            parents,
+            ..bare(&user)
+        };
+        assert_eq!(caller.may_vouch_for(&with(Vec::new()), None), Ok(()), "every attribute");
+        assert_eq!(caller.may_vouch_for(&with(vec![bare(&order).uid]), None), Err(Lacks::SupplyParents));
+        assert!(caller.sees_policies() && !caller.may_explain());
     }
 }

@@ -14,6 +14,9 @@ use crate::secret::SecretSlice;
 
 pub mod load;
 mod raw;
+mod rights;
+
+pub use rights::{AttributeGrant, ClientNames, PresentGrant, Share, TenantGrant};
 
 /// Everything `gatepost serve` needs to know.
 #[derive(Debug, Clone)]
@@ -108,12 +111,24 @@ pub struct EnrolledCaller {
     pub actions: Vec<ActionPattern>,
     /// The types of principals it may vouch for without a token.
     pub assert_subjects: TypeGrant,
-    /// The entity types whose attributes it may supply.
-    pub supply_attributes: TypeGrant,
+    /// The attributes that it may supply.
+    pub supply_attributes: AttributeGrant,
     /// The entity types whose parents it may supply.
     pub supply_parents: TypeGrant,
     /// Whether answers tell it the determining policies.
     pub sees_policies: bool,
+    /// The OAuth clients that this service is. No other caller is one of them.
+    pub clients: ClientNames,
+    /// Whose tokens it may present besides.
+    pub presents_for: PresentGrant,
+    /// The tenants it may speak of and ask for, where `policies.tenant_type` says what a tenant is.
+    pub tenants: TenantGrant,
+    /// Items of one of its batches at most; `None`: as many as anybody's.
+    pub batch_items: Option<usize>,
+    /// Its share of `limits.concurrent_decisions`.
+    pub capacity: Share,
+    /// Whether it may ask why.
+    pub explain: bool,
 }
 
 /// Some entity types, or all.
@@ -222,6 +237,8 @@ pub struct TrustedIssuer {
     pub clock_skew: Duration,
     /// The longest `exp - iat`. At most 24 h; 15 min when unset.
     pub max_lifetime: Duration,
+    /// Whether a token must demand a proof of whoever presents it (`cnf`).
+    pub require_sender_constrained: bool,
     /// How claims become the principal.
     pub mapping: ClaimMapping,
 }
@@ -328,6 +345,8 @@ pub struct PolicyConfig {
     pub caller_type: EntityType,
     /// The entity that stands for nobody in particular.
     pub anonymous: EntityUid,
+    /// The entity type of tenants, when callers are held to theirs.
+    pub tenant_type: Option<EntityType>,
     /// How often the folder is looked at even when no change was announced. 10 s when unset.
     pub reload_interval: Duration,
 }

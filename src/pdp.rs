@@ -3,8 +3,9 @@
 //! ```text
 //! record(                                   whatever happens below is recorded before the answer leaves
 //!   caller   = callers.admit(peer)          mTLS chain -> one name -> enrolled
-//!   entitled = caller may ask about this    type, action, asserted subject, supplied attributes
+//!   entitled = caller may ask about this    type, action, asserted subject, supplied attributes, tenants
 //!   subject  = tokens.verify(token, now)    -> principal entity by the issuer's claim mapping
+//!   bond     = the token is this caller's   actor or client, and the certificate that it demands
 //!   policies = store.current()              one immutable revision for the whole decision
 //!   request  = policies.request(..)         schema-checked; no other way to build one
 //!   ruling   = cache.get_or(request, || policies.rule(request))
@@ -18,17 +19,19 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::audit::{
     AuditError, CallEntry, CallerFacts, Entry, Outcome, Place, QuestionFacts, Redaction, SubjectFacts, Trail,
 };
 use crate::cache::{Account, Rulings};
+use crate::caller::bond::Bond;
+use crate::caller::rights::Lacks;
 use crate::caller::{Caller, Callers};
 use crate::clock::SharedClock;
 use crate::config::{Limits, PolicyConfig};
 use crate::model::decision::{Answer, CacheUse, Decision, DenialCode, Ruling};
-use crate::model::entity::{EntityId, EntityUid, RawEntity, RawRecord};
+use crate::model::entity::{EntityId, EntityType, EntityUid, RawEntity, RawRecord};
 use crate::model::ids::{DecisionId, PolicyRevision};
 use crate::model::question::{BatchPosition, Circumstances, Question, Subject};
 use crate::policy::store::Store;
@@ -37,6 +40,7 @@ use crate::telemetry::metrics::Metrics;
 use crate::tls::peer::Peer;
 use crate::token::{TokenError, TokenFacts, UnverifiedToken, VerifiedToken, Verifier};
 
+mod asserted;
 pub mod error;
 
 pub use error::{DecideError, Refusal};
@@ -47,6 +51,8 @@ pub struct Pdp {
     pub callers: Callers,
     /// Whose tokens count.
     pub tokens: Arc<Verifier>,
+    /// And in whose hands.
+    pub bond: Bond,
     /// The policies in force.
     pub store: Arc<Store>,
     /// Rulings already made.
@@ -91,10 +97,26 @@ pub struct Shared {
     pub items: Vec<Result<Question, Misfit>>,
 }
 
+/// An answer, and what decided it.
+pub struct Explained {
+    /// The answer, as `check` gives it.
+    pub answer: Answer,
+    /// At which level it was asked.
+    pub level: &'static str,
+    /// The principal, as far as it is known.
+    pub principal: Option<EntityUid>,
+    /// Why the token was refused, from a closed list.
+    pub token_refusal: Option<&'static str>,
+    /// What the caller itself asserted.
+    pub asserted: Vec<String>,
+}
+
 /// What is learned on the way, for the record: it must be there even when the call ends early.
 #[derive(Default)]
 struct Known {
     caller: CallerFacts,
+    /// What the caller said of a subject that it vouches for.
+    vouched: Vec<String>,
     question: Option<QuestionFacts>,
     subject: SubjectFacts,
     level: Option<&'static str>,
@@ -109,6 +131,15 @@ struct Who {
     ends: Option<SystemTime>,
     /// The token was refused: every question gets this answer.
     refusal: Option<DenialCode>,
+}
+
+/// A batch whose items may be looked at.
+struct Opened {
+    caller: Caller,
+    who: Who,
+    items: Vec<Result<Question, Misfit>>,
+    /// Of the caller's share, until the last item is answered.
+    _place: OwnedSemaphorePermit,
 }
 
 /// A decision before it has its record.
@@ -134,8 +165,30 @@ impl Pdp {
         let begun = self.begin();
         let _present = self.metrics.inflight();
         let mut known = Known::default();
-        let decided = self.within(call.deadline, self.decide(call, asked, &mut known)).await;
+        let decided = self.within(call.deadline, self.decide(call, asked, false, &mut known)).await;
         self.conclude(call, &begun, known, call.circumstances.clone(), decided).await
+    }
+
+    /// Answers one question and tells what decided it, to a caller with the right to know. Decided like any other, but
+    /// neither from the cache nor into it: an explanation is of this very evaluation.
+    ///
+    /// # Errors
+    /// As [`check`](Self::check).
+    pub async fn explain(
+        &self,
+        call: &Call,
+        asked: impl FnOnce() -> Result<(Subject, Question), Misfit> + Send,
+    ) -> Result<Explained, Refusal> {
+        let begun = self.begin();
+        let _present = self.metrics.inflight();
+        let mut known = Known::default();
+        let decided = self.within(call.deadline, self.decide(call, asked, true, &mut known)).await;
+        let asked = known.question.as_ref();
+        let level = known.level.or(asked.map(QuestionFacts::level)).unwrap_or("object");
+        let asserted = asked.map(|asked| asked.asserted.clone()).unwrap_or_default();
+        let (principal, token_refusal) = (known.subject.principal.clone(), known.subject.token_refusal);
+        let answer = self.conclude(call, &begun, known, call.circumstances.clone(), decided).await?;
+        Ok(Explained { answer, level, principal, token_refusal, asserted })
     }
 
     /// Answers many questions of one subject, each on its own; one bad item spoils no other.
@@ -153,7 +206,7 @@ impl Pdp {
         // Held until the last item is answered.
         let slot = self.slots.try_acquire();
         let opened = self.within(call.deadline, self.open_batch(call, asked, slot.is_ok(), &mut known)).await;
-        let (caller, who, items) = match opened {
+        let Opened { caller, who, items, _place } = match opened {
             Ok(opened) => opened,
             Err(error) => {
                 let refused = self.conclude(call, &begun, known, call.circumstances.clone(), Err(error)).await;
@@ -169,7 +222,12 @@ impl Pdp {
         let mut answers = Vec::with_capacity(of);
         for (index, item) in items.into_iter().enumerate() {
             let item_begun = self.begin();
-            let mut known = Known { caller: known.caller.clone(), subject: who.facts.clone(), ..Known::default() };
+            let mut known = Known {
+                caller: known.caller.clone(),
+                vouched: known.vouched.clone(),
+                subject: who.facts.clone(),
+                ..Known::default()
+            };
             // Decisions don't wait, so the deadline is looked at between them.
             let late = self.clock.monotonic().saturating_sub(begun.monotonic) >= call.deadline;
             let decided = match item {
@@ -198,33 +256,54 @@ impl Pdp {
         asked: impl FnOnce() -> Result<Shared, Misfit> + Send,
         has_slot: bool,
         known: &mut Known,
-    ) -> Result<(Caller, Who, Vec<Result<Question, Misfit>>), DecideError> {
+    ) -> Result<Opened, DecideError> {
         let caller = self.admit(call, known)?;
         if !has_slot {
             return Err(DecideError::Overloaded);
         }
+        let place = caller.take_place().ok_or(DecideError::OverShare)?;
         let Shared { subject, items } = asked().map_err(DecideError::Invalid)?;
         known.subject.kind = Some(subject.kind());
+        if caller.batch_items().is_some_and(|most| items.len() > most) {
+            let misfit =
+                Misfit { at: "items".to_owned(), rule: "are more than `callers[].batch_items` of this caller" };
+            return Err(DecideError::Invalid(misfit));
+        }
+        known.vouched = asserted::of_subject(&subject, &self.store.current());
         // A bad token denies every item, each with a record of its own.
         let who = self.identify(&caller, subject).await?;
-        Ok((caller, who, items))
+        Ok(Opened { caller, who, items, _place: place })
     }
 
     async fn decide(
         &self,
         call: &Call,
         asked: impl FnOnce() -> Result<(Subject, Question), Misfit> + Send,
+        explaining: bool,
         known: &mut Known,
     ) -> Result<Decided, DecideError> {
         // First, so that the record of a shed call says whose it was; it costs one look-up.
         let caller = self.admit(call, known)?;
         let _slot = self.slots.try_acquire().map_err(|_| DecideError::Overloaded)?;
-        let (subject, question) = asked().map_err(DecideError::Invalid)?;
+        let _place = caller.take_place().ok_or(DecideError::OverShare)?;
+        let (subject, mut question) = asked().map_err(DecideError::Invalid)?;
         known.subject.kind = Some(subject.kind());
-        known.question = Some(self.describe(&subject, &question));
-        entitled(&caller, &question)?;
+        let bundle = self.store.current();
+        known.vouched = asserted::of_subject(&subject, &bundle);
+        known.question = Some(self.describe(&question, &known.vouched, &bundle));
+        if explaining {
+            if !caller.may_explain() {
+                return Err(Lacks::Explain.into());
+            }
+            question.bypass_cache = true;
+        }
+        caller.may_put(&question, self.tenant_type())?;
         let who = self.identify(&caller, subject).await?;
-        self.decide_for(&caller, &who, &question, &self.store.current(), known)
+        let mut decided = self.decide_for(&caller, &who, &question, &self.store.current(), known)?;
+        if explaining {
+            decided.reusable_for = Duration::ZERO;
+        }
+        Ok(decided)
     }
 
     /// The synchronous rest: entitlement, schema, cache, policies.
@@ -238,9 +317,9 @@ impl Pdp {
     ) -> Result<Decided, DecideError> {
         known.subject = who.facts.clone();
         if known.question.is_none() {
-            known.question = Some(self.describe_supplied(question, who.facts.kind == Some("asserted")));
+            known.question = Some(self.describe(question, &known.vouched, bundle));
         }
-        entitled(caller, question)?;
+        caller.may_put(question, self.tenant_type())?;
         let denied = |code: DenialCode| Decided {
             ruling: Arc::new(Ruling::deny(code)),
             revision: bundle.revision().clone(),
@@ -251,6 +330,7 @@ impl Pdp {
         if let Some(code) = who.refusal {
             return Ok(denied(code));
         }
+        self.of_its_tenants(caller, &who.data.principal, question, bundle)?;
         if let Some(facts) = &mut known.question {
             facts.kept.extend(
                 self.redaction
@@ -295,6 +375,32 @@ impl Pdp {
         })
     }
 
+    /// Whether the principal, and what the caller puts things under, belong to tenants that the caller is enrolled for:
+    /// a service of one tenant can't ask for another's people, whoever says whose they are.
+    fn of_its_tenants(
+        &self,
+        caller: &Caller,
+        principal: &RawEntity,
+        question: &Question,
+        bundle: &Bundle,
+    ) -> Result<(), DecideError> {
+        if self.tenant_type().is_none() {
+            return Ok(());
+        }
+        let parents = std::iter::once(&question.resource.parents);
+        let parents = parents.chain(question.entities.iter().map(|entity| &entity.parents));
+        let mut above = parents.filter(|parents| !parents.is_empty()).flat_map(|parents| bundle.tenants_above(parents));
+        let of_principal = bundle.tenants_of(principal);
+        if of_principal.iter().any(|tenant| !caller.serves(tenant)) || above.any(|tenant| !caller.serves(&tenant)) {
+            return Err(Lacks::Tenant.into());
+        }
+        Ok(())
+    }
+
+    fn tenant_type(&self) -> Option<&EntityType> {
+        self.principals.tenant_type.as_ref()
+    }
+
     /// Who is calling, from the connection alone.
     fn admit(&self, call: &Call, known: &mut Known) -> Result<Caller, DecideError> {
         let Some(peer) = &call.peer else { return Err(DecideError::NotIdentified("NO_CERTIFICATE")) };
@@ -330,16 +436,7 @@ impl Pdp {
             // Nobody has that right yet.
             Subject::ApiKey(_) => Err(DecideError::NotEntitled("PRESENT_API_KEYS")),
             Subject::Asserted(principal) => {
-                let kind = &principal.uid.entity_type;
-                if !caller.may_assert(kind) {
-                    return Err(DecideError::NotEntitled("ASSERT_SUBJECT"));
-                }
-                if !principal.attributes.is_empty() && !caller.may_supply_attributes(kind) {
-                    return Err(DecideError::NotEntitled("SUPPLY_ATTRIBUTES"));
-                }
-                if !principal.parents.is_empty() && !caller.may_supply_parents(kind) {
-                    return Err(DecideError::NotEntitled("SUPPLY_PARENTS"));
-                }
+                caller.may_vouch_for(&principal, self.tenant_type())?;
                 plain(*principal)
             }
             Subject::Caller => match &caller_data {
@@ -378,7 +475,7 @@ impl Pdp {
             Ok(token) => token,
             Err(error) => return refused(None, error.reason(), error.denial()),
         };
-        if let Some((reason, denial)) = self.out_of_place(caller, &token) {
+        if let Some((reason, denial)) = self.out_of_place(caller, kind, &token) {
             return refused(Some(&token), reason, denial);
         }
         let facts: &Arc<TokenFacts> = token.facts();
@@ -402,8 +499,18 @@ impl Pdp {
 
     /// Why a token that is good in itself does not count here and now: the word for the record, and the denial. Asked on
     /// every question, whatever is cached.
-    fn out_of_place(&self, _caller: &Caller, _token: &VerifiedToken) -> Option<(&'static str, DenialCode)> {
-        None
+    fn out_of_place(
+        &self,
+        caller: &Caller,
+        kind: Option<&'static str>,
+        token: &VerifiedToken,
+    ) -> Option<(&'static str, DenialCode)> {
+        // An API key is issued to its owner and to no client: who may present one is a right of its own.
+        if kind == Some("api_key") {
+            return None;
+        }
+        let unbound = self.bond.hold(caller, token.facts()).err()?;
+        Some((unbound.reason(), DenialCode::TokenNotForCaller))
     }
 
     /// The calling workload as an entity.
@@ -412,29 +519,10 @@ impl Pdp {
         Some(CallerData { uid: EntityUid { entity_type: self.principals.caller_type.clone(), id } })
     }
 
-    fn describe(&self, subject: &Subject, question: &Question) -> QuestionFacts {
-        self.describe_supplied(question, matches!(subject, Subject::Asserted(_)))
-    }
-
-    /// The question, as far as a record may show it.
-    fn describe_supplied(&self, question: &Question, asserted_subject: bool) -> QuestionFacts {
+    /// The question, as far as a record may show it. `vouched`: what the caller said of the subject.
+    fn describe(&self, question: &Question, vouched: &[String], bundle: &Bundle) -> QuestionFacts {
         use crate::model::question::FieldSelection;
         let resource = &question.resource;
-        let mut asserted = Vec::new();
-        let mut note = |given: bool, what: String| {
-            if given {
-                asserted.push(what);
-            }
-        };
-        note(asserted_subject, "subject".to_owned());
-        note(!resource.attributes.is_empty(), "resource.attributes".to_owned());
-        note(!resource.parents.is_empty(), "resource.parents".to_owned());
-        note(!question.context.is_empty(), "context".to_owned());
-        for entity in question.entities.iter() {
-            asserted.push(format!("entities[{}]", entity.uid.entity_type));
-        }
-        asserted.sort();
-        asserted.dedup();
         let mut kept = self.redaction.kept(Place::Resource(&resource.entity_type), &resource.attributes);
         kept.extend(self.redaction.kept(Place::Context, &question.context));
         QuestionFacts {
@@ -447,7 +535,7 @@ impl Pdp {
             }),
             context_sha256: None,
             kept,
-            asserted,
+            asserted: asserted::in_all(vouched, question, bundle),
         }
     }
 
@@ -469,18 +557,14 @@ impl Pdp {
             },
             Err(error) => error.outcome(),
         };
-        let level =
-            known.level.or(known.question.as_ref().map(|question| match (&question.resource_id, &question.fields) {
-                (None, _) => "function",
-                (Some(_), None) => "object",
-                (Some(_), Some(_)) => "field",
-            }));
+        let level = known.level.or(known.question.as_ref().map(QuestionFacts::level));
+        let refusal = decided.as_ref().err().and_then(DecideError::caller_refusal);
         let entry = CallEntry {
             decision_id: begun.id,
             time: begun.wall,
             duration,
             operation: call.operation,
-            caller: known.caller,
+            caller: CallerFacts { refusal, ..known.caller },
             listener: self.listener,
             circumstances,
             question: known.question,
@@ -595,29 +679,6 @@ struct Begun {
     id: DecisionId,
     wall: SystemTime,
     monotonic: Duration,
-}
-
-/// Whether this caller may ask this at all.
-fn entitled(caller: &Caller, question: &Question) -> Result<(), DecideError> {
-    let resource = &question.resource;
-    if !caller.may_ask(&resource.entity_type, &question.action) {
-        return Err(DecideError::NotEntitled("ASK"));
-    }
-    if !resource.attributes.is_empty() && !caller.may_supply_attributes(&resource.entity_type) {
-        return Err(DecideError::NotEntitled("SUPPLY_ATTRIBUTES"));
-    }
-    if !resource.parents.is_empty() && !caller.may_supply_parents(&resource.entity_type) {
-        return Err(DecideError::NotEntitled("SUPPLY_PARENTS"));
-    }
-    for entity in question.entities.iter() {
-        if !caller.may_supply_attributes(&entity.uid.entity_type) {
-            return Err(DecideError::NotEntitled("SUPPLY_ATTRIBUTES"));
-        }
-        if !entity.parents.is_empty() && !caller.may_supply_parents(&entity.uid.entity_type) {
-            return Err(DecideError::NotEntitled("SUPPLY_PARENTS"));
-        }
-    }
-    Ok(())
 }
 
 fn sha256_hex(bytes: &[u8]) -> String {

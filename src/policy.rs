@@ -3,12 +3,13 @@
 //! This folder alone knows Cedar. `cedar-policy-core` gives no promise of stability, so its version is pinned exactly and
 //! everything that is built on it is held against the public `Authorizer` by tests.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::model::decision::{Decision, DenialCode, Ruling};
+use crate::model::entity::{EntityType, EntityUid, RawEntity};
 use crate::model::ids::PolicyRevision;
 use crate::model::question::Question;
 
@@ -24,6 +25,7 @@ mod report;
 mod request;
 mod schema;
 pub mod store;
+mod tenants;
 mod types;
 
 pub use engine::{BundleCounts, BundleOptions, PolicyFacts};
@@ -102,6 +104,31 @@ impl Bundle {
     /// The actions that can be asked about.
     pub fn actions(&self) -> impl Iterator<Item = &str> {
         self.engine.actions.keys().map(String::as_str)
+    }
+
+    /// Whether the schema declares this attribute of this type.
+    #[must_use]
+    pub fn declares(&self, entity_type: &EntityType, attribute: &str) -> bool {
+        let shape = self.engine.shapes.entity(entity_type);
+        shape.is_some_and(|(_, shape)| shape.attributes.members.contains_key(attribute))
+    }
+
+    /// Whether the schema declares this member of the action's context.
+    #[must_use]
+    pub fn declares_context(&self, action: &str, member: &str) -> bool {
+        self.engine.actions.get(action).is_some_and(|action| action.context.members.contains_key(member))
+    }
+
+    /// The tenants that `principal` belongs to, as far as anything says so: by id, where the options name a type.
+    #[must_use]
+    pub fn tenants_of(&self, principal: &RawEntity) -> BTreeSet<String> {
+        tenants::of(&self.engine, principal)
+    }
+
+    /// The tenants that whatever has these parents belongs to by them.
+    #[must_use]
+    pub fn tenants_above(&self, parents: &[EntityUid]) -> BTreeSet<String> {
+        tenants::above(&self.engine, parents)
     }
 
     /// Checks a question against the schema. The only way to something that can be ruled on.

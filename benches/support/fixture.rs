@@ -33,7 +33,7 @@ impl Fixture {
         }
         world.write("gatepost.yaml", &settings.to_string())?;
         let client = world.client("storefront", &spiffe_id("storefront"))?;
-        let claims = json!({"tenant": "acme", "roles": [], "scope": "openid profile orders", "client_id": "web"});
+        let claims = json!({"tenant": "acme", "roles": [], "scope": "openid profile orders"});
         let token = world.token("alice", &claims, SystemClock::shared().now(), Duration::from_secs(14 * 60))?;
         Ok(Self { folder, port, client, token })
     }

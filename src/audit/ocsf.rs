@@ -336,6 +336,14 @@ pub(super) struct Ours<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) token_refusal: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) token_client: Option<Text<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) cnf: Option<&'static str>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) act: Vec<Acting<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) caller_refusal: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) certificate_sha256: Option<Text<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) batch: Option<Batch>,
@@ -365,6 +373,15 @@ pub(super) struct Ours<'a> {
     pub(super) not_recorded: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) not_recorded_since: Option<String>,
+}
+
+/// A party of a delegation, as the token names it (RFC 8693 section 4.1).
+#[derive(Serialize)]
+pub(super) struct Acting<'a> {
+    pub(super) sub: Text<'a>,
+    /// Absent: the token's own issuer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) iss: Option<Text<'a>>,
 }
 
 #[derive(Serialize)]

@@ -15,10 +15,10 @@ use uuid::{NoContext, Timestamp, Uuid};
 
 use self::words::{Ending, activity, grpc_number};
 use super::ocsf::{
-    API_ACTIVITY, APPLICATION_LIFECYCLE, AUTHENTICATION, Actor, Api, Asked, Authorization, Batch, Class, Code, Device,
-    ENTITY_MANAGEMENT, Endpoint, Erred, Event, FAILURE, HIGH, INFORMATIONAL, Kept, LOW, MEDIUM, ManagedEntity, Mask,
-    Metadata, Ours, PRODUCT, Policy, Request, Resource, Response, SUCCESS, Service, Session, Span, Trace, Unmapped,
-    User,
+    API_ACTIVITY, APPLICATION_LIFECYCLE, AUTHENTICATION, Acting, Actor, Api, Asked, Authorization, Batch, Class, Code,
+    Device, ENTITY_MANAGEMENT, Endpoint, Erred, Event, FAILURE, HIGH, INFORMATIONAL, Kept, LOW, MEDIUM, ManagedEntity,
+    Mask, Metadata, Ours, PRODUCT, Policy, Request, Resource, Response, SUCCESS, Service, Session, Span, Trace,
+    Unmapped, User,
 };
 use super::text::{OneLine, Text, cut};
 use super::{
@@ -29,6 +29,7 @@ use crate::clock::unix_millis;
 use crate::model::decision::Ruling;
 use crate::model::entity::EntityUid;
 use crate::model::ids::PolicyRevision;
+use crate::token::Confirmation;
 
 mod words;
 
@@ -224,10 +225,20 @@ fn of_call<'a>(call: &'a CallEntry, frame: &'a Frame) -> Event<'a> {
     ours.token_alg = call.subject.token.as_ref().map(|token| token.algorithm);
     ours.token_kid = call.subject.token.as_ref().and_then(|token| token.key_id.as_deref()).map(Text::new);
     ours.token_refusal = call.subject.token_refusal;
+    if let Some(token) = call.subject.token.as_deref() {
+        ours.token_client = token.client_id.as_deref().map(Text::new);
+        ours.cnf = token.confirmation.as_ref().map(Confirmation::method);
+        ours.act = token
+            .actors
+            .iter()
+            .map(|actor| Acting { sub: Text::new(&actor.subject), iss: actor.issuer.as_deref().map(Text::new) })
+            .collect();
+    }
+    ours.caller_refusal = call.caller.refusal;
     ours.certificate_sha256 = call.caller.certificate_sha256.as_deref().map(Text::new);
     ours.batch = call.circumstances.batch.map(|at| Batch { id: batch_id, index: at.index, of: at.of });
     if let Some(asked) = &call.question {
-        ours.level = Some(level(asked));
+        ours.level = Some(asked.level());
         ours.context_sha256 = asked.context_sha256.as_deref().map(Text::new);
         ours.asserted_by_caller = asked.asserted.iter().map(|name| Text::new(name)).collect();
         ours.kept = Kept(&asked.kept);
@@ -284,14 +295,6 @@ fn of_lifecycle<'a>(lifecycle: &'a LifecycleEntry, frame: &'a Frame) -> Event<'a
     let mut event = bare(frame, APPLICATION_LIFECYCLE, activity, name, lifecycle.time, INFORMATIONAL, SUCCESS);
     event.app = Some(PRODUCT);
     event
-}
-
-fn level(asked: &QuestionFacts) -> &'static str {
-    match (&asked.resource_id, &asked.fields) {
-        (None, _) => "function",
-        (Some(_), Some(_)) => "field",
-        (Some(_), None) => "object",
-    }
 }
 
 fn actor<'a>(call: &'a CallEntry, decision: Option<&'static str>) -> Actor<'a> {

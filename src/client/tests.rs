@@ -149,6 +149,10 @@ impl DecisionService for Handle {
             .skip(usize::from(answer.policy_revision == "short"));
         Ok(Response::new(v1::BatchCheckResponse { results: results.collect() }))
     }
+
+    async fn explain(&self, _: Request<v1::ExplainRequest>) -> Result<Response<v1::ExplainResponse>, Status> {
+        Err(Status::unimplemented("the client library does not ask why"))
+    }
 }
 
 /// A running cardboard Gatepost and everything a client needs to reach it.

@@ -7,6 +7,7 @@
 mod check;
 mod issuers;
 mod reference;
+mod rights;
 mod shape;
 #[cfg(test)]
 mod tests;

@@ -110,12 +110,24 @@ pub(super) struct RawCaller {
     pub actions: RawGrant,
     /// The types of principals it may vouch for without a token.
     pub assert_subjects: RawGrant,
-    /// The entity types whose attributes it may supply.
+    /// The attributes it may supply: all of a type (`Order`), or one (`Order.status`).
     pub supply_attributes: RawGrant,
     /// The entity types whose parents it may supply.
     pub supply_parents: RawGrant,
     /// Whether answers tell it the determining policies.
     pub sees_policies: bool,
+    /// The OAuth clients that this service is: what was issued to them is its own to present. No two callers are one client.
+    pub clients: Vec<RawClient>,
+    /// The clients and actors whose tokens it may present besides. `*` is everybody's, and those that name no client.
+    pub presents_for: RawPresents,
+    /// The tenants it may speak of and ask for, by id. Counts where `policies.tenant_type` is set.
+    pub tenants: RawGrant,
+    /// Items of one of its batches; the smaller of this and `limits.batch_items` counts. 1 to 10000.
+    pub batch_items: Option<u64>,
+    /// Its share of `limits.concurrent_decisions`: past it, its calls are shed and others go on. `1%` to `100%`.
+    pub capacity: RawShare,
+    /// Whether it may ask why (`Explain`).
+    pub explain: bool,
 }
 
 impl Default for RawCaller {
@@ -131,8 +143,36 @@ impl Default for RawCaller {
             supply_attributes: nothing(),
             supply_parents: nothing(),
             sees_policies: false,
+            clients: Vec::new(),
+            presents_for: RawPresents::Only(Vec::new()),
+            tenants: nothing(),
+            batch_items: None,
+            capacity: RawShare("100%".to_owned()),
+            explain: false,
         }
     }
+}
+
+/// One of `callers[].clients`.
+#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawClient {
+    /// The issuer that knows it, as in `issuers[].issuer`. May be left out where there is one issuer only.
+    pub issuer: Option<String>,
+    /// Its `client_id` there.
+    #[schemars(extend("x-required" = true))]
+    pub id: Option<String>,
+}
+
+/// One of `callers[].presents_for`.
+#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawPresented {
+    /// The issuer that knows it, as in `issuers[].issuer`. May be left out where there is one issuer only.
+    pub issuer: Option<String>,
+    /// The `client_id` (or `azp`) that a token was issued to, or the `act.sub` that acts for its subject.
+    #[schemars(extend("x-required" = true))]
+    pub client: Option<String>,
 }
 
 /// One of `issuers`.
@@ -174,6 +214,8 @@ pub(super) struct RawIssuer {
     pub clock_skew: RawDuration,
     /// The longest time from `iat` to `exp`; 1s to 24h.
     pub max_lifetime: RawDuration,
+    /// Whether a token must be bound to its presenter's certificate (`cnf`, RFC 8705). One that is bound always has to fit.
+    pub require_sender_constrained: bool,
     /// How claims become the principal.
     pub principal: RawPrincipal,
 }
@@ -195,6 +237,7 @@ impl Default for RawIssuer {
             token_types: RawTokenTypes::These(["at+jwt", "application/at+jwt", "jwt"].map(str::to_owned).to_vec()),
             clock_skew: "30s".into(),
             max_lifetime: "15m".into(),
+            require_sender_constrained: false,
             principal: RawPrincipal::default(),
         }
     }
@@ -278,6 +321,8 @@ pub(super) struct RawPolicies {
     pub caller_type: String,
     /// The entity that stands for nobody in particular.
     pub anonymous: RawEntity,
+    /// The entity type of tenants. When set, a caller may speak of and ask for its `callers[].tenants` alone.
+    pub tenant_type: Option<String>,
     /// How often the folder is looked at even when no change was announced; 1s to 1h.
     pub reload_interval: RawDuration,
 }
@@ -289,6 +334,7 @@ impl Default for RawPolicies {
             validation_level: 1,
             caller_type: "Service".to_owned(),
             anonymous: RawEntity::default(),
+            tenant_type: None,
             reload_interval: "10s".into(),
         }
     }
@@ -486,6 +532,38 @@ impl JsonSchema for RawGrant {
         })
     }
 }
+
+/// `"*"`, or a list of clients.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+pub(super) enum RawPresents {
+    All(String),
+    Only(Vec<RawPresented>),
+}
+
+impl JsonSchema for RawPresents {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Presents".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let presented = generator.subschema_for::<RawPresented>();
+        json_schema!({
+            "anyOf": [{ "type": "string", "enum": ["*"] }, { "type": "array", "items": presented }],
+            "x-type": "list of sections, or `*`",
+        })
+    }
+}
+
+/// A share: a whole number from 1 to 100 and `%`.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(transparent)]
+#[schemars(inline, extend("pattern" = "^[0-9]+%$", "x-type" = "share such as `25%`"))]
+pub(super) struct RawShare(pub String);
 
 /// `any`, or a list of `typ` values.
 #[derive(Debug, Serialize, Deserialize)]

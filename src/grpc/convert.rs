@@ -14,7 +14,7 @@ use crate::model::decision::{Answer, Decision, DenialCode};
 use crate::model::entity::{EntityId, EntityType, EntityUid, NameError, RawEntity, RawRecord, RawValue, is_hidden};
 use crate::model::field_path::FieldPath;
 use crate::model::question::{FieldMode, FieldQuery, FieldSelection, PresentedKey, Question, Resource, Subject};
-use crate::pdp::Shared;
+use crate::pdp::{Explained, Shared};
 use crate::policy::Misfit;
 use crate::proto::v1;
 use crate::secret::SecretString;
@@ -41,6 +41,14 @@ pub fn check(request: v1::CheckRequest, limits: &Limits) -> Result<(Subject, Que
     let common = Common::new(request.context, &request.entities, request.options, limits)?;
     let question = question(&request.action, request.resource, request.fields, &common, limits)?;
     Ok((subject, question))
+}
+
+/// An ExplainRequest as a question. It is named as one of Check would be, and is held to the same limits.
+///
+/// # Errors
+/// As [`check`].
+pub fn explained(request: v1::ExplainRequest, limits: &Limits) -> Result<(Subject, Question), Misfit> {
+    check(request.check.ok_or_else(|| misfit("check", "must be given"))?, limits)
 }
 
 /// A BatchCheckRequest as questions: what they share must be right, each item stands for itself.
@@ -355,6 +363,30 @@ pub fn answer(answer: &Answer) -> v1::CheckResponse {
         determining_policies: if answer.show_policies { ruling.determining.clone() } else { Vec::new() },
         policy_revision: answer.revision.to_string(),
         cache: (answer.reusable_for > Duration::ZERO).then(|| v1::CacheHint { max_age: duration(answer.reusable_for) }),
+    }
+}
+
+/// An answer with what decided it, as a message.
+#[must_use]
+pub fn explanation(explained: &Explained) -> v1::ExplainResponse {
+    let response = answer(&explained.answer);
+    let ruling = &explained.answer.ruling;
+    let by = |id: &String| v1::DeterminingPolicy { id: id.clone(), decision: response.decision };
+    v1::ExplainResponse {
+        level: explained.level.to_owned(),
+        principal: explained
+            .principal
+            .as_ref()
+            .map(|uid| v1::EntityRef { r#type: uid.entity_type.to_string(), id: uid.id.to_string() }),
+        token_refusal: explained.token_refusal.unwrap_or_default().to_owned(),
+        determining_policies: ruling.determining.iter().map(by).collect(),
+        policy_failures: ruling
+            .errors
+            .iter()
+            .map(|error| v1::PolicyFailure { id: error.policy.clone(), class: error.class.to_owned() })
+            .collect(),
+        asserted_by_caller: explained.asserted.clone(),
+        response: Some(response),
     }
 }
 

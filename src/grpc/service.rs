@@ -67,6 +67,19 @@ impl DecisionService for Service {
             .collect();
         Ok(Response::new(v1::BatchCheckResponse { results }))
     }
+
+    async fn explain(&self, request: Request<v1::ExplainRequest>) -> Result<Response<v1::ExplainResponse>, Status> {
+        let (metadata, extensions, message) = request.into_parts();
+        let headers = metadata.into_headers();
+        let span = traces::call_span("Explain", &headers);
+        let call = call("Explain", &headers, extensions.get::<Arc<Peer>>().cloned(), &span, &self.pdp.limits);
+        let asked = || convert::explained(message, &self.pdp.limits);
+        let explained = self.pdp.explain(&call, asked).instrument(span).await;
+        match explained {
+            Ok(explained) => Ok(Response::new(convert::explanation(&explained))),
+            Err(refusal) => Err(status::to_status(&refusal)),
+        }
+    }
 }
 
 /// A call as its headers and connection tell it.

@@ -25,6 +25,9 @@ fn outside(error: &DecideError) -> Outside {
         DecideError::NoSuchMethod => (Code::Unimplemented, "there is no such method"),
         DecideError::Unreadable => (Code::InvalidArgument, "the message can't be read, or is longer than its limit"),
         DecideError::Overloaded => (Code::ResourceExhausted, "too many decisions at once; try again"),
+        DecideError::OverShare => {
+            (Code::ResourceExhausted, "the calling service has its share of decisions; try again")
+        }
         DecideError::Deadline => (Code::DeadlineExceeded, "the deadline passed"),
         DecideError::Audit(_) => (Code::Unavailable, "no decision could be recorded"),
         DecideError::Panicked => (Code::Internal, "no decision could be made"),
@@ -43,7 +46,7 @@ pub fn to_status(refusal: &Refusal) -> Status {
     if let DecideError::Invalid(misfit) = error {
         details.set_bad_request(vec![FieldViolation::new(&misfit.at, misfit.rule)]);
     }
-    if let DecideError::Overloaded = error {
+    if let DecideError::Overloaded | DecideError::OverShare = error {
         details.set_retry_info(Some(std::time::Duration::from_millis(100)));
     }
     Status::with_error_details(code, message, details)
@@ -68,6 +71,7 @@ pub fn to_item_error(refusal: &Refusal) -> v1::ItemError {
             | DecideError::NoSuchMethod
             | DecideError::Unreadable
             | DecideError::Overloaded
+            | DecideError::OverShare
             | DecideError::Deadline
             | DecideError::Audit(_)
             | DecideError::Panicked => String::new(),

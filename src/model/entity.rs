@@ -158,6 +158,23 @@ pub struct RawEntity {
     pub parents: Vec<EntityUid>,
 }
 
+/// Tells `visit` the type and id of every entity that `values` refer to, at any depth. Whatever holds a type and an id
+/// counts: no schema is needed to see it, and a record that only looks like a reference is told as well.
+pub fn references(values: &RawRecord, visit: &mut dyn FnMut(&str, &str)) {
+    if let (Some(RawValue::Text(kind)), Some(RawValue::Text(id))) = (values.get("type"), values.get("id")) {
+        visit(kind, id);
+    }
+    values.values().for_each(|value| references_of(value, visit));
+}
+
+fn references_of(value: &RawValue, visit: &mut dyn FnMut(&str, &str)) {
+    match value {
+        RawValue::Bool(_) | RawValue::Number(_) | RawValue::Integer(_) | RawValue::Text(_) => {}
+        RawValue::List(items) => items.iter().for_each(|item| references_of(item, visit)),
+        RawValue::Record(record) => references(record, visit),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,6 +2,7 @@
 
 use crate::audit::{AuditError, Outcome};
 use crate::caller::CallerError;
+use crate::caller::rights::Lacks;
 use crate::model::ids::DecisionId;
 use crate::policy::Misfit;
 
@@ -29,6 +30,9 @@ pub enum DecideError {
     /// Too many decisions are being worked on.
     #[error("too many decisions at once")]
     Overloaded,
+    /// As many decisions of this caller are being worked on as its share allows.
+    #[error("the calling workload has its share of decisions at once")]
+    OverShare,
     /// The caller's time ran out.
     #[error("the deadline passed")]
     Deadline,
@@ -51,7 +55,7 @@ pub struct Refusal {
 
 impl DecideError {
     /// Every status with its reason, for the error reference.
-    pub const ALL: [(&'static str, &'static str); 10] = [
+    pub const ALL: [(&'static str, &'static str); 11] = [
         ("UNAUTHENTICATED", "CALLER_NOT_IDENTIFIED"),
         ("PERMISSION_DENIED", "CALLER_NOT_ENROLLED"),
         ("PERMISSION_DENIED", "CALLER_NOT_ENTITLED"),
@@ -59,6 +63,7 @@ impl DecideError {
         ("INVALID_ARGUMENT", "UNREADABLE_MESSAGE"),
         ("UNIMPLEMENTED", "NO_SUCH_METHOD"),
         ("RESOURCE_EXHAUSTED", "OVERLOADED"),
+        ("RESOURCE_EXHAUSTED", "CALLER_OVER_SHARE"),
         ("DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED"),
         ("UNAVAILABLE", "AUDIT_UNAVAILABLE"),
         ("INTERNAL", "INTERNAL"),
@@ -72,7 +77,7 @@ impl DecideError {
             Self::NotEnrolled | Self::NotEntitled(_) => "PERMISSION_DENIED",
             Self::Invalid(_) | Self::Unreadable => "INVALID_ARGUMENT",
             Self::NoSuchMethod => "UNIMPLEMENTED",
-            Self::Overloaded => "RESOURCE_EXHAUSTED",
+            Self::Overloaded | Self::OverShare => "RESOURCE_EXHAUSTED",
             Self::Deadline => "DEADLINE_EXCEEDED",
             Self::Audit(_) => "UNAVAILABLE",
             Self::Panicked => "INTERNAL",
@@ -90,9 +95,27 @@ impl DecideError {
             Self::NoSuchMethod => "NO_SUCH_METHOD",
             Self::Unreadable => "UNREADABLE_MESSAGE",
             Self::Overloaded => "OVERLOADED",
+            Self::OverShare => "CALLER_OVER_SHARE",
             Self::Deadline => "DEADLINE_EXCEEDED",
             Self::Audit(_) => "AUDIT_UNAVAILABLE",
             Self::Panicked => "INTERNAL",
+        }
+    }
+
+    /// The first check that the caller itself failed, for the record: a word from a closed list.
+    #[must_use]
+    pub fn caller_refusal(&self) -> Option<&'static str> {
+        match self {
+            Self::NotIdentified(word) | Self::NotEntitled(word) => Some(word),
+            Self::NotEnrolled
+            | Self::Invalid(_)
+            | Self::NoSuchMethod
+            | Self::Unreadable
+            | Self::Overloaded
+            | Self::OverShare
+            | Self::Deadline
+            | Self::Audit(_)
+            | Self::Panicked => None,
         }
     }
 
@@ -107,7 +130,8 @@ impl DecideError {
             | Self::Invalid(_)
             | Self::NoSuchMethod
             | Self::Unreadable
-            | Self::Overloaded => Outcome::Refused { status, reason },
+            | Self::Overloaded
+            | Self::OverShare => Outcome::Refused { status, reason },
             Self::Deadline | Self::Audit(_) | Self::Panicked => Outcome::Failed { status, reason },
         }
     }
@@ -119,6 +143,12 @@ impl From<CallerError> for DecideError {
             CallerError::NotIdentified(error) => Self::NotIdentified(error.reason()),
             CallerError::NotEnrolled => Self::NotEnrolled,
         }
+    }
+}
+
+impl From<Lacks> for DecideError {
+    fn from(lacks: Lacks) -> Self {
+        Self::NotEntitled(lacks.word())
     }
 }
 
@@ -137,6 +167,7 @@ mod tests {
             DecideError::NoSuchMethod,
             DecideError::Unreadable,
             DecideError::Overloaded,
+            DecideError::OverShare,
             DecideError::Deadline,
             DecideError::Audit(AuditError::QueueFull),
             DecideError::Panicked,

@@ -88,6 +88,7 @@ impl Compiler<'_> {
         let derived = derive(&files.schemas).map_err(BundleReport::from)?;
         let parsed = self.parse(files);
         self.check_injected(&derived, files);
+        self.check_tenants(&derived, files);
         if self.problems.is_empty() {
             self.validate(&derived.schema, &parsed, files);
         }
@@ -238,8 +239,11 @@ impl Compiler<'_> {
                     ("caller", AttributeType::Text) => true,
                     ("token", AttributeType::Record(record)) => {
                         record.members.iter().all(|(name, member)| match (name.as_str(), &member.attribute) {
-                            ("issuer" | "subject" | "acr" | "client_id", AttributeType::Text) => true,
-                            ("scopes" | "amr", AttributeType::Set(element)) => matches!(**element, AttributeType::Text),
+                            ("issuer" | "subject" | "acr" | "client_id" | "actor", AttributeType::Text)
+                            | ("sender_constrained", AttributeType::Bool) => true,
+                            ("scopes" | "amr" | "actors", AttributeType::Set(element)) => {
+                                matches!(**element, AttributeType::Text)
+                            }
                             ("auth_time" | "issued_at", AttributeType::Extension(declared)) => {
                                 declared.name == "datetime"
                             }
@@ -252,7 +256,7 @@ impl Compiler<'_> {
                     let message = match name {
                         "now" => "in a context is the time, which Gatepost supplies: declare it as `datetime`".to_owned(),
                         "caller" => format!("in a context is the calling workload, which Gatepost supplies: declare it as `{caller_type}` or `String`"),
-                        _ => "in a context holds what the token said, which Gatepost supplies: a record of issuer, subject, acr, client_id (String), scopes, amr (Set<String>), auth_time, issued_at (datetime)".to_owned(),
+                        _ => "in a context holds what the token said, which Gatepost supplies: a record of issuer, subject, acr, client_id, actor (String), scopes, amr, actors (Set<String>), auth_time, issued_at (datetime), sender_constrained (Bool)".to_owned(),
                     };
                     if !wrong.iter().any(|(_, known)| *known == message) {
                         wrong.push((name, message));
@@ -267,6 +271,20 @@ impl Compiler<'_> {
                 None => Problem::bare("*.cedarschema", &message),
             });
         }
+    }
+
+    /// A tenant type that the schema does not know would hold nobody to anything.
+    fn check_tenants(&mut self, derived: &DerivedSchema, files: &BundleFiles) {
+        let Some(tenant_type) = &self.options.tenant_type else { return };
+        let mut declared = derived.schema.as_ref().entity_types().map(|declared| declared.name().to_string());
+        if declared.any(|name| name == tenant_type.as_str()) {
+            return;
+        }
+        let message = format!("declares no entity type `{tenant_type}`, which `policies.tenant_type` names");
+        self.problems.push(match files.schemas.first() {
+            Some(file) => Problem::whole(file, &message),
+            None => Problem::bare("*.cedarschema", &message),
+        });
     }
 
     /// The stored entities, with the action entities of the schema.

@@ -28,6 +28,8 @@ pub struct BundleOptions {
     pub caller_type: TypeName,
     /// The entity that stands for nobody in particular.
     pub anonymous: EntityUid,
+    /// The entity type of tenants, when callers are held to theirs.
+    pub tenant_type: Option<TypeName>,
     /// Sizes, counts and depths.
     pub limits: Limits,
 }
@@ -45,6 +47,7 @@ impl Default for BundleOptions {
             validation_level: 1,
             caller_type,
             anonymous: EntityUid { entity_type: anonymous_type, id },
+            tenant_type: None,
             limits: Limits::default(),
         }
     }

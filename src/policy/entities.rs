@@ -226,6 +226,13 @@ impl Gathering<'_> {
                 "amr" => texts(&token.amr),
                 "acr" => token.acr.as_deref().map(Value::from),
                 "client_id" => token.client_id.as_deref().map(Value::from),
+                // RFC 8693 section 4.1: the first is the current actor; those before it are told, and grant nothing.
+                "actor" => token.actors.first().map(|actor| Value::from(actor.subject.as_str())),
+                "actors" => {
+                    let subjects = token.actors.iter().map(|actor| Value::from(actor.subject.as_str()));
+                    Some(Value::set(subjects, None))
+                }
+                "sender_constrained" => Some(Value::from(token.confirmation.is_some())),
                 "auth_time" => token.auth_time.and_then(|time| self.engine.datetime(time)),
                 "issued_at" => self.engine.datetime(token.issued_at),
                 _ => None,

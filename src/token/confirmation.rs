@@ -32,6 +32,14 @@ impl Confirmation {
         }
     }
 
+    /// The method's name (RFC 7800 section 3), for the record: never what is to be proven.
+    #[must_use]
+    pub fn method(&self) -> &'static str {
+        match self {
+            Self::CertificateSha256(_) => "x5t#S256",
+        }
+    }
+
     /// Whether a connection with this client certificate (SHA-256 of its DER) is the proof.
     #[must_use]
     pub fn is_proven_by(&self, certificate_sha256: &[u8; 32]) -> bool {

@@ -73,6 +73,7 @@ fn issuer(algorithm: TokenAlgorithm, keys: KeySource) -> TrustedIssuer {
         keys,
         token_types: Some(["at+jwt".to_owned()].into()),
         clock_skew: Duration::from_secs(30),
+        require_sender_constrained: false,
         max_lifetime: Duration::from_secs(900),
         mapping: ClaimMapping {
             principal_type: EntityType::parse("User").unwrap(),

@@ -3,23 +3,32 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a corpus of another form is a failed test")]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use gatepost::caller::bond::Bond;
 use gatepost::clock::{ManualClock, SystemClock};
-use gatepost::config::{ClaimMapping, KeySource, Limits, TokenAlgorithm, TrustedIssuer};
+use gatepost::config::{
+    ActionPattern, AttributeGrant, ClaimMapping, ClientNames, EnrolledCaller, IdentityConfig, KeySource, Limits,
+    PresentGrant, Share, TenantGrant, TokenAlgorithm, TrustedIssuer, TypeGrant,
+};
 use gatepost::model::entity::EntityType;
 use gatepost::secret::SecretString;
+use gatepost::tls::peer;
 use gatepost::token::{KeySet, TokenError, UnverifiedToken, VerifiedToken, Verifier};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
 use serde_json::Value;
 
 use crate::support::{corpus, say};
 
-/// These need to know the caller or what was revoked, which a token alone can't tell.
-const LATER: [&str; 2] = ["binding", "revocation"];
+/// These need to know what was revoked, which a token alone can't tell.
+const LATER: [&str; 1] = ["revocation"];
+/// These need to know who presents the token.
+const BINDING: &str = "binding";
 
 /// What an issuer can be pinned to.
 pub const EVERY_ALGORITHM: [TokenAlgorithm; 10] = [
@@ -55,7 +64,7 @@ async fn attack_tokens_come_out_as_expected() {
         }
     }
     say!("jwt-attacks/attacks.json: {ran} ran, {} failed", failed.len());
-    say!("jwt-attacks/attacks.json: {} come with caller binding and revocation: {}", later.len(), later.join(" "));
+    say!("jwt-attacks/attacks.json: {} come with revocation: {}", later.len(), later.join(" "));
     assert!(ran > 0 && failed.is_empty(), "{} of {ran} differ:\n{}", failed.len(), failed.join("\n"));
 }
 
@@ -117,6 +126,9 @@ struct Bench {
     now: SystemTime,
     leeway: u64,
     accepted_types: BTreeSet<String>,
+    /// The corpus's callers as they would be enrolled, each with the SHA-256 of its certificate.
+    callers: BTreeMap<String, (EnrolledCaller, [u8; 32])>,
+    bond: Bond,
     /// Holds the key files.
     _folder: tempfile::TempDir,
 }
@@ -150,6 +162,7 @@ impl Bench {
                     keys: KeySource::File(file),
                     token_types: Some(accepted_types.clone()),
                     clock_skew: Duration::from_secs(leeway),
+                    require_sender_constrained: false,
                     max_lifetime: Duration::from_secs(profile["max_lifetime_s"].as_u64().unwrap()),
                     mapping: ClaimMapping {
                         principal_type: EntityType::parse("User").unwrap(),
@@ -162,7 +175,8 @@ impl Bench {
             .collect();
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(corpus["verify_at_unix"].as_u64().unwrap());
         let verifier = Verifier::new(&issuers, &limits, 10_000, ManualClock::at(now)).unwrap();
-        Self { verifier, limits, now, leeway, accepted_types, _folder: folder }
+        let callers = callers(corpus, &issuers);
+        Self { verifier, limits, now, leeway, accepted_types, callers, bond: Bond::new(&issuers), _folder: folder }
     }
 
     async fn present(&self, token: &SecretString) -> Result<Arc<VerifiedToken>, TokenError> {
@@ -179,10 +193,7 @@ impl Bench {
             return Err(format!("took {took:?}"));
         }
         let again = self.present(&token).await;
-        let principal = |verdict: &Result<Arc<VerifiedToken>, TokenError>| {
-            verdict.as_ref().map(|token| token.principal().uid.id.as_str().to_owned()).map_err(|error| *error)
-        };
-        let (verdict, again) = (principal(&verdict), principal(&again));
+        let (verdict, again) = (self.in_the_hands_of(case, verdict)?, self.in_the_hands_of(case, again)?);
         if verdict != again {
             return Err(format!("first {verdict:?}, then {again:?}"));
         }
@@ -207,6 +218,63 @@ impl Bench {
             (expected, verdict) => Err(format!("expected {expected:?}, got {verdict:?}")),
         }
     }
+}
+
+impl Bench {
+    /// Whom the token makes, or the word why not: where the case is about the caller, only in that caller's hands.
+    fn in_the_hands_of(
+        &self,
+        case: &Value,
+        verdict: Result<Arc<VerifiedToken>, TokenError>,
+    ) -> Result<Result<String, &'static str>, String> {
+        let token = match verdict {
+            Ok(token) => token,
+            Err(error) => return Ok(Err(error.reason())),
+        };
+        if text(case, "category") == BINDING {
+            let name = case["caller"].as_str().unwrap_or("orders-svc");
+            let (caller, certificate) = self.callers.get(name).ok_or_else(|| format!("no caller `{name}`"))?;
+            if let Err(unbound) = self.bond.hold_for(caller, certificate, token.facts()) {
+                return Ok(Err(unbound.reason()));
+            }
+        }
+        Ok(Ok(token.principal().uid.id.as_str().to_owned()))
+    }
+}
+
+/// The corpus's callers: each has the name that its certificate gives it, is the client of its own label at every issuer,
+/// and presents for nobody else.
+fn callers(corpus: &Value, issuers: &[TrustedIssuer]) -> BTreeMap<String, (EnrolledCaller, [u8; 32])> {
+    let names = IdentityConfig { trust_domains: ["corp.test".parse().unwrap()].into(), dns_san: false };
+    let one = |(label, caller): (&String, &Value)| {
+        let leaf = CertificateDer::from_pem_slice(text(caller, "cert_pem").as_bytes()).unwrap();
+        let name = peer::identify(&leaf, &names).unwrap();
+        assert_eq!(name.to_string(), text(caller, "spiffe_id"), "the certificate's own word");
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &leaf);
+        assert_eq!(URL_SAFE_NO_PAD.encode(digest.as_ref()), text(caller, "x5t_s256"), "RFC 8705 section 3.1");
+        let mut clients = ClientNames::default();
+        for issuer in issuers {
+            clients.insert(issuer.issuer.clone(), label.clone());
+        }
+        let enrolled = EnrolledCaller {
+            name,
+            label: label.clone(),
+            resource_types: TypeGrant::All,
+            actions: vec![ActionPattern::All],
+            assert_subjects: TypeGrant::Only(BTreeSet::new()),
+            supply_attributes: AttributeGrant::Only { types: BTreeSet::new(), single: BTreeMap::new() },
+            supply_parents: TypeGrant::Only(BTreeSet::new()),
+            sees_policies: false,
+            clients,
+            presents_for: PresentGrant::Only(ClientNames::default()),
+            tenants: TenantGrant::Only(BTreeSet::new()),
+            batch_items: None,
+            capacity: Share::WHOLE,
+            explain: false,
+        };
+        (label.clone(), (enrolled, digest.as_ref().try_into().unwrap()))
+    };
+    corpus["callers"].as_object().unwrap().iter().map(one).collect()
 }
 
 /// The case's token, made longer where the case says so: `append "A"*8388608`.

@@ -22,7 +22,7 @@ use gatepost::model::entity::{EntityId, EntityType, EntityUid, RawRecord, RawVal
 use gatepost::model::field_path::FieldPath;
 use gatepost::model::ids::{DecisionId, PolicyRevision, RequestId};
 use gatepost::model::question::{BatchPosition, Circumstances};
-use gatepost::token::TokenFacts;
+use gatepost::token::{Actor, Confirmation, TokenFacts};
 use jsonschema::Validator;
 use serde_json::Value;
 
@@ -134,6 +134,7 @@ fn entries() -> Vec<(String, Entry)> {
         ("UNAUTHENTICATED", "CERTIFICATE_EXPIRED"),
         ("INVALID_ARGUMENT", "MALFORMED"),
         ("RESOURCE_EXHAUSTED", "OVERLOADED"),
+        ("RESOURCE_EXHAUSTED", "CALLER_OVER_SHARE"),
         ("DEADLINE_EXCEEDED", "DEADLINE"),
     ] {
         add(format!("refused {status}"), call(Outcome::Refused { status, reason }));
@@ -215,7 +216,7 @@ fn entries() -> Vec<(String, Entry)> {
     let asked = QuestionFacts {
         kept,
         context_sha256: Some("2c".repeat(32)),
-        asserted: vec!["subject".to_owned(), "resource.attributes".to_owned()],
+        asserted: vec!["resource.owner".to_owned(), "subject".to_owned()],
         ..question()
     };
     add("kept values".to_owned(), CallEntry { question: Some(asked), ..call(decided(allow())) });
@@ -274,6 +275,7 @@ fn call(outcome: Outcome) -> CallEntry {
             name: Some("spiffe://corp.test/ns/prod/sa/orders".to_owned()),
             label: Some("orders".to_owned()),
             certificate_sha256: Some("ab".repeat(32)),
+            refusal: None,
         },
         listener: address("127.0.0.1:8443"),
         circumstances: Circumstances::default(),
@@ -327,9 +329,12 @@ fn facts() -> TokenFacts {
         acr: None,
         amr: ["mfa".to_owned()].into(),
         auth_time: None,
-        client_id: None,
-        actors: Vec::new(),
-        confirmation: None,
+        client_id: Some("shop-app".to_owned()),
+        actors: vec![
+            Actor { subject: "spiffe://corp.test/orders".to_owned(), issuer: None },
+            Actor { subject: "gateway".to_owned(), issuer: Some("https://other.test".to_owned()) },
+        ],
+        confirmation: Some(Confirmation::CertificateSha256([7; 32])),
         session_sha256: None,
         algorithm: "ES256",
         key_id: Some("k1".to_owned()),

@@ -19,8 +19,10 @@ const FLOORS: [&[&str]; 7] = [
 const CLIENT: (&str, &[&str]) = ("client", &["clock", "secret", "proto", "model"]);
 
 /// Where one organ takes a type of another's: a proof, or facts that only a proof can give.
-const PROOFS: [(&str, &str, &str); 4] = [
+const PROOFS: [(&str, &str, &str); 6] = [
     ("caller", "tls::peer::{IdentityError, Peer}", "the other end of a connection, made by a handshake alone"),
+    ("caller", "token::TokenFacts", "what a verified token said, to ask whether it is this caller's to present"),
+    ("audit", "token::Confirmation", "the name of the proof that a token demands, for the record"),
     ("policy", "token::TokenFacts", "what a verified token said, for `context.token`"),
     ("audit", "token::TokenFacts", "the same, for the record"),
     ("cache", "policy::AuthorizationRequest", "a checked question: the only thing a key is made of"),

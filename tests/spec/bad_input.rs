@@ -32,6 +32,7 @@ pub fn wide_settings(settings: &mut Value) {
     settings["callers"] = json!([{
         "spiffe_id": spiffe_id("storefront"), "name": "storefront", "resource_types": "*", "actions": "*",
         "assert_subjects": "*", "supply_attributes": "*", "supply_parents": "*", "sees_policies": true,
+        "presents_for": "*",
     }]);
     settings["issuers"][0]["principal"] =
         json!({ "type": "User", "attributes": { "name": "name" }, "parents": [{ "claim": "roles", "type": "Group" }] });

@@ -40,7 +40,7 @@ fn every_step_of_the_story_ends_as_it_must() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let lines = lines_of(&output);
     let steps: Vec<&Value> = lines.iter().filter(|line| line.get("step").is_some()).collect();
-    assert_eq!(steps.len(), 26);
+    assert_eq!(steps.len(), 27);
     assert!(steps.iter().all(|step| step["ok"] == true), "{steps:#?}");
     let table = [
         (1, "ALLOW", "API1: her own order"),
@@ -57,7 +57,8 @@ fn every_step_of_the_story_ends_as_it_must() {
         (18, "PERMISSION_DENIED CALLER_NOT_ENTITLED", "a service beyond its work"),
         (19, "PERMISSION_DENIED CALLER_NOT_ENROLLED", "a service that nobody enrolled"),
         (20, "NO_CONNECTION UNKNOWN_ISSUER", "a forged certificate"),
-        (24, "DENY NO_PERMIT", "bob's order in a list"),
+        (21, "DENY TOKEN_NOT_FOR_CALLER", "a service with a token that another was given"),
+        (25, "DENY NO_PERMIT", "bob's order in a list"),
     ];
     for (number, expected, why) in table {
         let step = steps.iter().find(|step| step["step"] == number).unwrap();
@@ -65,7 +66,7 @@ fn every_step_of_the_story_ends_as_it_must() {
     }
     assert!(!steps[7]["fields"].as_array().unwrap().contains(&json!("last_login_ip")), "the mask hides it");
     assert_eq!(steps[12]["refused_fields"], json!(["role"]), "a strict write names what it was refused");
-    assert_eq!([&steps[20]["cache"], &steps[21]["cache"]], ["miss", "hit"]);
+    assert_eq!([&steps[21]["cache"], &steps[22]["cache"]], ["miss", "hit"]);
 }
 
 #[test]
@@ -112,9 +113,10 @@ fn the_table_is_for_people_without_colours_when_nobody_looks() {
         "CALLER_NOT_ENTITLED",
         "CALLER_NOT_ENROLLED",
         "UNKNOWN_ISSUER",
+        "TOKEN_NOT_FOR_CALLER",
         "cache: hit",
         "not granted: role",
-        "26 of 26 answers are as expected",
+        "27 of 27 answers are as expected",
     ] {
         assert!(text.contains(word), "{word}\n{text}");
     }

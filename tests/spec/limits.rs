@@ -366,7 +366,7 @@ async fn a_token_past_a_limit_is_denied() {
     let roles = |count: usize| json!({ "roles": (0..count).map(|at| format!("g{at}")).collect::<Vec<_>>() });
     let table = [
         ("token_bytes", token("alice", &claims(300)), token("alice", &claims(301)), "SIZE"),
-        ("token_claims", token("alice", &more(6)), token("alice", &more(7)), "CLAIM_LIMIT"),
+        ("token_claims", token("alice", &more(5)), token("alice", &more(6)), "CLAIM_LIMIT"),
         ("token_audiences", token("alice", &audiences(3)), token("alice", &audiences(4)), "CLAIM_LIMIT"),
         (
             "token_json_depth",

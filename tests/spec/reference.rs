@@ -139,7 +139,9 @@ fn the_error_page_lists_every_word_of_a_record() {
     };
     let listed = |heading: &str| sorted(rows(&page, heading).into_iter().map(|row| row[0].to_owned()));
 
-    let tokens = words("src/token/error.rs", "pub fn reason(self)", "/// Why a verifier");
+    let mut tokens = words("src/token/error.rs", "pub fn reason(self)", "/// Why a verifier");
+    tokens.extend(words("src/caller/bond.rs", "pub fn reason(self)", "impl Bond"));
+    tokens.sort();
     assert_eq!(listed("Why a token was refused"), tokens);
     let peers = words("src/tls/peer.rs", "pub fn reason(self)", "impl Peer");
     assert_eq!(listed("Why a certificate names nobody"), peers);
@@ -151,7 +153,7 @@ fn the_error_page_lists_every_word_of_a_record() {
 
     let rights = read("src/pdp.rs");
     let rights = rights.split("NotEntitled(\"").skip(1).map(|rest| rest.split('"').next().unwrap().to_owned());
-    let mut rights = sorted(rights);
+    let mut rights = sorted(rights.chain(words("src/caller/rights.rs", "pub fn word(self)", "impl Caller")));
     rights.dedup();
     assert_eq!(listed("What a caller may lack"), rights);
 

@@ -11,7 +11,7 @@ use crate::model::entity::{EntityId, EntityType, RawRecord, RawValue, is_hidden}
 use crate::model::field_path::FieldPath;
 use crate::model::ids::{DecisionId, RequestId};
 use crate::model::question::{BatchPosition, Circumstances};
-use crate::token::TokenFacts;
+use crate::token::{Actor, Confirmation, TokenFacts};
 
 pub(in crate::audit) fn frame() -> Frame {
     Frame { host: HostFacts { hostname: "gatepost-0".to_owned() }, boot: "boot".to_owned() }
@@ -44,6 +44,7 @@ pub(in crate::audit) fn call(outcome: Outcome) -> CallEntry {
             name: Some("spiffe://corp.test/ns/prod/sa/orders".to_owned()),
             label: Some("orders".to_owned()),
             certificate_sha256: Some("ab".repeat(32)),
+            refusal: None,
         },
         listener: "127.0.0.1:8443".parse().unwrap(),
         circumstances: Circumstances::default(),
@@ -172,9 +173,12 @@ fn a_call_is_recorded_with_who_what_where_and_why() {
         acr: Some("secret-acr".to_owned()),
         amr: ["mfa".to_owned()].into(),
         auth_time: None,
-        client_id: Some("secret-client".to_owned()),
-        actors: Vec::new(),
-        confirmation: None,
+        client_id: Some("shop-app".to_owned()),
+        actors: vec![
+            Actor { subject: "spiffe://corp.test/ns/prod/sa/orders".to_owned(), issuer: None },
+            Actor { subject: "gateway".to_owned(), issuer: Some("https://other.test".to_owned()) },
+        ],
+        confirmation: Some(Confirmation::CertificateSha256([7; 32])),
         session_sha256: None,
         algorithm: "ES256",
         key_id: Some("k1".to_owned()),
@@ -226,6 +230,10 @@ fn a_call_is_recorded_with_who_what_where_and_why() {
         ("/trace/span/uid", "00f067aa0ba902b7".into()),
         ("/policy/version", format!("sha256:{}", "9a".repeat(32)).into()),
         ("/unmapped/gatepost/principal", "User::\"ali\\\"ce\"".into()),
+        ("/unmapped/gatepost/token_client", "shop-app".into()),
+        ("/unmapped/gatepost/cnf", "x5t#S256".into()),
+        ("/unmapped/gatepost/act/0/sub", "spiffe://corp.test/ns/prod/sa/orders".into()),
+        ("/unmapped/gatepost/act/1/iss", "https://other.test".into()),
         ("/unmapped/gatepost/level", "field".into()),
         ("/unmapped/gatepost/field_mask/asked/0", "email".into()),
         ("/unmapped/gatepost/field_mask/denied/0", "role".into()),
@@ -236,6 +244,7 @@ fn a_call_is_recorded_with_who_what_where_and_why() {
     for (place, expected) in table {
         assert_eq!(record.pointer(place), Some(&expected), "{place}");
     }
+    assert_eq!(record.pointer("/unmapped/gatepost/act/0/iss"), None, "the token's own issuer is said once");
     assert!(!record.to_string().contains("secret-"), "claims that no list names stay out");
 }
 
@@ -274,8 +283,8 @@ fn no_text_can_break_a_line_or_hide_in_one() {
             acr: None,
             amr: Default::default(),
             auth_time: None,
-            client_id: None,
-            actors: Vec::new(),
+            client_id: Some(text.clone()),
+            actors: vec![Actor { subject: text.clone(), issuer: Some(text.clone()) }],
             confirmation: None,
             session_sha256: None,
             algorithm: "ES256",
@@ -287,6 +296,7 @@ fn no_text_can_break_a_line_or_hide_in_one() {
                 name: Some(text.clone()),
                 label: Some(text.clone()),
                 certificate_sha256: Some(text.clone()),
+                refusal: None,
             },
             question: Some(asked),
             subject: SubjectFacts { token: Some(Arc::new(token)), ..SubjectFacts::default() },
@@ -317,6 +327,9 @@ fn no_text_can_break_a_line_or_hide_in_one() {
             "/trace/uid",
             "/trace/span/uid",
             "/unmapped/gatepost/token_kid",
+            "/unmapped/gatepost/token_client",
+            "/unmapped/gatepost/act/0/sub",
+            "/unmapped/gatepost/act/0/iss",
             "/unmapped/gatepost/certificate_sha256",
             "/unmapped/gatepost/context_sha256",
             "/unmapped/gatepost/obligations/0",

@@ -299,7 +299,7 @@ fn tokens(cast: &Cast) -> Act {
 fn services(cast: &Cast) -> Act {
     let read = || order("Order.read", "ord-1", "acme", "alice");
     act(
-        "Services: each asks about its own work, and nobody else asks at all",
+        "Services: each asks about its own work with tokens meant for it, and nobody else asks at all",
         vec![
             step(
                 "alice",
@@ -315,6 +315,16 @@ fn services(cast: &Cast) -> Act {
                 .expect(refused("PERMISSION_DENIED", "CALLER_NOT_ENROLLED")),
             step("mallory", FORGED, "Order.read", "ord-1", "the storefront's name, another CA", &cast.alice, read())
                 .expect(refused("NO_CONNECTION", "UNKNOWN_ISSUER")),
+            step(
+                "alice",
+                "fulfilment",
+                "Order.read",
+                "ord-1",
+                "a token that the shop's app was given",
+                &cast.alice,
+                read(),
+            )
+            .expect(denied("TOKEN_NOT_FOR_CALLER")),
         ],
     )
 }

@@ -19,6 +19,8 @@ use crate::clock::unix_seconds;
 pub const ISSUER: &str = "https://idp.shop.example";
 /// The audience that Gatepost wants.
 pub const AUDIENCE: &str = "gatepost";
+/// The OAuth client that the world's people sign in with: no service, so services present its tokens by right.
+pub const CLIENT: &str = "shop-app";
 
 /// PEM files of one workload, and the authority that it trusts.
 #[derive(Debug, Clone)]
@@ -153,6 +155,7 @@ impl World {
         let now = unix_seconds(issued);
         let mut all = json!({
             "iss": ISSUER, "aud": AUDIENCE, "sub": subject, "iat": now, "nbf": now, "exp": now + lifetime.as_secs(),
+            "client_id": CLIENT,
         });
         if let (Some(all), Some(claims)) = (all.as_object_mut(), claims.as_object()) {
             all.extend(claims.clone());
@@ -180,19 +183,23 @@ impl World {
                     "resource_types": ["Account", "Order", "Product"],
                     "actions": ["Account.*", "Order.*", "Product.*"],
                     "supply_attributes": ["Account", "Order", "Product"], "sees_policies": true,
+                    "presents_for": [{ "client": CLIENT }], "tenants": ["acme", "globex"],
                 },
                 {
                     "spiffe_id": spiffe_id("back-office"), "name": "back-office",
                     "resource_types": "*", "actions": "*",
                     "supply_attributes": ["Account", "Order", "Product", "User"], "sees_policies": true,
+                    "presents_for": [{ "client": CLIENT }], "tenants": "*", "explain": true,
                 },
                 {
                     "spiffe_id": spiffe_id("fulfilment"), "name": "fulfilment",
                     "resource_types": ["Order"], "actions": ["Order.read"], "supply_attributes": ["Order"],
+                    "clients": [{ "id": "fulfilment" }], "tenants": ["acme"],
                 },
                 {
                     "spiffe_id": spiffe_id("fraud"), "name": "fraud",
                     "resource_types": ["Account"], "actions": ["Account.read"], "supply_attributes": ["Account"],
+                    "tenants": ["acme"],
                 },
             ],
             "issuers": [{
@@ -203,7 +210,7 @@ impl World {
                     "parents": [{ "claim": "roles", "type": "Role" }],
                 },
             }],
-            "policies": { "directory": policies },
+            "policies": { "directory": policies, "tenant_type": "Tenant" },
             "audit": { "file": { "path": "audit.jsonl" }, "keep": ["Order.status"] },
             "telemetry": { "logs": { "format": "human", "filter": "warn" } },
         })

@@ -17,7 +17,7 @@ use crate::model::decision::{Decision, DenialCode};
 use crate::model::entity::{EntityId, EntityType, EntityUid, RawEntity, RawRecord, RawValue};
 use crate::model::field_path::FieldPath;
 use crate::model::question::{FieldMode, FieldQuery, FieldSelection, Question, Resource};
-use crate::token::TokenFacts;
+use crate::token::{Actor, Confirmation, TokenFacts};
 
 /// The file whose names every other file of the folder may use.
 pub const SHARED: &str = "shared.yaml";
@@ -196,6 +196,12 @@ struct TokenText {
     amr: BTreeSet<String>,
     auth_time: Option<jiff::Timestamp>,
     client_id: Option<String>,
+    /// Who acts for the subject, the current actor first.
+    #[serde(default)]
+    actors: Vec<String>,
+    /// Whether it is bound to its presenter's certificate.
+    #[serde(default)]
+    sender_constrained: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -458,8 +464,8 @@ fn token_facts(text: &TokenText, subject: &str, now: SystemTime) -> TokenFacts {
         amr: text.amr.clone(),
         auth_time: text.auth_time.map(instant),
         client_id: text.client_id.clone(),
-        actors: Vec::new(),
-        confirmation: None,
+        actors: text.actors.iter().map(|actor| Actor { subject: actor.clone(), issuer: None }).collect(),
+        confirmation: text.sender_constrained.then_some(Confirmation::CertificateSha256([0; 32])),
         session_sha256: None,
         algorithm: "ES256",
         key_id: None,

@@ -6,14 +6,16 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use super::issuers;
+use super::rights;
 use super::values::Checks;
 use crate::config::raw::{
     RawAudit, RawAuditFile, RawCache, RawCaller, RawConfig, RawGrant, RawIdentity, RawLogFormat, RawPolicies,
     RawServer, RawTelemetry,
 };
 use crate::config::{
-    ActionPattern, AuditConfig, AuditSink, CacheConfig, CallerName, Config, EnrolledCaller, IdentityConfig, KeptValue,
-    Limits, ListenerTls, LogFormat, OtlpConfig, PolicyConfig, ServerConfig, TelemetryConfig, TypeGrant,
+    ActionPattern, AuditConfig, AuditSink, CacheConfig, CallerName, ClientNames, Config, EnrolledCaller,
+    IdentityConfig, KeptValue, Limits, ListenerTls, LogFormat, OtlpConfig, PolicyConfig, ServerConfig, TelemetryConfig,
+    TypeGrant,
 };
 use crate::model::entity::{EntityId, EntityType, EntityUid, is_hidden};
 use crate::model::spiffe_id::SpiffeId;
@@ -22,7 +24,8 @@ use crate::model::spiffe_id::SpiffeId;
 pub(super) fn check(raw: &RawConfig, checks: &mut Checks<'_>) -> Option<Config> {
     let server = server(&raw.server, checks);
     let identity = identity(&raw.identity, checks);
-    let callers = callers(&raw.callers, identity.as_ref(), checks);
+    let issuer_names: Vec<&str> = raw.issuers.iter().filter_map(|issuer| issuer.issuer.as_deref()).collect();
+    let callers = callers(&raw.callers, identity.as_ref(), &issuer_names, checks);
     let issuers = issuers::issuers(&raw.issuers, &raw.policies.caller_type, checks);
     let limits = limits(raw, checks);
     let policies = policies(&raw.policies, limits.as_ref(), checks);
@@ -92,6 +95,7 @@ fn identity(raw: &RawIdentity, checks: &mut Checks<'_>) -> Option<IdentityConfig
 fn callers(
     raw: &[RawCaller],
     identity: Option<&IdentityConfig>,
+    issuers: &[&str],
     checks: &mut Checks<'_>,
 ) -> Option<Vec<EnrolledCaller>> {
     if raw.is_empty() {
@@ -100,6 +104,7 @@ fn callers(
     }
     let mut names = BTreeMap::new();
     let mut labels = BTreeMap::new();
+    let mut claimed = BTreeMap::new();
     let mut callers = Vec::with_capacity(raw.len());
     for (index, raw) in raw.iter().enumerate() {
         let key = format!("callers[{index}]");
@@ -117,8 +122,23 @@ fn callers(
         let actions = at_least_one(&format!("{key}.actions"), &raw.actions, checks)
             .and_then(|()| actions(&format!("{key}.actions"), &raw.actions, checks));
         let assert_subjects = types(&format!("{key}.assert_subjects"), &raw.assert_subjects, checks);
-        let supply_attributes = types(&format!("{key}.supply_attributes"), &raw.supply_attributes, checks);
+        let supply_attributes = rights::attributes(&format!("{key}.supply_attributes"), &raw.supply_attributes, checks);
         let supply_parents = types(&format!("{key}.supply_parents"), &raw.supply_parents, checks);
+        let clients = rights::clients(&format!("{key}.clients"), &raw.clients, issuers, checks);
+        for (issuer, id) in clients.iter().flat_map(ClientNames::iter) {
+            if let Some(first) = claimed.insert((issuer.to_owned(), id.to_owned()), index) {
+                let message = format!("claim a client that `callers[{first}]` is");
+                let help = "a client is one service; what another may present besides goes into its `presents_for`";
+                checks.refuse(&format!("{key}.clients"), message, help);
+            }
+        }
+        let presents_for = rights::presents_for(&format!("{key}.presents_for"), &raw.presents_for, issuers, checks);
+        let tenants = rights::tenants(&format!("{key}.tenants"), &raw.tenants, checks);
+        let batch_items = match &raw.batch_items {
+            None => Some(None),
+            Some(items) => checks.count(&format!("{key}.batch_items"), items, 1, 10_000).map(Some),
+        };
+        let capacity = rights::share(&format!("{key}.capacity"), &raw.capacity, checks);
         let caller = || {
             Some(EnrolledCaller {
                 name: name?,
@@ -129,6 +149,12 @@ fn callers(
                 supply_attributes: supply_attributes?,
                 supply_parents: supply_parents?,
                 sees_policies: raw.sees_policies,
+                clients: clients?,
+                presents_for: presents_for?,
+                tenants: tenants?,
+                batch_items: batch_items?,
+                capacity: capacity?,
+                explain: raw.explain,
             })
         };
         callers.push(caller());
@@ -273,12 +299,17 @@ fn policies(raw: &RawPolicies, limits: Option<&Limits>, checks: &mut Checks<'_>)
     if let Err(error) = &id {
         checks.refuse("policies.anonymous.id", error.to_string(), "");
     }
+    let tenant_type = match &raw.tenant_type {
+        None => Some(None),
+        Some(text) => checks.entity_type("policies.tenant_type", text).map(Some),
+    };
     let reload_interval = checks.duration("policies.reload_interval", &raw.reload_interval, "1s", "1h");
     Some(PolicyConfig {
         directory: directory?,
         validation_level: validation_level?,
         caller_type: caller_type?,
         anonymous: EntityUid { entity_type: entity_type?, id: id.ok()? },
+        tenant_type: tenant_type?,
         reload_interval: reload_interval?,
     })
 }

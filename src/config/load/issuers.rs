@@ -92,6 +92,7 @@ fn issuer(key: &str, raw: &RawIssuer, checks: &mut Checks<'_>) -> Option<Trusted
         token_types: token_types?,
         clock_skew: clock_skew?,
         max_lifetime: max_lifetime?,
+        require_sender_constrained: raw.require_sender_constrained,
         mapping: mapping?,
     })
 }

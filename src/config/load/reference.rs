@@ -78,7 +78,9 @@ impl<'a> Page<'a> {
         if schema.get("properties").is_some() {
             return Some(("", schema));
         }
-        let items = schema.get("items").map(|items| ("[]", items));
+        let choices = schema.get("anyOf").and_then(Json::as_array).into_iter().flatten();
+        let list = choices.chain([schema]).find(|one| one.get("items").is_some());
+        let items = list.and_then(|list| list.get("items")).map(|items| ("[]", items));
         let values = schema.get("additionalProperties").filter(|values| values.is_object()).map(|v| (".*", v));
         let (suffix, inner) = items.or(values)?;
         let candidates = inner.get("anyOf").or_else(|| resolve(self.root, inner).get("anyOf"));

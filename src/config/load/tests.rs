@@ -7,7 +7,8 @@ use serde_json::{Value as Json, json};
 
 use super::*;
 use crate::config::{
-    ActionPattern, AuditSink, CallerName, KeptValue, KeyHost, KeySource, Limits, LogFormat, TokenAlgorithm, TypeGrant,
+    ActionPattern, AttributeGrant, AuditSink, CallerName, ClientNames, KeptValue, KeyHost, KeySource, Limits, LogFormat,
+    PresentGrant, Share, TokenAlgorithm,
 };
 use crate::model::entity::EntityType;
 
@@ -30,13 +31,21 @@ callers:
     resource_types: [Order, Shop::Account]
     actions: ["Order.*", Account.read]
     assert_subjects: [User]
-    supply_attributes: "*"
+    supply_attributes: [Product, Shop::Account.plan]
     supply_parents: [Order]
     sees_policies: true
+    clients: [{ issuer: "batch", id: orders-svc }]
+    presents_for: [{ issuer: "https://cloud.example", client: shop-app }, { issuer: "batch", client: cron }]
+    tenants: [acme]
+    batch_items: 20
+    capacity: 25%
+    explain: true
   - dns: billing.internal
     name: billing
     resource_types: "*"
     actions: "*"
+    supply_attributes: "*"
+    presents_for: "*"
 issuers:
   - issuer: https://idp.example.org
     audiences: [gatepost, gatepost-staging]
@@ -45,6 +54,7 @@ issuers:
     token_types: [at+jwt, JWT]
     clock_skew: 10s
     max_lifetime: 1h
+    require_sender_constrained: true
     principal:
       type: User
       shared_type: true
@@ -70,6 +80,7 @@ policies:
   validation_level: 2
   caller_type: Workload
   anonymous: { type: Visitor, id: nobody }
+  tenant_type: Tenant
   reload_interval: 5s
 cache:
   decisions: 5000
@@ -164,11 +175,23 @@ fn a_whole_file_is_taken_as_it_is_written() {
     assert_eq!(orders.actions, [ActionPattern::Prefix("Order.".into()), ActionPattern::Exact("Account.read".into())]);
     assert!(orders.resource_types.covers(&entity_type("Shop::Account")));
     assert!(!orders.resource_types.covers(&entity_type("Account")));
-    assert_eq!(orders.supply_attributes, TypeGrant::All);
+    let granted = |kind: &str, attribute: &str| orders.supply_attributes.covers(&entity_type(kind), attribute);
+    assert!(granted("Product", "price") && granted("Shop::Account", "plan"), "a whole type, and one attribute");
+    assert!(!granted("Shop::Account", "owner") && !granted("Account", "plan"), "and nothing beside");
+    assert!(orders.clients.names("batch", "orders-svc") && !orders.clients.names("batch", "Orders-svc"));
+    assert!(!orders.clients.names("https://cloud.example", "orders-svc"), "an id is of its issuer");
+    let PresentGrant::Only(presented) = &orders.presents_for else { panic!("some") };
+    assert_eq!(presented.iter().count(), 2);
+    assert!(orders.tenants.covers("acme") && !orders.tenants.covers("Acme"));
+    assert_eq!((orders.batch_items, orders.capacity, orders.explain), (Some(20), Share::new(25).unwrap(), true));
+    assert_eq!((&billing.supply_attributes, &billing.presents_for), (&AttributeGrant::All, &PresentGrant::All));
+    assert_eq!((billing.batch_items, billing.capacity, billing.explain), (None, Share::WHOLE, false));
+    assert!(!billing.tenants.covers("acme") && billing.clients.iter().next().is_none(), "nothing unless it is written");
     assert_eq!(billing.name, CallerName::Dns("billing.internal".into()));
     assert_eq!(billing.actions, [ActionPattern::All]);
     assert!(!billing.assert_subjects.covers(&entity_type("User")), "nothing is granted unless it is written");
     let [file, url, shared] = config.issuers.as_slice() else { panic!("three issuers") };
+    assert!(file.require_sender_constrained && !url.require_sender_constrained);
     assert!(matches!(&file.keys, KeySource::File(path) if *path == folder.path("keys.json")));
     assert_eq!(file.token_types.as_ref().unwrap().iter().collect::<Vec<_>>(), ["at+jwt", "jwt"], "lower case");
     assert_eq!(file.mapping.attributes.len(), 2);
@@ -235,6 +258,11 @@ fn what_is_not_written_is_the_default_that_is_documented() {
     let types: Vec<&String> = issuer.token_types.as_ref().unwrap().iter().collect();
     assert_eq!(types, ["application/at+jwt", "at+jwt", "jwt"]);
     assert_eq!((issuer.clock_skew, issuer.max_lifetime), (seconds(30), seconds(900)));
+    assert!(!issuer.require_sender_constrained);
+    let [caller] = config.callers.as_slice() else { panic!("one caller") };
+    assert_eq!(caller.presents_for, PresentGrant::Only(ClientNames::default()), "no token but its own");
+    assert_eq!((caller.batch_items, caller.capacity, caller.explain), (None, Share::WHOLE, false));
+    assert!(!caller.tenants.covers("acme") && config.policies.tenant_type.is_none());
     assert_eq!(issuer.mapping.id_claim, "sub");
     assert_eq!(config.policies.validation_level, 1);
     assert_eq!(config.policies.caller_type.as_str(), "Service");
@@ -250,6 +278,21 @@ fn what_is_not_written_is_the_default_that_is_documented() {
     assert!((otlp.sample_ratio - 0.1).abs() < f64::EPSILON);
     assert_eq!(otlp.interval, seconds(30));
     assert_eq!(format!("{:?}", config.limits), format!("{:?}", Limits::default()));
+}
+
+/// Where there is one issuer, a client is that issuer's; where there is none, it is nobody's.
+#[test]
+fn a_client_is_of_the_only_issuer_unless_it_says() {
+    let folder = Folder::new();
+    let caller = LEAST.replace("[Order.read] }", "[Order.read], clients: [{ id: a }], presents_for: [{ client: b }] }");
+    let issuer = "issuers: [{ issuer: i, audiences: [a], jwks_file: keys.json, principal: { type: User } }]\n";
+    let config = folder.load(&format!("{caller}{issuer}")).unwrap_or_else(|report| panic!("{report}"));
+    assert!(config.callers[0].clients.names("i", "a"));
+    let PresentGrant::Only(presented) = &config.callers[0].presents_for else { panic!("some") };
+    assert!(presented.names("i", "b") && !presented.names("i", "a"));
+
+    let report = folder.refusal(&caller);
+    assert_eq!(keys(&report), ["callers[0].clients[0].issuer", "callers[0].presents_for[0].issuer"]);
 }
 
 /// Each row spoils one thing in `WHOLE`: text, what it becomes, the key that is named, why. V-CFG-1 is in here.
@@ -301,6 +344,40 @@ fn every_way_to_be_wrong_is_refused_by_its_key() {
         ("    actions: \"*\"\n", "", "callers[1].actions", "may ask nothing"),
         ("assert_subjects: [User]", "assert_subjects: [\"\"]", "callers[0].assert_subjects[0]", "empty type"),
         ("sees_policies: true", "sees_policies: \"true\"", "callers[0].sees_policies", "text is no switch"),
+        ("[Product, Sh", "[Product, Product.price, Sh", "callers[0].supply_attributes[1]", "says less than the type"),
+        ("[Product, Sh", "[Pro duct.price, Sh", "callers[0].supply_attributes[0]", "not a type's name"),
+        ("[Product, Sh", "[Product., Sh", "callers[0].supply_attributes[0]", "no attribute"),
+        ("[Product, Sh", "[\"*\", Sh", "callers[0].supply_attributes[0]", "all, among others"),
+        ("[Product, Sh", "[Shop::Action, Sh", "callers[0].supply_attributes[0]", "actions are the schema's"),
+        (
+            "issuer: \"batch\", id",
+            "issuer: \"Batch\", id",
+            "callers[0].clients[0].issuer",
+            "an issuer nobody configured",
+        ),
+        ("issuer: \"batch\", id", "id", "callers[0].clients[0].issuer", "which of three issuers?"),
+        (", id: orders-svc", "", "callers[0].clients[0].id", "which client?"),
+        ("id: orders-svc", "id: \"\"", "callers[0].clients[0].id", "an empty id"),
+        ("id: orders-svc }", "id: a }, { issuer: \"batch\", id: a }", "callers[0].clients[1]", "listed twice"),
+        (
+            "    presents_for: \"*\"\n",
+            "    clients: [{ issuer: \"batch\", id: orders-svc }]\n",
+            "callers[1].clients",
+            "two services that are one client: one of them only presents for it",
+        ),
+        ("client: cron", "client: \" cron\"", "callers[0].presents_for[1].client", "a space that nobody sees"),
+        ("client: cron", "clients: cron", "callers[0].presents_for[1].clients", "an unknown key"),
+        ("presents_for: \"*\"", "presents_for: \"all\"", "callers[1].presents_for", "the word is `*`"),
+        ("tenants: [acme]", "tenants: [acme, \"*\"]", "callers[0].tenants[1]", "all, among others"),
+        ("tenants: [acme]", "tenants: [\"ac\\u200bme\"]", "callers[0].tenants[0]", "zero width"),
+        ("batch_items: 20", "batch_items: 0", "callers[0].batch_items", "no batch at all"),
+        ("batch_items: 20", "batch_items: 10001", "callers[0].batch_items", "past its ceiling"),
+        ("capacity: 25%", "capacity: 0%", "callers[0].capacity", "nothing is no share"),
+        ("capacity: 25%", "capacity: 101%", "callers[0].capacity", "more than everything"),
+        ("capacity: 25%", "capacity: 25", "callers[0].capacity", "of what?"),
+        ("capacity: 25%", "capacity: \"2.5%\"", "callers[0].capacity", "whole percents"),
+        ("explain: true", "explain: \"true\"", "callers[0].explain", "text is no switch"),
+        ("tenant_type: Tenant", "tenant_type: \"Ten ant\"", "policies.tenant_type", "not a type's name"),
         ("issuer: https://idp.example.org", "issuer: \"\"", "issuers[0].issuer", "empty"),
         ("issuer: batch", "issuer: https://idp.example.org", "issuers[2].issuer", "the same issuer twice"),
         ("User, shared_type: true", "User", "issuers[1].principal.type", "alice of one issuer is alice of the other"),
