@@ -74,6 +74,7 @@ fn issuer(algorithm: TokenAlgorithm, keys: KeySource) -> TrustedIssuer {
         token_types: Some(["at+jwt".to_owned()].into()),
         clock_skew: Duration::from_secs(30),
         max_lifetime: Duration::from_secs(900),
+        require_token_id: false,
         mapping: ClaimMapping {
             principal_type: EntityType::parse("User").unwrap(),
             id_claim: "sub".to_owned(),

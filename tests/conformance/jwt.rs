@@ -150,6 +150,7 @@ impl Bench {
                     token_types: Some(accepted_types.clone()),
                     clock_skew: Duration::from_secs(leeway),
                     max_lifetime: Duration::from_secs(profile["max_lifetime_s"].as_u64().unwrap()),
+                    require_token_id: false,
                     mapping: ClaimMapping {
                         principal_type: EntityType::parse("User").unwrap(),
                         id_claim: "sub".to_owned(),

@@ -91,6 +91,7 @@ fn issuer(key: &str, raw: &RawIssuer, checks: &mut Checks<'_>) -> Option<Trusted
         clock_skew: clock_skew?,
         max_lifetime: max_lifetime?,
         mapping: mapping?,
+        require_token_id: raw.require_token_id,
     })
 }
 
