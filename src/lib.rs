@@ -8,7 +8,7 @@
 //! | 0 ground | [`clock`], [`secret`] |
 //! | 1 words | [`model`]: pure data |
 //! | 2 settings | [`config`] |
-//! | 3 organs | [`telemetry`], [`tls`], [`caller`], [`token`], [`policy`], [`cache`], [`audit`] |
+//! | 3 organs | [`telemetry`], [`tls`], [`caller`], [`token`], [`policy`], [`cache`], [`revocation`], [`audit`] |
 //! | 4 decision | [`pdp`]: read this first |
 //! | 5 doors | [`grpc`], [`ops`] |
 //! | 6 house | [`app`], [`cli`] |
@@ -29,6 +29,7 @@ pub mod ops;
 pub mod pdp;
 pub mod policy;
 pub mod proto;
+pub mod revocation;
 pub mod secret;
 pub mod telemetry;
 pub mod tls;
