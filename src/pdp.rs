@@ -33,6 +33,7 @@ use crate::model::ids::{DecisionId, PolicyRevision};
 use crate::model::question::{BatchPosition, Circumstances, Question, Subject};
 use crate::policy::store::Store;
 use crate::policy::{Bundle, CallerData, Misfit, RequestError, SubjectData};
+use crate::revocation::Revocations;
 use crate::telemetry::metrics::Metrics;
 use crate::tls::peer::Peer;
 use crate::token::{TokenError, TokenFacts, UnverifiedToken, VerifiedToken, Verifier};
@@ -47,6 +48,8 @@ pub struct Pdp {
     pub callers: Callers,
     /// Whose tokens count.
     pub tokens: Arc<Verifier>,
+    /// What counts no longer. Asked on every question, before any cache.
+    pub revocations: Arc<Revocations>,
     /// The policies in force.
     pub store: Arc<Store>,
     /// Rulings already made.
@@ -302,6 +305,9 @@ impl Pdp {
         known.caller.certificate_sha256 = Some(peer.certificate_sha256_hex());
         let now = self.clock.now();
         known.caller.name = peer.name(now).ok().map(ToString::to_string);
+        if self.revocations.certificate_is_revoked(peer.certificate_sha256()) {
+            return Err(DecideError::NotIdentified("CERTIFICATE_REVOKED"));
+        }
         let caller = self.timed("admit", || self.callers.admit(peer, now)).map_err(DecideError::from)?;
         known.caller.label = Some(caller.label().to_owned());
         Ok(caller)
@@ -378,6 +384,9 @@ impl Pdp {
             Ok(token) => token,
             Err(error) => return refused(None, error.reason(), error.denial()),
         };
+        if let Some(hit) = self.revocations.revoked(token.facts()) {
+            return refused(Some(&token), hit.reason(), DenialCode::TokenRevoked);
+        }
         if let Some((reason, denial)) = self.out_of_place(caller, &token) {
             return refused(Some(&token), reason, denial);
         }
