@@ -1,15 +1,24 @@
-//! Compiles `proto/` without protoc (protox) and keeps the descriptor set for reflection.
+//! Compiles `proto/` without protoc (protox) and keeps the descriptor sets: for reflection, and to know every method.
 
 use std::error::Error;
 use std::path::PathBuf;
 
 use prost::Message as _;
 
+/// Each package and where its descriptors go. They are kept apart: reflection on one listener must not tell of the
+/// other's services.
+const SERVICES: [(&str, &str); 2] = [
+    ("gatepost/v1/decision_service.proto", "gatepost_descriptor.bin"),
+    ("gatepost/admin/v1/revocation_service.proto", "gatepost_admin_descriptor.bin"),
+];
+
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
-    let files = protox::compile(["gatepost/v1/decision_service.proto"], ["proto"])?;
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
-    std::fs::write(out.join("gatepost_descriptor.bin"), files.encode_to_vec())?;
-    tonic_prost_build::configure().build_client(true).build_server(true).compile_fds(files)?;
+    for (file, descriptors) in SERVICES {
+        let files = protox::compile([file], ["proto"])?;
+        std::fs::write(out.join(descriptors), files.encode_to_vec())?;
+        tonic_prost_build::configure().build_client(true).build_server(true).compile_fds(files)?;
+    }
     Ok(())
 }

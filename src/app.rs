@@ -30,9 +30,15 @@ use crate::policy::store::{Reload, Store};
 use crate::policy::{BundleOptions, BundleReport};
 use crate::proto;
 use crate::proto::v1::decision_service_server::DecisionServiceServer;
+use crate::revocation::Revocations;
+use crate::revocation::file::FileError;
 use crate::telemetry::metrics::{Metrics, Present, Watched};
 use crate::tls::server::{ServerIdentity, TlsError};
 use crate::token::{TokenSetupError, Verifier};
+
+mod operators;
+
+use operators::{Office, Sources};
 
 /// Why there is no server.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +55,12 @@ pub enum BuildError {
     /// Records can't be written.
     #[error("records can't be written: {0}")]
     Audit(#[source] AuditError),
+    /// The admin listener's certificate, key or client authorities are wrong.
+    #[error("the admin listener has no identity: {0}")]
+    AdminTls(#[source] TlsError),
+    /// The revocation file can't be used.
+    #[error("revocations can't be kept: {0}")]
+    Revocations(#[source] FileError),
     /// A port is taken or not ours.
     #[error("can't listen on {address}: {source}")]
     Listen {
@@ -72,6 +84,8 @@ pub struct Gatepost {
     pub address: SocketAddr,
     /// Where operators look.
     pub ops_address: SocketAddr,
+    /// Where operators revoke, if anywhere.
+    pub admin_address: Option<SocketAddr>,
     /// The decision path, for tests.
     pub pdp: Arc<Pdp>,
     /// Whether it should be asked.
@@ -82,6 +96,8 @@ pub struct Gatepost {
     registry: prometheus::Registry,
     config: Config,
     clock: SharedClock,
+    sources: Sources,
+    office: Option<Office>,
 }
 
 /// How a run ended.
@@ -128,11 +144,19 @@ pub async fn build(
     let address = bound(&listener, config.server.listen)?;
     let ops_address = bound(&ops_listener, config.server.ops_listen)?;
 
+    let counted = metrics.clone();
+    let told = Arc::new(move |source: crate::revocation::Source, fate: crate::revocation::Fate, count| {
+        counted.revocation_entries(source.as_str(), fate.as_str(), count);
+    });
+    let revocations = Revocations::new(config.limits.revocations, Arc::clone(&clock), told);
+    let sources = Sources::open(&config.revocation, &revocations).await?;
+
     metrics.policy_revision(None, store.current().revision().short());
     let pdp = Arc::new(Pdp {
         callers: Callers::new(&config.callers, config.limits.concurrent_decisions),
         bond: Bond::new(&config.issuers),
         tokens: Arc::new(tokens),
+        revocations,
         store,
         rulings: Rulings::new(&config.cache, hash_key, Arc::clone(&clock)),
         redaction: Redaction::new(&config.audit.keep),
@@ -151,7 +175,25 @@ pub async fn build(
     // An issuer that is down takes its own tokens away and nobody else's (THREATS F6), so it is told and no condition.
     let weak = Arc::downgrade(&pdp);
     readiness.note("issuer", move || weak.upgrade().map_or_else(Vec::new, |pdp| pdp.tokens.issuers_ready()));
-    Ok(Gatepost { address, ops_address, pdp, readiness, identity, listener, ops_listener, registry, config, clock })
+    let office = match &config.admin {
+        Some(settings) => Some(Office::open(settings, &config, &pdp, &sources).await?),
+        None => None,
+    };
+    Ok(Gatepost {
+        address,
+        ops_address,
+        admin_address: office.as_ref().map(|office| office.address),
+        pdp,
+        readiness,
+        identity,
+        listener,
+        ops_listener,
+        registry,
+        config,
+        clock,
+        sources,
+        office,
+    })
 }
 
 /// How a bundle is read under these settings.
@@ -176,7 +218,8 @@ impl Gatepost {
     /// # Errors
     /// When not even the start can be put on record.
     pub async fn run(self, drain: CancellationToken) -> Result<Stopped, AuditError> {
-        let Self { pdp, readiness, identity, listener, ops_listener, registry, config, clock, .. } = self;
+        let Self { pdp, readiness, identity, listener, ops_listener, registry, config, clock, sources, office, .. } =
+            self;
         let stop = CancellationToken::new();
         let helpers = stop.child_token();
 
@@ -185,6 +228,7 @@ impl Gatepost {
         pdp.tokens.start(&helpers, Arc::new(move |issuer, well| metrics.jwks_refresh(issuer, well)));
         watch_levels(&pdp, &identity, &clock);
         watch_policies(&pdp, &config.policies, &helpers);
+        sources.start(&pdp, &helpers);
         let metrics = pdp.metrics.clone();
         drop(identity.spawn_watch(helpers.clone(), move |outcome| {
             metrics.tls_reload(outcome.is_ok());
@@ -203,13 +247,7 @@ impl Gatepost {
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_serving::<DecisionServiceServer<Service>>().await;
         let app = routes(&pdp, health_service, config.server.reflection);
-        let events = Arc::new(Events {
-            pdp: Arc::clone(&pdp),
-            connections: Mutex::new(Vec::new()),
-            recorded: Mutex::new(Budget::default()),
-            runtime: tokio::runtime::Handle::current(),
-        });
-        tokio::spawn(record_the_rest(Arc::clone(&events), helpers.clone()));
+        let events = Events::of(&pdp, pdp.listener, &helpers);
         let door = Door {
             listener,
             identity,
@@ -221,6 +259,7 @@ impl Gatepost {
             drain_timeout: config.server.drain_timeout,
         };
         let closing = CancellationToken::new();
+        let revoking = office.map(|office| tokio::spawn(office.serve(&pdp, &config, closing.clone(), &helpers)));
         let mut serving = tokio::spawn(door.serve(closing.clone()));
         readiness.set("serving", true);
         tracing::info!(
@@ -252,6 +291,11 @@ impl Gatepost {
             Some(early) => early,
         };
         by_itself |= report.is_err();
+        if let Some(revoking) = revoking
+            && revoking.await.is_err()
+        {
+            tracing::error!("the admin listener ended early");
+        }
         let cut_off = report.map_or(0, |report| report.cut_off);
         let stopped = Entry::Lifecycle(LifecycleEntry { time: clock.now(), started: false });
         if let Err(error) = pdp.trail.write(stopped).await {
@@ -397,6 +441,8 @@ async fn report_issuers(pdp: Arc<Pdp>, issuers: Vec<TrustedIssuer>, stop: Cancel
 /// Hears of connections.
 struct Events {
     pdp: Arc<Pdp>,
+    /// Where they come in.
+    listener: SocketAddr,
     connections: Mutex<Vec<Present>>,
     recorded: Mutex<Budget>,
     runtime: tokio::runtime::Handle,
@@ -446,11 +492,24 @@ impl Budget {
 }
 
 impl Events {
+    /// Those at `listener`. Must be called inside a runtime.
+    fn of(pdp: &Arc<Pdp>, listener: SocketAddr, helpers: &CancellationToken) -> Arc<Self> {
+        let events = Arc::new(Self {
+            pdp: Arc::clone(pdp),
+            listener,
+            connections: Mutex::new(Vec::new()),
+            recorded: Mutex::new(Budget::default()),
+            runtime: tokio::runtime::Handle::current(),
+        });
+        tokio::spawn(record_the_rest(Arc::clone(&events), helpers.clone()));
+        events
+    }
+
     fn refused(&self, address: SocketAddr, reason: &'static str) {
         self.pdp.metrics.handshake_refused(reason);
         let told = self.recorded.lock().refused(self.pdp.clock.monotonic().as_secs(), Stranger { address, reason });
         if let Some(told) = told {
-            self.runtime.spawn(record_refused(Arc::clone(&self.pdp), told));
+            self.runtime.spawn(record_refused(Arc::clone(&self.pdp), self.listener, told));
         }
     }
 }
@@ -462,15 +521,19 @@ async fn record_the_rest(events: Arc<Events>, stop: CancellationToken) {
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {
         let told = events.recorded.lock().rest(events.pdp.clock.monotonic().as_secs());
         if let Some(told) = told {
-            record_refused(Arc::clone(&events.pdp), told).await;
+            record_refused(Arc::clone(&events.pdp), events.listener, told).await;
         }
     }
 }
 
 /// In the log and on record.
-async fn record_refused(pdp: Arc<Pdp>, (Stranger { address, reason }, suppressed): (Stranger, u64)) {
+async fn record_refused(
+    pdp: Arc<Pdp>,
+    listener: SocketAddr,
+    (Stranger { address, reason }, suppressed): (Stranger, u64),
+) {
     tracing::info!(%address, reason, suppressed, "a connection was refused");
-    let entry = HandshakeEntry { time: pdp.clock.now(), address, listener: pdp.listener, reason, suppressed };
+    let entry = HandshakeEntry { time: pdp.clock.now(), address, listener, reason, suppressed };
     if let Err(error) = pdp.trail.write(Entry::Handshake(entry)).await {
         tracing::error!(error = &error as &dyn std::error::Error, "a refused connection could not be recorded");
     }

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::model::decision::{CacheUse, Ruling};
 use crate::model::entity::{EntityUid, RawValue};
-use crate::model::ids::{DecisionId, PolicyRevision};
+use crate::model::ids::{DecisionId, PolicyRevision, RequestId};
 use crate::model::question::Circumstances;
 
 mod ocsf;
@@ -52,6 +52,8 @@ pub enum Entry {
     Policy(PolicyEntry),
     /// The service started or stopped.
     Lifecycle(LifecycleEntry),
+    /// An operator called the admin listener.
+    Admin(Box<AdminEntry>),
 }
 
 /// A question that was answered, or a call that was refused.
@@ -192,6 +194,57 @@ pub struct PolicyEntry {
     pub after: Option<PolicyRevision>,
     /// Problems in the refused bundle.
     pub problems: usize,
+}
+
+/// A call on the admin listener: a change that is about to take effect, or a call that was refused.
+#[derive(Debug, Clone)]
+pub struct AdminEntry {
+    /// Names the call.
+    pub call_id: DecisionId,
+    /// When it came.
+    pub time: SystemTime,
+    /// The method, `unknown` when there is none.
+    pub operation: &'static str,
+    /// The operator.
+    pub operator: CallerFacts,
+    /// The listener's address.
+    pub listener: SocketAddr,
+    /// The operator's name for the request.
+    pub request_id: Option<RequestId>,
+    /// What was asked for, as far as it could be read.
+    pub change: Option<ChangeFacts>,
+    /// How it ended; `None`: well.
+    pub failure: Option<AdminFailure>,
+}
+
+/// What an operator asked to revoke.
+#[derive(Debug, Clone)]
+pub struct ChangeFacts {
+    /// `token`, `subject`, `session`, `certificate`.
+    pub kind: &'static str,
+    /// What stands for its id: 64 hex digits.
+    pub key: String,
+    /// Whose token, subject or session it is.
+    pub issuer: Option<String>,
+    /// The subject. Other ids are never recorded.
+    pub subject: Option<String>,
+    /// The cut-off, seconds since 1970.
+    pub issued_before: Option<u64>,
+    /// The end, seconds since 1970.
+    pub until: u64,
+    /// What the operator said about it.
+    pub reason: String,
+}
+
+/// How a call on the admin listener came to nothing.
+#[derive(Debug, Clone, Copy)]
+pub struct AdminFailure {
+    /// The gRPC code's name.
+    pub status: &'static str,
+    /// The reason, from a closed list.
+    pub reason: &'static str,
+    /// Whether it was our fault and not our choice.
+    pub ours: bool,
 }
 
 /// Start or stop.

@@ -46,7 +46,7 @@ use crate::proto::v1::decision_service_client::DecisionServiceClient;
 
 mod answer;
 mod ask;
-mod connection;
+pub(crate) mod connection;
 mod mask;
 #[cfg(test)]
 mod tests;

@@ -12,11 +12,14 @@ use crate::model::entity::{EntityType, EntityUid};
 use crate::model::spiffe_id::{SpiffeId, TrustDomain};
 use crate::secret::SecretSlice;
 
+mod admin;
 pub mod load;
 mod raw;
 mod rights;
 
 pub use rights::{AttributeGrant, ClientNames, PresentGrant, Share, TenantGrant};
+
+pub use admin::{AdminConfig, AdminMethod, Operator, RedisConfig, RedisTls, RevocationConfig};
 
 /// Everything `gatepost serve` needs to know.
 #[derive(Debug, Clone)]
@@ -39,6 +42,10 @@ pub struct Config {
     pub telemetry: TelemetryConfig,
     /// Every limit on what others send.
     pub limits: Limits,
+    /// Where operators call; `None`: nothing listens.
+    pub admin: Option<AdminConfig>,
+    /// Where revocations live beside memory.
+    pub revocation: RevocationConfig,
 }
 
 /// Listeners and TLS.
@@ -241,6 +248,8 @@ pub struct TrustedIssuer {
     pub require_sender_constrained: bool,
     /// How claims become the principal.
     pub mapping: ClaimMapping,
+    /// Whether a token must have a `jti`, so that it can be revoked by it.
+    pub require_token_id: bool,
 }
 
 /// Where an issuer's keys are.
@@ -523,6 +532,8 @@ pub struct Limits {
     pub jwks_max_stale: Duration,
     /// One audit record, bytes.
     pub audit_record_bytes: usize,
+    /// Revocations in force.
+    pub revocations: usize,
 }
 
 impl Default for Limits {
@@ -573,6 +584,7 @@ impl Default for Limits {
             jwks_refresh_interval: Duration::from_secs(45),
             jwks_max_stale: Duration::from_secs(24 * 3600),
             audit_record_bytes: 64 * KIB,
+            revocations: 100_000,
         }
     }
 }

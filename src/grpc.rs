@@ -2,6 +2,7 @@
 //!
 //! No door evaluates a policy.
 
+pub mod admin;
 pub mod convert;
 pub mod layers;
 pub mod server;

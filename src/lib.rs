@@ -8,13 +8,14 @@
 //! | 0 ground | [`clock`], [`secret`] |
 //! | 1 words | [`model`]: pure data |
 //! | 2 settings | [`config`] |
-//! | 3 organs | [`telemetry`], [`tls`], [`caller`], [`token`], [`policy`], [`cache`], [`audit`] |
-//! | 4 decision | [`pdp`]: read this first |
+//! | 3 organs | [`telemetry`], [`tls`], [`caller`], [`token`], [`policy`], [`cache`], [`revocation`], [`audit`] |
+//! | 4 decision | [`pdp`]: read this first; [`admin`]: what operators do |
 //! | 5 doors | [`grpc`], [`ops`] |
 //! | 6 house | [`app`], [`cli`] |
 //!
 //! [`client`] is for the services that ask: it knows the wire and the words, and nothing of the house.
 
+pub mod admin;
 pub mod app;
 pub mod audit;
 pub mod cache;
@@ -29,6 +30,7 @@ pub mod ops;
 pub mod pdp;
 pub mod policy;
 pub mod proto;
+pub mod revocation;
 pub mod secret;
 pub mod telemetry;
 pub mod tls;

@@ -36,6 +36,7 @@ use crate::model::ids::{DecisionId, PolicyRevision};
 use crate::model::question::{BatchPosition, Circumstances, Question, Subject};
 use crate::policy::store::Store;
 use crate::policy::{Bundle, CallerData, Misfit, RequestError, SubjectData};
+use crate::revocation::Revocations;
 use crate::telemetry::metrics::Metrics;
 use crate::tls::peer::Peer;
 use crate::token::{TokenError, TokenFacts, UnverifiedToken, VerifiedToken, Verifier};
@@ -53,6 +54,8 @@ pub struct Pdp {
     pub tokens: Arc<Verifier>,
     /// And in whose hands.
     pub bond: Bond,
+    /// What counts no longer. Asked on every question, before any cache.
+    pub revocations: Arc<Revocations>,
     /// The policies in force.
     pub store: Arc<Store>,
     /// Rulings already made.
@@ -408,6 +411,9 @@ impl Pdp {
         known.caller.certificate_sha256 = Some(peer.certificate_sha256_hex());
         let now = self.clock.now();
         known.caller.name = peer.name(now).ok().map(ToString::to_string);
+        if self.revocations.certificate_is_revoked(peer.certificate_sha256()) {
+            return Err(DecideError::NotIdentified("CERTIFICATE_REVOKED"));
+        }
         let caller = self.timed("admit", || self.callers.admit(peer, now)).map_err(DecideError::from)?;
         known.caller.label = Some(caller.label().to_owned());
         Ok(caller)
@@ -477,6 +483,10 @@ impl Pdp {
         };
         if let Some((reason, denial)) = self.out_of_place(caller, kind, &token) {
             return refused(Some(&token), reason, denial);
+        }
+        // Only whoever may present a token at all hears that it is revoked.
+        if let Some(hit) = self.revocations.revoked(token.facts()) {
+            return refused(Some(&token), hit.reason(), DenialCode::TokenRevoked);
         }
         let facts: &Arc<TokenFacts> = token.facts();
         Who {

@@ -6,6 +6,7 @@
 //! Source: OCSF 1.8.0, classes 3002, 3004, 6002 and 6003 with the profiles `security_control`, `trace`, `host` and
 //! `datetime`.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 
 use serde::ser::{SerializeMap as _, SerializeSeq as _};
@@ -51,6 +52,8 @@ pub(super) const ENTITY_MANAGEMENT: Class = Class {
     log_name: "gatepost.policy",
     profiles: &["host", "datetime"],
 };
+
+pub(super) const REVOCATION: Class = Class { log_name: "gatepost.revocation", ..ENTITY_MANAGEMENT };
 
 pub(super) const APPLICATION_LIFECYCLE: Class = Class {
     category_uid: 6,
@@ -125,6 +128,8 @@ pub(super) struct Event<'a> {
     pub(super) entity: Option<ManagedEntity>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) entity_result: Option<ManagedEntity>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) comment: Option<Text<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) api: Option<Api<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -219,7 +224,7 @@ pub(super) struct Policy<'a> {
 
 #[derive(Serialize)]
 pub(super) struct ManagedEntity {
-    pub(super) uid: &'static str,
+    pub(super) uid: Cow<'static, str>,
     pub(super) name: &'static str,
     pub(super) type_id: u32,
     pub(super) r#type: &'static str,
@@ -370,6 +375,8 @@ pub(super) struct Ours<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) after: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) revocation: Option<Revoked<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) not_recorded: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) not_recorded_since: Option<String>,
@@ -382,6 +389,20 @@ pub(super) struct Acting<'a> {
     /// Absent: the token's own issuer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) iss: Option<Text<'a>>,
+}
+
+/// What an operator revoked, or wanted to.
+#[derive(Serialize)]
+pub(super) struct Revoked<'a> {
+    pub(super) kind: &'static str,
+    pub(super) key: Text<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) issuer: Option<Text<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) subject: Option<Text<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) issued_before: Option<u64>,
+    pub(super) until: u64,
 }
 
 #[derive(Serialize)]

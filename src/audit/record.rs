@@ -4,7 +4,7 @@
 //! |---|---|
 //! | call | API Activity 6003 |
 //! | refused handshake | Authentication 3002 |
-//! | policies | Entity Management 3004 |
+//! | policies, revocations | Entity Management 3004 |
 //! | start, stop, records resumed after a gap | Application Lifecycle 6002 |
 //!
 //! Takes facts, gives bytes, and adds nothing but a fresh id. What must never be in a record is not in the facts either.
@@ -31,6 +31,7 @@ use crate::model::entity::EntityUid;
 use crate::model::ids::PolicyRevision;
 use crate::token::Confirmation;
 
+mod admin;
 mod words;
 
 /// What every record of this process shares.
@@ -77,6 +78,7 @@ pub(super) fn render(entry: &Entry, frame: &Frame) -> Result<Line, serde_json::E
         Entry::Handshake(handshake) => of_handshake(handshake, frame),
         Entry::Policy(policy) => of_policy(policy, frame),
         Entry::Lifecycle(lifecycle) => of_lifecycle(lifecycle, frame),
+        Entry::Admin(call) => admin::of_admin(call, frame),
     };
     line(&event)
 }
@@ -160,6 +162,7 @@ fn bare<'a>(
         app: None,
         entity: None,
         entity_result: None,
+        comment: None,
         api: None,
         resources: None,
         policy: None,
@@ -268,7 +271,7 @@ fn of_policy<'a>(policy: &'a PolicyEntry, frame: &'a Frame) -> Event<'a> {
     let (activity, name) = if policy.before.is_none() { (1, "Create") } else { (3, "Update") };
     let mut event = bare(frame, ENTITY_MANAGEMENT, activity, name, policy.time, severity, status);
     let entity = |revision: Option<&PolicyRevision>| ManagedEntity {
-        uid: "bundle",
+        uid: "bundle".into(),
         name: "policy bundle",
         type_id: 5,
         r#type: "Policy",

@@ -169,6 +169,7 @@ mod tests {
             clock_skew: std::time::Duration::ZERO,
             max_lifetime: std::time::Duration::from_secs(900),
             require_sender_constrained,
+            require_token_id: false,
             mapping: ClaimMapping {
                 principal_type: EntityType::parse("User").unwrap(),
                 id_claim: "sub".to_owned(),

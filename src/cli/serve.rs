@@ -11,7 +11,7 @@ use super::{complain, exit, runtime};
 use crate::app::{BuildError, build};
 use crate::clock::SystemClock;
 use crate::config::load::{Source, load};
-use crate::config::{AuditSink, Config};
+use crate::config::{AuditSink, Config, RevocationConfig};
 use crate::telemetry::Telemetry;
 
 /// Serve decisions.
@@ -73,6 +73,10 @@ fn harmless(mut config: Config) -> Config {
     config.server.listen.set_port(0);
     config.server.ops_listen.set_port(0);
     config.audit.sink = AuditSink::Stdout;
+    config.revocation = RevocationConfig::default();
+    if let Some(admin) = &mut config.admin {
+        admin.listen.set_port(0);
+    }
     config
 }
 
@@ -91,8 +95,10 @@ async fn serve(config: Config, only_check: bool) -> io::Result<u8> {
         Err(error) => {
             complain(&error.to_string());
             return Ok(match error {
-                BuildError::Policies(_) | BuildError::Tls(_) | BuildError::Tokens(_) => exit::DATA,
-                BuildError::Audit(_) | BuildError::Listen { .. } => exit::UNAVAILABLE,
+                BuildError::Policies(_) | BuildError::Tls(_) | BuildError::AdminTls(_) | BuildError::Tokens(_) => {
+                    exit::DATA
+                }
+                BuildError::Audit(_) | BuildError::Listen { .. } | BuildError::Revocations(_) => exit::UNAVAILABLE,
                 BuildError::SelfTest | BuildError::Random => exit::SOFTWARE,
             });
         }

@@ -33,10 +33,10 @@ const FILE_BYTES: u64 = 1024 * 1024;
 
 /// The files that say who this service is and whom it trusts, PEM.
 #[derive(Debug, Clone)]
-pub(super) struct Files {
-    pub(super) ca: PathBuf,
-    pub(super) certificate: PathBuf,
-    pub(super) key: PathBuf,
+pub(crate) struct Files {
+    pub(crate) ca: PathBuf,
+    pub(crate) certificate: PathBuf,
+    pub(crate) key: PathBuf,
 }
 
 /// Why the files are no identity.
@@ -72,13 +72,13 @@ struct Identity {
 
 /// Where Gatepost is and under which name.
 #[derive(Debug, Clone)]
-pub(super) struct Target {
-    pub(super) endpoint: Uri,
-    pub(super) server_name: ServerName<'static>,
+pub(crate) struct Target {
+    pub(crate) endpoint: Uri,
+    pub(crate) server_name: ServerName<'static>,
 }
 
 /// A connection that is made when it is first needed and made again when it has to be.
-pub(super) struct Connection {
+pub(crate) struct Connection {
     target: Target,
     identity: Arc<Watched>,
     live: Mutex<Option<(blake3::Hash, Channel)>>,
@@ -95,7 +95,7 @@ struct Watched {
 
 impl Connection {
     /// Reads the files once; connects to nobody yet.
-    pub(super) fn prepare(
+    pub(crate) fn prepare(
         target: Target,
         files: Files,
         clock: SharedClock,
@@ -108,7 +108,7 @@ impl Connection {
     }
 
     /// The channel to ask over. Calls on an earlier one, under an earlier certificate, run to their end.
-    pub(super) async fn channel(&self) -> Channel {
+    pub(crate) async fn channel(&self) -> Channel {
         if self.identity.is_due() {
             self.identity.look().await;
         }

@@ -4,6 +4,7 @@
 //! the file (`shape`), then checked for sense (`check`, with `values`). No step stops at its first problem.
 //! `reference` writes the same shape down for people.
 
+mod admin;
 mod check;
 mod issuers;
 mod reference;

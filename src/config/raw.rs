@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 use super::Limits;
 use super::load::values::{duration_text, size_text};
 
+pub(super) mod admin;
+
 /// The whole file.
 #[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -36,6 +38,10 @@ pub(super) struct RawConfig {
     pub telemetry: RawTelemetry,
     /// Every limit on what others send. Past one, the caller gets a clear error that names it.
     pub limits: RawLimits,
+    /// Where operators revoke what should count no longer. Without this section nothing listens.
+    pub admin: Option<admin::RawAdmin>,
+    /// Where revocations live beside memory, so that they outlast a restart and reach other replicas.
+    pub revocation: admin::RawRevocation,
 }
 
 /// `server`.
@@ -218,6 +224,8 @@ pub(super) struct RawIssuer {
     pub require_sender_constrained: bool,
     /// How claims become the principal.
     pub principal: RawPrincipal,
+    /// Whether a token must have a `jti`. One without can't be revoked by its id, only with its subject or session.
+    pub require_token_id: bool,
 }
 
 impl Default for RawIssuer {
@@ -239,6 +247,7 @@ impl Default for RawIssuer {
             max_lifetime: "15m".into(),
             require_sender_constrained: false,
             principal: RawPrincipal::default(),
+            require_token_id: false,
         }
     }
 }
@@ -726,4 +735,6 @@ limits! {
     jwks_max_stale: RawDuration, duration("1s", "168h");
     /// One audit record, bytes.
     audit_record_bytes: RawSize, size("1KiB", "16MiB");
+    /// Revocations in force, of all kinds together. Past it new ones are refused; none is ever dropped for another.
+    revocations: RawCount, count(1, 1000000);
 }

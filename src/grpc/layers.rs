@@ -78,7 +78,7 @@ where
 
 /// What no gRPC client sends, and the library would let pass: another method than POST, another content type, a query
 /// after the method's name. Source: gRPC over HTTP/2, "Requests" (415 for a foreign content type).
-fn misaddressed(request: &Request<Body>) -> Option<(DecideError, StatusCode)> {
+pub(super) fn misaddressed(request: &Request<Body>) -> Option<(DecideError, StatusCode)> {
     if request.method() != http::Method::POST || request.uri().query().is_some() {
         return Some((DecideError::NoSuchMethod, StatusCode::OK));
     }
@@ -91,7 +91,7 @@ fn misaddressed(request: &Request<Body>) -> Option<(DecideError, StatusCode)> {
 
 /// A message has to come in whole within `time`. A decision's own deadline begins only when there is a question, and a
 /// client that sends half of one must not hold its place for as long as the connection lives.
-fn timely(request: Request<Body>, time: Duration) -> Request<Body> {
+pub(super) fn timely(request: Request<Body>, time: Duration) -> Request<Body> {
     request.map(|body| Body::new(Timely { body, due: Box::pin(tokio::time::sleep(time)) }))
 }
 
@@ -126,7 +126,7 @@ impl http_body::Body for Timely {
 }
 
 /// Why a call ended that our service never saw. Ours carry error details; those that tonic and the router make do not.
-fn unrecorded(response: &Response<Body>) -> Option<DecideError> {
+pub(super) fn unrecorded(response: &Response<Body>) -> Option<DecideError> {
     if response.extensions().get::<Panicked>().is_some() {
         return Some(DecideError::Panicked);
     }

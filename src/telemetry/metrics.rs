@@ -103,6 +103,15 @@ instruments! {
         "How long ago the issuer's keys were last seen to be its own; nothing before they first were.";
     CACHE_ENTRIES = "gatepost.cache.entries", Gauge, "{entry}", [("cache", "`decisions`, `tokens`")],
         "Entries of a cache.";
+    REVOCATIONS = "gatepost.revocations", Gauge, "{revocation}", [], "Revocations in force.";
+    REVOCATION_ENTRIES = "gatepost.revocation.entries", Counter, "{entry}",
+        [("source", "`admin`, `file`, `redis`"), ("result", "`taken`, `malformed`, `full`")],
+        "Revocations by where they came from and what became of them. `malformed` and `full` revoke nothing.";
+    REVOCATION_STALENESS = "gatepost.revocation.staleness", Gauge, "s", [],
+        "How long the file or the store of revocations has been out of reach; 0 while all is well.";
+    ADMIN_CALLS = "gatepost.admin.calls", Counter, "{call}",
+        [("method", "a method of the admin listener, or `unknown`"), ("status", "a gRPC status")],
+        "Operators' calls.";
     BUILD_INFO = "gatepost.build.info", Gauge, "", [("version", "Gatepost's version")], "Always 1.";
 }
 
@@ -121,6 +130,10 @@ pub enum Watched {
     PolicyAge,
     /// Seconds until the server certificate expires.
     CertificateExpiry,
+    /// Entries of the list of revocations.
+    Revocations,
+    /// Seconds for which a source of revocations has been out of reach.
+    RevocationStaleness,
 }
 
 /// Every instrument, ready to use. Cheap to clone.
@@ -147,6 +160,8 @@ struct Inner {
     audit_records: Counter<u64>,
     jwks_refreshes: Counter<u64>,
     issuer_ready: Gauge<f64>,
+    revocation_entries: Counter<u64>,
+    admin_calls: Counter<u64>,
 }
 
 /// Counts one thing as there until it is dropped.
@@ -227,6 +242,8 @@ impl Metrics {
             audit_records: counter(AUDIT_RECORDS),
             jwks_refreshes: counter(JWKS_REFRESHES),
             issuer_ready: gauge(ISSUER_READY),
+            revocation_entries: counter(REVOCATION_ENTRIES),
+            admin_calls: counter(ADMIN_CALLS),
             provider,
             meter,
         };
@@ -323,6 +340,17 @@ impl Metrics {
         self.inner.issuer_ready.record(f64::from(u8::from(ready)), &[KeyValue::new("issuer", issuer.to_owned())]);
     }
 
+    /// So many revocations came from `source`, and this became of them. Both are of closed lists.
+    pub fn revocation_entries(&self, source: &'static str, result: &'static str, count: usize) {
+        let labels = [KeyValue::new("source", source), KeyValue::new("result", result)];
+        self.inner.revocation_entries.add(count.try_into().unwrap_or(u64::MAX), &labels);
+    }
+
+    /// An operator called. Both are of closed lists.
+    pub fn admin_call(&self, method: &'static str, status: &'static str) {
+        self.inner.admin_calls.add(1, &[KeyValue::new("method", method), KeyValue::new("status", status)]);
+    }
+
     /// Reads `what` from `read` whenever somebody looks. Call it once for each; `read` must be quick.
     pub fn watch(&self, what: Watched, read: impl Fn() -> f64 + Send + Sync + 'static) {
         let (instrument, labels) = match what {
@@ -332,6 +360,8 @@ impl Metrics {
             Watched::TokenCache => (CACHE_ENTRIES, vec![KeyValue::new("cache", "tokens")]),
             Watched::PolicyAge => (POLICY_AGE, vec![]),
             Watched::CertificateExpiry => (CERTIFICATE_EXPIRY, vec![]),
+            Watched::Revocations => (REVOCATIONS, vec![]),
+            Watched::RevocationStaleness => (REVOCATION_STALENESS, vec![]),
         };
         // The provider keeps the callback; the handle is worth nothing.
         let _ = self
@@ -430,6 +460,8 @@ mod tests {
         metrics.jwks_refresh("https://issuer.test", true);
         metrics.issuer_ready("https://issuer.test", true);
         metrics.watch_key_ages(|| vec![("https://issuer.test".to_owned(), 1.0)]);
+        metrics.revocation_entries("file", "malformed", 2);
+        metrics.admin_call("RevokeToken", "OK");
         drop((metrics.inflight(), metrics.connection()));
         for what in [
             Watched::AuditQueue,
@@ -438,6 +470,8 @@ mod tests {
             Watched::TokenCache,
             Watched::PolicyAge,
             Watched::CertificateExpiry,
+            Watched::Revocations,
+            Watched::RevocationStaleness,
         ] {
             metrics.watch(what, || 1.0);
         }

@@ -72,6 +72,9 @@ pub enum TokenError {
     /// `cnf` is malformed, or demands a proof that we can't check.
     #[error("the confirmation is not one that can be checked")]
     Confirmation,
+    /// `jti` is missing, and the issuer's tokens must have one.
+    #[error("the token has no id")]
+    NoTokenId,
 }
 
 impl TokenError {
@@ -100,7 +103,8 @@ impl TokenError {
             | Self::Lifetime
             | Self::Subject
             | Self::Mapping
-            | Self::Confirmation => DenialCode::TokenRejected,
+            | Self::Confirmation
+            | Self::NoTokenId => DenialCode::TokenRejected,
         }
     }
 
@@ -130,6 +134,7 @@ impl TokenError {
             Self::Subject => "SUBJECT",
             Self::Mapping => "MAPPING",
             Self::Confirmation => "CONFIRMATION",
+            Self::NoTokenId => "NO_TOKEN_ID",
         }
     }
 }

@@ -75,6 +75,7 @@ fn issuer(algorithm: TokenAlgorithm, keys: KeySource) -> TrustedIssuer {
         clock_skew: Duration::from_secs(30),
         require_sender_constrained: false,
         max_lifetime: Duration::from_secs(900),
+        require_token_id: false,
         mapping: ClaimMapping {
             principal_type: EntityType::parse("User").unwrap(),
             id_claim: "sub".to_owned(),

@@ -147,6 +147,9 @@ impl Verifier {
         let validity = claims.validity()?;
         validity.check(&issuer.settings, now)?;
         let facts = self.facts(&claims, &validity, token.algorithm().as_str(), key_id)?;
+        if issuer.settings.require_token_id && facts.id_sha256.is_none() {
+            return Err(TokenError::NoTokenId);
+        }
         let principal = mapping::principal(&claims, &issuer.settings.mapping, &self.limits)?;
 
         let verified = Arc::new(VerifiedToken::seal(principal, facts, *token.digest()));

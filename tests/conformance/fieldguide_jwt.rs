@@ -198,6 +198,8 @@ impl Profile {
             ),
             clock_skew: Duration::from_secs(profile["leeway"].as_u64().unwrap()),
             max_lifetime: Duration::from_secs(strict["max_lifetime_s"].as_u64().unwrap()),
+            require_sender_constrained: false,
+            require_token_id: false,
             mapping: ClaimMapping {
                 principal_type: EntityType::parse("User").unwrap(),
                 id_claim: "sub".to_owned(),

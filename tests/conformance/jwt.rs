@@ -164,6 +164,7 @@ impl Bench {
                     clock_skew: Duration::from_secs(leeway),
                     require_sender_constrained: false,
                     max_lifetime: Duration::from_secs(profile["max_lifetime_s"].as_u64().unwrap()),
+                    require_token_id: false,
                     mapping: ClaimMapping {
                         principal_type: EntityType::parse("User").unwrap(),
                         id_claim: "sub".to_owned(),

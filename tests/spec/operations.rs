@@ -78,9 +78,14 @@ fn broken_policies_or_keys_stop_the_start_with_exit_code_65_and_say_where() {
 
 #[test]
 fn help_teaches_and_completions_complete() {
-    for command in
-        [&["--help"][..], &["serve", "--help"], &["demo", "--help"], &["check", "--help"], &["test", "--help"]]
-    {
+    for command in [
+        &["--help"][..],
+        &["serve", "--help"],
+        &["demo", "--help"],
+        &["check", "--help"],
+        &["test", "--help"],
+        &["revoke", "--help"],
+    ] {
         let output = run(command);
         assert!(output.status.success() && output.stdout.len() > 300, "{command:?}");
     }

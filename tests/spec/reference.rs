@@ -68,7 +68,8 @@ fn the_command_line_page_is_the_help() {
 Results go to standard output, logs and complaints to standard error.
 ",
     );
-    for command in [None, Some("serve"), Some("demo"), Some("check"), Some("test"), Some("completions")] {
+    for command in [None, Some("serve"), Some("demo"), Some("check"), Some("test"), Some("revoke"), Some("completions")]
+    {
         let output = Command::new(env!("CARGO_BIN_EXE_gatepost"))
             .args(command)
             .arg("--help")

@@ -5,9 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::Path;
 
-use super::issuers;
-use super::rights;
 use super::values::Checks;
+use super::{admin, issuers, rights};
 use crate::config::raw::{
     RawAudit, RawAuditFile, RawCache, RawCaller, RawConfig, RawGrant, RawIdentity, RawLogFormat, RawPolicies,
     RawServer, RawTelemetry,
@@ -18,7 +17,7 @@ use crate::config::{
     TypeGrant,
 };
 use crate::model::entity::{EntityId, EntityType, EntityUid, is_hidden};
-use crate::model::spiffe_id::SpiffeId;
+use crate::model::spiffe_id::{SpiffeId, TrustDomain};
 
 /// The settings, ready to use; `None` when `checks` noted a problem.
 pub(super) fn check(raw: &RawConfig, checks: &mut Checks<'_>) -> Option<Config> {
@@ -32,6 +31,8 @@ pub(super) fn check(raw: &RawConfig, checks: &mut Checks<'_>) -> Option<Config> 
     let cache = cache(&raw.cache, checks);
     let audit = audit(&raw.audit, limits.as_ref(), checks);
     let telemetry = telemetry(&raw.telemetry, checks);
+    let admin = admin::admin(raw.admin.as_ref(), server.as_ref(), identity.as_ref(), checks);
+    let revocation = admin::revocation(&raw.revocation, checks);
     Some(Config {
         server: server?,
         identity: identity?,
@@ -42,6 +43,8 @@ pub(super) fn check(raw: &RawConfig, checks: &mut Checks<'_>) -> Option<Config> 
         audit: audit?,
         telemetry: telemetry?,
         limits: limits?,
+        admin: admin?,
+        revocation: revocation?,
     })
 }
 
@@ -82,14 +85,20 @@ fn identity(raw: &RawIdentity, checks: &mut Checks<'_>) -> Option<IdentityConfig
         let help = "name the trust domain of your SPIFFE IDs, or switch `identity.dns_san` on";
         checks.refuse(key, "must list at least one", help);
     }
-    let domains = checks.each(key, &raw.trust_domains, |checks, item, text| {
+    let domains = trust_domains(key, &raw.trust_domains, checks);
+    Some(IdentityConfig { trust_domains: domains?, dns_san: raw.dns_san })
+}
+
+/// Each a trust domain, and once.
+pub(super) fn trust_domains(key: &str, texts: &[String], checks: &mut Checks<'_>) -> Option<BTreeSet<TrustDomain>> {
+    let domains = checks.each(key, texts, |checks, item, text| {
         let domain = text.parse().ok();
         if domain.is_none() {
             checks.refuse(item, "must be 1 to 255 characters of `a-z 0-9 . - _`", "the part after `spiffe://`");
         }
         domain
     });
-    Some(IdentityConfig { trust_domains: domains?.into_iter().collect(), dns_san: raw.dns_san })
+    Some(domains?.into_iter().collect())
 }
 
 fn callers(
@@ -168,7 +177,18 @@ fn caller_name(
     identity: Option<&IdentityConfig>,
     checks: &mut Checks<'_>,
 ) -> Option<CallerName> {
-    match (&raw.spiffe_id, &raw.dns) {
+    name_of(key, raw.spiffe_id.as_deref(), raw.dns.as_deref(), identity, checks)
+}
+
+/// Whom a certificate names: by exactly one of the two.
+pub(super) fn name_of(
+    key: &str,
+    spiffe_id: Option<&str>,
+    dns: Option<&str>,
+    identity: Option<&IdentityConfig>,
+    checks: &mut Checks<'_>,
+) -> Option<CallerName> {
+    match (spiffe_id, dns) {
         (Some(text), None) => spiffe_name(&format!("{key}.spiffe_id"), text, identity, checks),
         (None, Some(text)) => dns_name(&format!("{key}.dns"), text, identity, checks),
         (Some(_), Some(_)) => {
@@ -226,10 +246,13 @@ fn dns_name(key: &str, text: &str, identity: Option<&IdentityConfig>, checks: &m
 }
 
 fn caller_label(key: &str, raw: &RawCaller, checks: &mut Checks<'_>) -> Option<String> {
-    let key = format!("{key}.name");
-    let label = checks.required(&key, raw.name.as_ref(), "say what people call it: `orders`")?;
+    label(&format!("{key}.name"), raw.name.as_ref(), checks)
+}
+
+pub(super) fn label(key: &str, raw: Option<&String>, checks: &mut Checks<'_>) -> Option<String> {
+    let label = checks.required(key, raw, "say what people call it: `orders`")?;
     if label.len() > 64 || !label.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)) {
-        checks.refuse(&key, "must be 1 to 64 characters of `A-Z a-z 0-9 . _ -`", "`orders`");
+        checks.refuse(key, "must be 1 to 64 characters of `A-Z a-z 0-9 . _ -`", "`orders`");
         return None;
     }
     Some(label.to_owned())

@@ -94,6 +94,7 @@ fn issuer(key: &str, raw: &RawIssuer, checks: &mut Checks<'_>) -> Option<Trusted
         max_lifetime: max_lifetime?,
         require_sender_constrained: raw.require_sender_constrained,
         mapping: mapping?,
+        require_token_id: raw.require_token_id,
     })
 }
 
