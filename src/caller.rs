@@ -120,6 +120,12 @@ impl Caller {
         self.enrolled.supply_parents.covers(entity_type)
     }
 
+    /// Whether it may present API keys that machines sent it.
+    #[must_use]
+    pub fn presents_api_keys(&self) -> bool {
+        self.enrolled.presents_api_keys
+    }
+
     /// Whether answers tell it the determining policies.
     #[must_use]
     pub fn sees_policies(&self) -> bool {
@@ -158,6 +164,7 @@ mod tests {
             supply_attributes: TypeGrant::All,
             supply_parents: types(&[]),
             sees_policies: true,
+            presents_api_keys: false,
         }
     }
 

@@ -91,7 +91,9 @@ async fn serve(config: Config, only_check: bool) -> io::Result<u8> {
         Err(error) => {
             complain(&error.to_string());
             return Ok(match error {
-                BuildError::Policies(_) | BuildError::Tls(_) | BuildError::Tokens(_) => exit::DATA,
+                BuildError::Policies(_) | BuildError::Tls(_) | BuildError::Tokens(_) | BuildError::ApiKeys(_) => {
+                    exit::DATA
+                }
                 BuildError::Audit(_) | BuildError::Listen { .. } => exit::UNAVAILABLE,
                 BuildError::SelfTest | BuildError::Random => exit::SOFTWARE,
             });

@@ -5,6 +5,7 @@
 //! `reference` writes the same shape down for people.
 
 mod check;
+mod credentials;
 mod issuers;
 mod reference;
 mod shape;

@@ -1,4 +1,5 @@
-//! Getting a JWKS document over https, from the address the operator wrote and from nowhere else.
+//! Getting a document over https, from the address the operator wrote and from nowhere else: a JWKS, a status list, the
+//! answer to an introspection.
 //!
 //! No redirects, no proxy from the environment, no decompression, a cap on the bytes and on the time, and no
 //! connection to an address inside our own network unless the issuer's settings allow it. Names are resolved here, so
@@ -12,13 +13,13 @@ use std::time::Duration;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::redirect::Policy;
 use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use url::{Host, Url};
 
 use super::error::SetupProblem;
 
-/// Fetches one document.
+/// Fetches one document, or asks one endpoint.
 #[derive(Debug)]
 pub(super) struct Fetcher {
     client: reqwest::Client,
@@ -43,9 +44,28 @@ pub(super) enum FetchError {
     Size,
 }
 
+/// PEM files of a client certificate and its key (RFC 8705 section 2).
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ClientFiles<'a> {
+    pub(super) certificate: &'a Path,
+    pub(super) private_key: &'a Path,
+}
+
 impl Fetcher {
     /// `ca` holds the only authorities trusted for this host; the system's when there is none.
     pub(super) fn new(
+        url: &Url,
+        ca: Option<&Path>,
+        private: bool,
+        max_bytes: usize,
+        timeout: Duration,
+    ) -> Result<Self, SetupProblem> {
+        Self::showing(None, url, ca, private, max_bytes, timeout)
+    }
+
+    /// The same with a certificate of our own, if there is one, for servers that ask who we are.
+    pub(super) fn showing(
+        identity: Option<ClientFiles<'_>>,
         url: &Url,
         ca: Option<&Path>,
         private: bool,
@@ -66,7 +86,7 @@ impl Fetcher {
             return Err(SetupProblem::Address);
         }
         let client = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls(ca)?)
+            .tls_backend_preconfigured(tls(ca, identity)?)
             .https_only(true)
             .redirect(Policy::none())
             .no_proxy()
@@ -83,14 +103,40 @@ impl Fetcher {
 
     /// The document, whole.
     pub(super) async fn fetch(&self) -> Result<Vec<u8>, FetchError> {
-        tokio::time::timeout(self.timeout, self.read()).await.unwrap_or(Err(FetchError::Timeout))
+        self.fetch_as("application/json").await
     }
 
-    async fn read(&self) -> Result<Vec<u8>, FetchError> {
+    /// The document, whole, if it is to be had as this media type.
+    pub(super) async fn fetch_as(&self, accept: &'static str) -> Result<Vec<u8>, FetchError> {
+        self.within(self.client.get(self.url.clone()).header(http::header::ACCEPT, accept)).await
+    }
+
+    /// What the endpoint answers to a form. `authorization` must be marked sensitive.
+    pub(super) async fn ask(
+        &self,
+        form: String,
+        authorization: Option<http::HeaderValue>,
+    ) -> Result<Vec<u8>, FetchError> {
+        let mut request = self
+            .client
+            .post(self.url.clone())
+            .header(http::header::ACCEPT, "application/json")
+            .header(http::header::CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .body(form);
+        if let Some(authorization) = authorization {
+            request = request.header(http::header::AUTHORIZATION, authorization);
+        }
+        self.within(request).await
+    }
+
+    async fn within(&self, request: reqwest::RequestBuilder) -> Result<Vec<u8>, FetchError> {
+        tokio::time::timeout(self.timeout, self.read(request)).await.unwrap_or(Err(FetchError::Timeout))
+    }
+
+    async fn read(&self, request: reqwest::RequestBuilder) -> Result<Vec<u8>, FetchError> {
         let failed = |error: reqwest::Error| {
             if error.is_timeout() { FetchError::Timeout } else { FetchError::Connection }
         };
-        let request = self.client.get(self.url.clone()).header(http::header::ACCEPT, "application/json");
         let mut answer = request.send().await.map_err(failed)?;
         if !answer.remote_addr().is_some_and(|address| may_connect(address.ip(), self.private)) {
             return Err(FetchError::Address);
@@ -109,7 +155,7 @@ impl Fetcher {
     }
 }
 
-fn tls(ca: Option<&Path>) -> Result<ClientConfig, SetupProblem> {
+fn tls(ca: Option<&Path>, identity: Option<ClientFiles<'_>>) -> Result<ClientConfig, SetupProblem> {
     let mut roots = RootCertStore::empty();
     match ca {
         Some(path) => {
@@ -127,11 +173,16 @@ fn tls(ca: Option<&Path>) -> Result<ClientConfig, SetupProblem> {
         return Err(SetupProblem::Authorities);
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    Ok(ClientConfig::builder_with_provider(provider)
+    let trusting = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|_| SetupProblem::Client)?
-        .with_root_certificates(roots)
-        .with_no_client_auth())
+        .with_root_certificates(roots);
+    let Some(files) = identity else { return Ok(trusting.with_no_client_auth()) };
+    let chain: Vec<_> = CertificateDer::pem_file_iter(files.certificate)
+        .and_then(Iterator::collect)
+        .map_err(|_| SetupProblem::ClientCertificate)?;
+    let key = PrivateKeyDer::from_pem_file(files.private_key).map_err(|_| SetupProblem::ClientCertificate)?;
+    trusting.with_client_auth_cert(chain, key).map_err(|_| SetupProblem::ClientCertificate)
 }
 
 /// Resolves names to the addresses we may connect to, and to no others.

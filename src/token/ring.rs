@@ -32,6 +32,8 @@ pub(super) enum KeyRing {
     Shared(DecodingKey),
     /// Public keys that come and go.
     Public(Box<PublicKeys>),
+    /// None at all: the issuer's tokens are opaque.
+    Absent,
 }
 
 /// Public keys that come and go.
@@ -87,6 +89,7 @@ impl KeyRing {
     pub(super) fn open(issuer: &TrustedIssuer, limits: &Limits, clock: &SharedClock) -> Result<Self, SetupProblem> {
         let symmetric = issuer.algorithms.contains(&TokenAlgorithm::Hs256);
         let origin = match &issuer.keys {
+            KeySource::Nowhere => return Ok(Self::Absent),
             KeySource::Shared(secret) => {
                 if issuer.algorithms != [TokenAlgorithm::Hs256] {
                     return Err(SetupProblem::Algorithms);
@@ -137,13 +140,14 @@ impl KeyRing {
                 if key::signature_holds(token, secret) { Ok((None, 0)) } else { Err(TokenError::BadSignature) }
             }
             Self::Public(keys) => keys.check(token, pinned),
+            Self::Absent => Err(TokenError::UnknownKey),
         }
     }
 
     /// Which keys are in force; none when they are not to be had.
     pub(super) fn generation(&self) -> Option<u64> {
         match self {
-            Self::Shared(_) => Some(0),
+            Self::Shared(_) | Self::Absent => Some(0),
             Self::Public(keys) => keys.believed().map(|dated| dated.generation),
         }
     }

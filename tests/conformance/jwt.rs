@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use gatepost::clock::{ManualClock, SystemClock};
-use gatepost::config::{ClaimMapping, KeySource, Limits, TokenAlgorithm, TrustedIssuer};
+use gatepost::config::{ClaimMapping, KeySource, Limits, StatusLists, TokenAlgorithm, TrustedIssuer};
 use gatepost::model::entity::EntityType;
 use gatepost::secret::SecretString;
 use gatepost::token::{KeySet, TokenError, UnverifiedToken, VerifiedToken, Verifier};
@@ -156,6 +156,8 @@ impl Bench {
                         attributes: Vec::new(),
                         parents: Vec::new(),
                     },
+                    introspection: None,
+                    status_lists: StatusLists::default(),
                 }
             })
             .collect();

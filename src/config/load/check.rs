@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::Path;
 
+use super::credentials;
 use super::issuers;
 use super::values::Checks;
 use crate::config::raw::{
@@ -24,6 +25,7 @@ pub(super) fn check(raw: &RawConfig, checks: &mut Checks<'_>) -> Option<Config> 
     let identity = identity(&raw.identity, checks);
     let callers = callers(&raw.callers, identity.as_ref(), checks);
     let issuers = issuers::issuers(&raw.issuers, &raw.policies.caller_type, checks);
+    let api_keys = credentials::api_keys(raw, checks);
     let limits = limits(raw, checks);
     let policies = policies(&raw.policies, limits.as_ref(), checks);
     let cache = cache(&raw.cache, checks);
@@ -34,6 +36,7 @@ pub(super) fn check(raw: &RawConfig, checks: &mut Checks<'_>) -> Option<Config> 
         identity: identity?,
         callers: callers?,
         issuers: issuers?,
+        api_keys: api_keys?,
         policies: policies?,
         cache: cache?,
         audit: audit?,
@@ -129,6 +132,7 @@ fn callers(
                 supply_attributes: supply_attributes?,
                 supply_parents: supply_parents?,
                 sees_policies: raw.sees_policies,
+                presents_api_keys: raw.presents_api_keys,
             })
         };
         callers.push(caller());
@@ -414,5 +418,8 @@ fn limits(raw: &RawConfig, checks: &mut Checks<'_>) -> Option<Limits> {
     let interval = ("limits.jwks_refresh_interval", l.jwks_refresh_interval);
     checks.ordered(("limits.jwks_refresh_floor", l.jwks_refresh_floor), interval);
     checks.ordered(interval, ("limits.jwks_max_stale", l.jwks_max_stale));
+    let interval = ("limits.status_list_refresh_interval", l.status_list_refresh_interval);
+    checks.ordered(("limits.status_list_refresh_floor", l.status_list_refresh_floor), interval);
+    checks.ordered(interval, ("limits.status_list_max_age", l.status_list_max_age));
     Some(limits)
 }

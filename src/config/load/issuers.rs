@@ -5,9 +5,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use super::credentials;
 use super::values::Checks;
 use crate::config::raw::{RawAttribute, RawIssuer, RawPrincipal, RawTokenTypes};
-use crate::config::{AttributeMapping, ClaimMapping, KeySource, ParentMapping, TokenAlgorithm, TrustedIssuer};
+use crate::config::{
+    API_KEYS_ISSUER, AttributeMapping, ClaimMapping, KeySource, ParentMapping, TokenAlgorithm, TrustedIssuer,
+};
 use crate::secret::SecretString;
 
 const MAX_ISSUERS: usize = 100;
@@ -47,6 +50,7 @@ pub(super) fn issuers(raw: &[RawIssuer], caller_type: &str, checks: &mut Checks<
         issuers.push(issuer(&key, raw, checks));
     }
     unshared_types(raw, caller_type, checks);
+    credentials::prefixes(raw, checks);
     issuers.into_iter().collect()
 }
 
@@ -75,6 +79,9 @@ fn issuer(key: &str, raw: &RawIssuer, checks: &mut Checks<'_>) -> Option<Trusted
     let name = checks
         .required(&name_key, raw.issuer.as_ref(), "the exact text of `iss`: `https://idp.example.org`")
         .and_then(|text| checks.plain_text(&name_key, text, 1024));
+    if raw.issuer.as_deref() == Some(API_KEYS_ISSUER) {
+        checks.refuse(&name_key, "is what stands for API keys", "name the issuer by the exact text of `iss`");
+    }
     let audiences = audiences(&format!("{key}.audiences"), raw, checks);
     let keys = keys(key, raw, checks);
     let algorithms = algorithms(&format!("{key}.algorithms"), raw, checks);
@@ -82,6 +89,11 @@ fn issuer(key: &str, raw: &RawIssuer, checks: &mut Checks<'_>) -> Option<Trusted
     let clock_skew = checks.duration(&format!("{key}.clock_skew"), &raw.clock_skew, "0s", "60s");
     let max_lifetime = checks.duration(&format!("{key}.max_lifetime"), &raw.max_lifetime, "1s", "24h");
     let mapping = mapping(&format!("{key}.principal"), &raw.principal, checks);
+    let introspection = match &raw.introspection {
+        None => Some(None),
+        Some(raw) => credentials::introspection(&format!("{key}.introspection"), raw, checks).map(Some),
+    };
+    let status_lists = credentials::status_lists(key, raw, checks);
     Some(TrustedIssuer {
         issuer: name?,
         audiences: audiences?,
@@ -91,6 +103,8 @@ fn issuer(key: &str, raw: &RawIssuer, checks: &mut Checks<'_>) -> Option<Trusted
         clock_skew: clock_skew?,
         max_lifetime: max_lifetime?,
         mapping: mapping?,
+        introspection: introspection?,
+        status_lists: status_lists?,
     })
 }
 
@@ -145,7 +159,7 @@ fn algorithms(key: &str, raw: &RawIssuer, checks: &mut Checks<'_>) -> Option<Vec
 }
 
 fn keys(key: &str, raw: &RawIssuer, checks: &mut Checks<'_>) -> Option<KeySource> {
-    if raw.jwks_url.is_none() {
+    if raw.jwks_url.is_none() && !credentials::fetches_lists(raw) {
         if raw.jwks_ca.is_some() {
             checks.refuse(&format!("{key}.jwks_ca"), "only goes with `jwks_url`", "take it out");
         }
@@ -167,6 +181,7 @@ fn keys(key: &str, raw: &RawIssuer, checks: &mut Checks<'_>) -> Option<KeySource
             Some(KeySource::Url { url: url?, ca: ca?, allow_private_addresses: raw.allow_private_addresses })
         }
         (None, None, Some(text)) => shared_key(&format!("{key}.shared_key_file"), text, checks),
+        (None, None, None) if raw.introspection.is_some() => Some(KeySource::Nowhere),
         (None, None, None) => {
             checks.refuse(key, "has no keys", "set one of `jwks_file`, `jwks_url` and `shared_key_file`");
             None
@@ -203,7 +218,7 @@ fn jwks_url(key: &str, text: &str, private: bool, checks: &mut Checks<'_>) -> Op
 }
 
 /// Whether the host says by itself that it is not public. Names are looked at again when they are resolved.
-fn is_local(url: &url::Url) -> bool {
+pub(super) fn is_local(url: &url::Url) -> bool {
     let v4_is_local =
         |ip: std::net::Ipv4Addr| ip.is_loopback() || ip.is_private() || ip.is_link_local() || ip.is_unspecified();
     let ip = match url.host() {
