@@ -34,7 +34,9 @@ use crate::revocation::Revocations;
 use crate::revocation::file::FileError;
 use crate::telemetry::metrics::{Metrics, Present, Watched};
 use crate::tls::server::{ServerIdentity, TlsError};
-use crate::token::{TokenSetupError, Verifier};
+use crate::token::api_key::ApiKeys;
+use crate::token::api_key::file::ApiKeyFileError;
+use crate::token::{Heard, News, TokenSetupError, Verifier};
 
 mod operators;
 
@@ -52,6 +54,9 @@ pub enum BuildError {
     /// An issuer's keys are wrong.
     #[error("tokens can't be verified: {0}")]
     Tokens(#[source] TokenSetupError),
+    /// The file of API keys is wrong.
+    #[error("API keys can't be verified: {0}")]
+    ApiKeys(#[source] ApiKeyFileError),
     /// Records can't be written.
     #[error("records can't be written: {0}")]
     Audit(#[source] AuditError),
@@ -131,7 +136,9 @@ pub async fn build(
     }
     let identity = ServerIdentity::load(&config.server.tls, Arc::clone(&clock)).map_err(BuildError::Tls)?;
     let tokens = Verifier::new(&config.issuers, &config.limits, config.cache.tokens, Arc::clone(&clock))
-        .map_err(BuildError::Tokens)?;
+        .map_err(BuildError::Tokens)?
+        .heard_by(news(&metrics));
+    let api_keys = ApiKeys::open(config.api_keys.as_ref(), &config.limits).map_err(BuildError::ApiKeys)?;
     let trail = Trail::open(&config.audit, &config.limits, HostFacts::of_this_machine(), Arc::clone(&clock))
         .map_err(BuildError::Audit)?;
     let mut hash_key = [0u8; 32];
@@ -157,6 +164,7 @@ pub async fn build(
         bond: Bond::new(&config.issuers),
         tokens: Arc::new(tokens),
         revocations,
+        api_keys: Arc::new(api_keys),
         store,
         rulings: Rulings::new(&config.cache, hash_key, Arc::clone(&clock)),
         redaction: Redaction::new(&config.audit.keep),
@@ -229,6 +237,7 @@ impl Gatepost {
         watch_levels(&pdp, &identity, &clock);
         watch_policies(&pdp, &config.policies, &helpers);
         sources.start(&pdp, &helpers);
+        watch_api_keys(&pdp, &helpers);
         let metrics = pdp.metrics.clone();
         drop(identity.spawn_watch(helpers.clone(), move |outcome| {
             metrics.tls_reload(outcome.is_ok());
@@ -415,6 +424,30 @@ fn watch_policies(pdp: &Arc<Pdp>, settings: &PolicyConfig, stop: &CancellationTo
             "the policy folder can't be watched; it is looked at now and then"
         );
     }
+}
+
+/// Tells the metrics of introspections and status lists.
+fn news(metrics: &Metrics) -> Heard {
+    let metrics = metrics.clone();
+    Arc::new(move |news| match news {
+        News::Introspection { issuer, result } => metrics.introspection(issuer, result),
+        News::StatusList { issuer, well } => metrics.status_list_refresh(issuer, well),
+    })
+}
+
+/// Reads API keys again when they change, and says what came of it.
+fn watch_api_keys(pdp: &Arc<Pdp>, stop: &CancellationToken) {
+    let metrics = pdp.metrics.clone();
+    drop(pdp.api_keys.spawn_watch(stop.clone(), move |outcome| {
+        metrics.api_key_reload(outcome.is_ok());
+        match outcome {
+            Ok(keys) => tracing::info!(keys, "the API keys were read again"),
+            Err(error) => tracing::error!(
+                error = error as &dyn std::error::Error,
+                "the changed API keys are not usable; the old ones stay"
+            ),
+        }
+    }));
 }
 
 /// Tells the metrics which issuers' keys are at hand.

@@ -130,7 +130,7 @@ impl QuestionFacts {
 /// Who the principal is.
 #[derive(Debug, Clone, Default)]
 pub struct SubjectFacts {
-    /// `token`, `asserted`, `caller`, `anonymous`, or nothing when the call did not get so far.
+    /// `token`, `asserted`, `api_key`, `caller`, `anonymous`, or nothing when the call did not get so far.
     pub kind: Option<&'static str>,
     /// The principal entity.
     pub principal: Option<EntityUid>,
@@ -138,6 +138,8 @@ pub struct SubjectFacts {
     pub token: Option<Arc<crate::token::TokenFacts>>,
     /// Why a token was refused, from a closed list: for the record, never for the client.
     pub token_refusal: Option<&'static str>,
+    /// Where an API key came from, by the caller's word.
+    pub client_address: Option<std::net::IpAddr>,
 }
 
 /// How a call ended.

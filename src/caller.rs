@@ -119,6 +119,12 @@ impl Caller {
             && self.enrolled.actions.iter().any(|pattern| covers(pattern, action))
     }
 
+    /// Whether it may present API keys that machines sent it.
+    #[must_use]
+    pub fn presents_api_keys(&self) -> bool {
+        self.enrolled.presents_api_keys
+    }
+
     /// Whether answers tell it the determining policies.
     #[must_use]
     pub fn sees_policies(&self) -> bool {
@@ -183,6 +189,7 @@ mod tests {
             batch_items: None,
             capacity: Share::WHOLE,
             explain: false,
+            presents_api_keys: false,
         }
     }
 

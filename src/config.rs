@@ -32,6 +32,8 @@ pub struct Config {
     pub callers: Vec<EnrolledCaller>,
     /// Whose tokens are accepted. May be empty: then no token is.
     pub issuers: Vec<TrustedIssuer>,
+    /// The API keys that are accepted; `None`: none is.
+    pub api_keys: Option<ApiKeyConfig>,
     /// The bundle and how strictly it is read.
     pub policies: PolicyConfig,
     /// The decision cache and the verified-token cache.
@@ -136,6 +138,8 @@ pub struct EnrolledCaller {
     pub capacity: Share,
     /// Whether it may ask why.
     pub explain: bool,
+    /// Whether it may present API keys that machines sent it.
+    pub presents_api_keys: bool,
 }
 
 /// Some entity types, or all.
@@ -250,11 +254,17 @@ pub struct TrustedIssuer {
     pub mapping: ClaimMapping,
     /// Whether a token must have a `jti`, so that it can be revoked by it.
     pub require_token_id: bool,
+    /// Whom to ask about tokens that are no JWTs; `None`: such tokens are refused.
+    pub introspection: Option<IntrospectionConfig>,
+    /// What becomes of a token that points to a status list.
+    pub status_lists: StatusLists,
 }
 
 /// Where an issuer's keys are.
 #[derive(Debug, Clone)]
 pub enum KeySource {
+    /// Nowhere: its tokens are opaque, and none of its JWTs is accepted.
+    Nowhere,
     /// A JWKS file, read again when it changes.
     File(PathBuf),
     /// A JWKS behind https, from the configuration alone.
@@ -309,6 +319,85 @@ impl KeyHost {
         Some(Self { host: url.host()?.to_owned(), port: url.port_or_known_default()? })
     }
 }
+
+/// Whom to ask about an issuer's opaque tokens (RFC 7662).
+#[derive(Debug, Clone)]
+pub struct IntrospectionConfig {
+    /// `https://..`.
+    pub url: url::Url,
+    /// Who we are at the authorization server.
+    pub client_id: String,
+    /// How we prove it.
+    pub authentication: ClientAuthentication,
+    /// PEM: the authorities for that host; the system's when unset.
+    pub ca: Option<PathBuf>,
+    /// Whether the host may be at a private or loopback address.
+    pub allow_private_addresses: bool,
+    /// What this issuer's opaque tokens start with; empty only where one issuer alone has introspection. None is the
+    /// beginning of another's.
+    pub token_prefix: String,
+    /// How long an answer is kept at most, and never past `exp`. 30 s when unset, at most 5 m.
+    pub max_cache: Duration,
+    /// Whether the answer must name us in `aud`, which RFC 7662 leaves open. On when unset.
+    pub require_audience: bool,
+}
+
+/// How a client proves itself to an authorization server. Files are read again when they change.
+#[derive(Debug, Clone)]
+pub enum ClientAuthentication {
+    /// `client_secret_basic` (RFC 6749 section 2.3.1): the file holds the secret, and one line end that is not part of it.
+    SecretFile(PathBuf),
+    /// Mutual TLS (RFC 8705 section 2).
+    Certificate {
+        /// PEM: the chain, leaf first.
+        certificate: PathBuf,
+        /// PEM: the leaf's key.
+        private_key: PathBuf,
+    },
+}
+
+/// What becomes of a token whose `status` claim points to a status list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StatusLists {
+    /// It counts if one of these lists says so; with none, it never does.
+    Only {
+        /// The lists that may be fetched, and no others.
+        lists: Vec<StatusListUrl>,
+        /// PEM: the authorities for their hosts; the system's when unset.
+        ca: Option<PathBuf>,
+        /// Whether their hosts may be at private or loopback addresses.
+        allow_private_addresses: bool,
+    },
+    /// It counts whatever its list says.
+    Ignore,
+}
+
+impl Default for StatusLists {
+    fn default() -> Self {
+        Self::Only { lists: Vec::new(), ca: None, allow_private_addresses: false }
+    }
+}
+
+/// Where a status list is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StatusListUrl {
+    /// As it is written here, in the token's `uri` and in the list's own `sub`.
+    pub text: String,
+    /// The same, parsed.
+    pub url: url::Url,
+}
+
+/// The API keys that are accepted.
+#[derive(Debug, Clone)]
+pub struct ApiKeyConfig {
+    /// Their file, read again when it changes.
+    pub file: PathBuf,
+    /// The type of the principals that keys make; the id is a key's owner.
+    pub principal_type: EntityType,
+}
+
+/// What stands for `iss` in everything that says by whom an API key's principal is vouched for. No issuer may have it.
+pub const API_KEYS_ISSUER: &str = "urn:gatepost:api-keys";
 
 /// How claims become the principal entity.
 #[derive(Debug, Clone)]
@@ -530,6 +619,28 @@ pub struct Limits {
     pub jwks_refresh_interval: Duration,
     /// How long the last good keys are used while fetching fails.
     pub jwks_max_stale: Duration,
+    /// The answer to an introspection, bytes.
+    pub introspection_bytes: usize,
+    /// How long an introspection may take.
+    pub introspection_timeout: Duration,
+    /// Introspections under way at once, of all issuers together; past it tokens are denied.
+    pub introspection_flights: usize,
+    /// A file of API keys, bytes.
+    pub api_key_file_bytes: usize,
+    /// API keys of a file.
+    pub api_keys: usize,
+    /// A status list as it is sent, bytes.
+    pub status_list_bytes: usize,
+    /// A status list once it is inflated, bytes.
+    pub status_list_inflated_bytes: usize,
+    /// How long fetching a status list may take.
+    pub status_list_timeout: Duration,
+    /// The shortest time between two fetches of one status list.
+    pub status_list_refresh_floor: Duration,
+    /// How often a status list is fetched that does not say how long it may be kept.
+    pub status_list_refresh_interval: Duration,
+    /// How long a status list is believed that does not say when it ends.
+    pub status_list_max_age: Duration,
     /// One audit record, bytes.
     pub audit_record_bytes: usize,
     /// Revocations in force.
@@ -583,6 +694,17 @@ impl Default for Limits {
             // signs.
             jwks_refresh_interval: Duration::from_secs(45),
             jwks_max_stale: Duration::from_secs(24 * 3600),
+            introspection_bytes: 64 * KIB,
+            introspection_timeout: Duration::from_secs(2),
+            introspection_flights: 64,
+            api_key_file_bytes: 8 * MIB,
+            api_keys: 10_000,
+            status_list_bytes: MIB,
+            status_list_inflated_bytes: 4 * MIB,
+            status_list_timeout: Duration::from_secs(2),
+            status_list_refresh_floor: Duration::from_secs(10),
+            status_list_refresh_interval: Duration::from_secs(60),
+            status_list_max_age: Duration::from_secs(3600),
             audit_record_bytes: 64 * KIB,
             revocations: 100_000,
         }

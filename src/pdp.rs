@@ -39,7 +39,8 @@ use crate::policy::{Bundle, CallerData, Misfit, RequestError, SubjectData};
 use crate::revocation::Revocations;
 use crate::telemetry::metrics::Metrics;
 use crate::tls::peer::Peer;
-use crate::token::{TokenError, TokenFacts, UnverifiedToken, VerifiedToken, Verifier};
+use crate::token::api_key::ApiKeys;
+use crate::token::{TokenError, TokenFacts, VerifiedToken, Verifier};
 
 mod asserted;
 pub mod error;
@@ -56,6 +57,8 @@ pub struct Pdp {
     pub bond: Bond,
     /// What counts no longer. Asked on every question, before any cache.
     pub revocations: Arc<Revocations>,
+    /// Which API keys count.
+    pub api_keys: Arc<ApiKeys>,
     /// The policies in force.
     pub store: Arc<Store>,
     /// Rulings already made.
@@ -322,6 +325,11 @@ impl Pdp {
         if known.question.is_none() {
             known.question = Some(self.describe(question, &known.vouched, bundle));
         }
+        if let Some(facts) = &mut known.question
+            && who.facts.client_address.is_some()
+        {
+            facts.asserted.insert(0, "api_key.client_address".to_owned());
+        }
         caller.may_put(question, self.tenant_type())?;
         let denied = |code: DenialCode| Decided {
             ruling: Arc::new(Ruling::deny(code)),
@@ -432,15 +440,24 @@ impl Pdp {
         match subject {
             Subject::Token(text) => {
                 let begun = self.clock.monotonic();
-                let verified = match UnverifiedToken::new(&text, &self.limits) {
-                    Ok(token) => self.tokens.verify(token, self.clock.now()).await,
-                    Err(error) => Err(error),
-                };
+                let verified = self.tokens.check(&text, self.clock.now()).await;
                 self.metrics.stage("token", self.since(begun));
                 Ok(self.presented(caller, kind, verified))
             }
-            // Nobody has that right yet.
-            Subject::ApiKey(_) => Err(DecideError::NotEntitled("PRESENT_API_KEYS")),
+            Subject::ApiKey(key) => {
+                if !caller.presents_api_keys() {
+                    return Err(DecideError::NotEntitled("PRESENT_API_KEYS"));
+                }
+                let begun = self.clock.monotonic();
+                let verified = self.api_keys.verify(&key, self.clock.now());
+                self.metrics.stage("token", self.since(begun));
+                let refused = verified.as_ref().err().and_then(|refusal| refusal.known.clone());
+                let mut who = self.presented(caller, kind, verified.map_err(|refusal| refusal.error));
+                // Whose key was refused is worth a look; it makes no principal all the same.
+                who.facts.token = who.facts.token.or(refused);
+                who.facts.client_address = key.client_address;
+                Ok(who)
+            }
             Subject::Asserted(principal) => {
                 caller.may_vouch_for(&principal, self.tenant_type())?;
                 plain(*principal)
@@ -470,6 +487,7 @@ impl Pdp {
                     principal: known.map(|token| token.principal().uid.clone()),
                     token: known.map(|token| Arc::clone(token.facts())),
                     token_refusal: Some(reason),
+                    client_address: None,
                 },
                 issuer: String::new(),
                 ends: None,
@@ -495,6 +513,7 @@ impl Pdp {
                 principal: Some(token.principal().uid.clone()),
                 token: Some(Arc::clone(facts)),
                 token_refusal: None,
+                client_address: None,
             },
             issuer: facts.issuer.clone(),
             ends: Some(token.expires_at()),

@@ -5,22 +5,26 @@
 //! the only type in Gatepost that can say who the principal is.
 //!
 //! Imports `model`, `config`, `clock`. Knows nothing of gRPC, Cedar or audit.
-//! Follows RFC 7519 (JWT), RFC 7517 (JWKS) and the advice of RFC 8725.
+//! Opaque tokens ([`introspection`]) and API keys ([`api_key`]) end in the same type: whatever is behind it treats them alike.
+//! Follows RFC 7519 (JWT), RFC 7517 (JWKS), RFC 7662 (introspection) and the advice of RFC 8725.
 
 use std::collections::BTreeSet;
 use std::time::SystemTime;
 
+pub mod api_key;
 mod claims;
 mod confirmation;
 mod discovery;
 mod error;
 mod fetch;
+mod introspection;
 mod json;
 mod jwks;
 mod key;
 mod mapping;
 mod ring;
 mod roca;
+mod status_list;
 #[cfg(test)]
 mod tests;
 mod unverified;
@@ -36,6 +40,28 @@ pub use verifier::Verifier;
 
 /// Hears how an attempt to refresh an issuer's keys ended: the issuer, and whether it went well.
 pub type Told = std::sync::Arc<dyn Fn(&str, bool) + Send + Sync>;
+
+/// What the verifier did on its own account, for the metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum News<'n> {
+    /// An introspection ended: `active`, `inactive`, `rejected` (active, but not for us), `failed`, or `shed` (not begun).
+    Introspection {
+        /// Whose token it was about.
+        issuer: &'n str,
+        /// How it ended.
+        result: &'static str,
+    },
+    /// A status list was fetched, or could not be.
+    StatusList {
+        /// Whose list.
+        issuer: &'n str,
+        /// Whether it went well.
+        well: bool,
+    },
+}
+
+/// Hears the news.
+pub type Heard = std::sync::Arc<dyn Fn(News<'_>) + Send + Sync>;
 
 /// What a verified token said, for `context.token` and the record. Never the token, nor a claim beyond these.
 #[derive(Debug, Clone, PartialEq)]

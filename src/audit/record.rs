@@ -238,6 +238,7 @@ fn of_call<'a>(call: &'a CallEntry, frame: &'a Frame) -> Event<'a> {
             .collect();
     }
     ours.caller_refusal = call.caller.refusal;
+    ours.client_address = call.subject.client_address.map(|address| address.to_canonical().to_string());
     ours.certificate_sha256 = call.caller.certificate_sha256.as_deref().map(Text::new);
     ours.batch = call.circumstances.batch.map(|at| Batch { id: batch_id, index: at.index, of: at.of });
     if let Some(asked) = &call.question {

@@ -156,6 +156,7 @@ mod tests {
             batch_items: None,
             capacity: Share::WHOLE,
             explain: false,
+            presents_api_keys: false,
         }
     }
 
@@ -170,6 +171,8 @@ mod tests {
             max_lifetime: std::time::Duration::from_secs(900),
             require_sender_constrained,
             require_token_id: false,
+            introspection: None,
+            status_lists: crate::config::StatusLists::default(),
             mapping: ClaimMapping {
                 principal_type: EntityType::parse("User").unwrap(),
                 id_claim: "sub".to_owned(),

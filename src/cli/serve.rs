@@ -95,9 +95,11 @@ async fn serve(config: Config, only_check: bool) -> io::Result<u8> {
         Err(error) => {
             complain(&error.to_string());
             return Ok(match error {
-                BuildError::Policies(_) | BuildError::Tls(_) | BuildError::AdminTls(_) | BuildError::Tokens(_) => {
-                    exit::DATA
-                }
+                BuildError::Policies(_)
+                | BuildError::Tls(_)
+                | BuildError::AdminTls(_)
+                | BuildError::Tokens(_)
+                | BuildError::ApiKeys(_) => exit::DATA,
                 BuildError::Audit(_) | BuildError::Listen { .. } | BuildError::Revocations(_) => exit::UNAVAILABLE,
                 BuildError::SelfTest | BuildError::Random => exit::SOFTWARE,
             });

@@ -6,6 +6,7 @@
 
 mod admin;
 mod check;
+mod credentials;
 mod issuers;
 mod reference;
 mod rights;

@@ -28,6 +28,8 @@ pub(super) struct RawConfig {
     pub callers: Vec<RawCaller>,
     /// Whose tokens are accepted. With none, no token is.
     pub issuers: Vec<RawIssuer>,
+    /// The API keys that are accepted. Without it none is, whoever presents it.
+    pub api_keys: Option<RawApiKeys>,
     /// The bundle and how strictly it is read.
     pub policies: RawPolicies,
     /// The decision cache and the verified-token cache.
@@ -134,6 +136,8 @@ pub(super) struct RawCaller {
     pub capacity: RawShare,
     /// Whether it may ask why (`Explain`).
     pub explain: bool,
+    /// Whether it may present API keys that machines sent it.
+    pub presents_api_keys: bool,
 }
 
 impl Default for RawCaller {
@@ -155,6 +159,7 @@ impl Default for RawCaller {
             batch_items: None,
             capacity: RawShare("100%".to_owned()),
             explain: false,
+            presents_api_keys: false,
         }
     }
 }
@@ -195,7 +200,7 @@ pub(super) struct RawIssuer {
     /// `[HS256]`, and nothing else can be set.
     pub algorithms: Option<Vec<String>>,
     /// A JWKS file, read again when it changes. Exactly one of `jwks_file`, `jwks_url`, `discovery_url` and
-    /// `shared_key_file`.
+    /// `shared_key_file`; none of them only beside `introspection`, and then no JWT of this issuer is accepted.
     pub jwks_file: Option<String>,
     /// An `https` URL of a JWKS, fetched, cached and refreshed.
     pub jwks_url: Option<String>,
@@ -226,6 +231,12 @@ pub(super) struct RawIssuer {
     pub principal: RawPrincipal,
     /// Whether a token must have a `jti`. One without can't be revoked by its id, only with its subject or session.
     pub require_token_id: bool,
+    /// Whom to ask about tokens that are no JWTs (RFC 7662). Without it such tokens are refused.
+    pub introspection: Option<RawIntrospection>,
+    /// The `https` URLs of this issuer's token status lists, exactly as its tokens name them; `jwks_ca` and
+    /// `allow_private_addresses` hold for them too. Nothing else is ever fetched, and a token that points anywhere else
+    /// is refused; `ignore`: what a token points to does not matter.
+    pub status_lists: RawStatusLists,
 }
 
 impl Default for RawIssuer {
@@ -248,7 +259,74 @@ impl Default for RawIssuer {
             require_sender_constrained: false,
             principal: RawPrincipal::default(),
             require_token_id: false,
+            introspection: None,
+            status_lists: RawStatusLists::These(Vec::new()),
         }
+    }
+}
+
+/// `issuers[].introspection`.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawIntrospection {
+    /// The `https` URL that is asked.
+    #[schemars(extend("x-required" = true))]
+    pub url: Option<String>,
+    /// Who Gatepost is at the authorization server.
+    #[schemars(extend("x-required" = true))]
+    pub client_id: Option<String>,
+    /// A file with the client's secret; one line end after it is not part of it. Either this, or `client_certificate`
+    /// with `client_key`. Read again when it changes.
+    pub client_secret_file: Option<String>,
+    /// PEM file: the certificate chain that Gatepost shows to the authorization server (RFC 8705 section 2), leaf first.
+    pub client_certificate: Option<String>,
+    /// PEM file: the private key of `client_certificate`.
+    pub client_key: Option<String>,
+    /// PEM file: the authorities for the host of `url`; the system's when unset.
+    pub ca: Option<String>,
+    /// Whether the host of `url` may be at a private or loopback address.
+    pub allow_private_addresses: bool,
+    /// What this issuer's opaque tokens start with. Needed where several issuers have introspection: no prefix may be
+    /// the beginning of another.
+    pub token_prefix: String,
+    /// How long it is kept at most that a token is active, and never past `exp`; `0s` asks every time; at most 5m. That
+    /// one is not active is kept for 3s.
+    pub max_cache: RawDuration,
+    /// Whether the answer must name one of `audiences` in `aud`, which RFC 7662 leaves open.
+    pub require_audience: bool,
+}
+
+impl Default for RawIntrospection {
+    fn default() -> Self {
+        Self {
+            url: None,
+            client_id: None,
+            client_secret_file: None,
+            client_certificate: None,
+            client_key: None,
+            ca: None,
+            allow_private_addresses: false,
+            token_prefix: String::new(),
+            max_cache: "30s".into(),
+            require_audience: true,
+        }
+    }
+}
+
+/// `api_keys`.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawApiKeys {
+    /// Their file, as `gatepost apikey` writes it; read again when it changes.
+    #[schemars(extend("x-required" = true))]
+    pub file: Option<String>,
+    /// The entity type of the principals that keys make; the id is a key's owner.
+    pub principal_type: String,
+}
+
+impl Default for RawApiKeys {
+    fn default() -> Self {
+        Self { file: None, principal_type: "ApiClient".to_owned() }
     }
 }
 
@@ -599,6 +677,31 @@ impl JsonSchema for RawTokenTypes {
     }
 }
 
+/// `ignore`, or a list of URLs.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+pub(super) enum RawStatusLists {
+    Ignore(String),
+    These(Vec<String>),
+}
+
+impl JsonSchema for RawStatusLists {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "StatusLists".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "anyOf": [{ "type": "string", "enum": ["ignore"] }, { "type": "array", "items": { "type": "string" } }],
+            "x-type": "list of text, or `ignore`",
+        })
+    }
+}
+
 /// How a limit is written: a plain number.
 pub(super) type RawCount = u64;
 
@@ -733,6 +836,28 @@ limits! {
     jwks_refresh_interval: RawDuration, duration("1s", "24h");
     /// How long the last good keys are used while fetching fails.
     jwks_max_stale: RawDuration, duration("1s", "168h");
+    /// The answer to an introspection, bytes.
+    introspection_bytes: RawSize, size("1B", "1MiB");
+    /// How long an introspection may take.
+    introspection_timeout: RawDuration, duration("10ms", "1m");
+    /// Introspections under way at once, of all issuers together; past it tokens are denied.
+    introspection_flights: RawCount, count(1, 10000);
+    /// A file of API keys, bytes.
+    api_key_file_bytes: RawSize, size("1KiB", "64MiB");
+    /// API keys of a file.
+    api_keys: RawCount, count(1, 100000);
+    /// A status list as it is sent, bytes.
+    status_list_bytes: RawSize, size("1B", "16MiB");
+    /// A status list once it is inflated, bytes.
+    status_list_inflated_bytes: RawSize, size("1B", "64MiB");
+    /// How long fetching a status list may take.
+    status_list_timeout: RawDuration, duration("10ms", "1m");
+    /// The shortest time between two fetches of one status list; no more than `status_list_refresh_interval`.
+    status_list_refresh_floor: RawDuration, duration("1s", "1h");
+    /// How often a status list is fetched that does not say how long it may be kept; no more than `status_list_max_age`.
+    status_list_refresh_interval: RawDuration, duration("1s", "24h");
+    /// How long a status list is believed that does not say when it ends.
+    status_list_max_age: RawDuration, duration("1s", "168h");
     /// One audit record, bytes.
     audit_record_bytes: RawSize, size("1KiB", "16MiB");
     /// Revocations in force, of all kinds together. Past it new ones are refused; none is ever dropped for another.

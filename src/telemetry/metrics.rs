@@ -97,6 +97,14 @@ instruments! {
     JWKS_REFRESHES = "gatepost.jwks.refreshes", Counter, "{refresh}",
         [("issuer", "an issuer of the configuration"), ("result", "`ok`, `failed`")],
         "Attempts to fetch or read an issuer's keys.";
+    INTROSPECTIONS = "gatepost.introspections", Counter, "{introspection}",
+        [("issuer", "an issuer of the configuration"), ("result", "`active`, `inactive`, `rejected`, `failed`, `shed`")],
+        "Questions to an authorization server about opaque tokens. `rejected`: active, but not for us; `shed`: not asked, too many were under way.";
+    STATUS_LIST_REFRESHES = "gatepost.status_list.refreshes", Counter, "{refresh}",
+        [("issuer", "an issuer of the configuration"), ("result", "`ok`, `failed`")],
+        "Attempts to fetch an issuer's token status lists.";
+    API_KEY_RELOADS = "gatepost.api_keys.reloads", Counter, "{reload}", [("result", "`ok`, `refused`")],
+        "Changed files of API keys that were looked at.";
     ISSUER_READY = "gatepost.issuer.ready", Gauge, "", [("issuer", "an issuer of the configuration")],
         "1 while the issuer's keys are at hand.";
     ISSUER_KEYS_AGE = "gatepost.issuer.keys.age", Gauge, "s", [("issuer", "an issuer of the configuration")],
@@ -159,6 +167,9 @@ struct Inner {
     handshakes_refused: Counter<u64>,
     audit_records: Counter<u64>,
     jwks_refreshes: Counter<u64>,
+    introspections: Counter<u64>,
+    status_list_refreshes: Counter<u64>,
+    api_key_reloads: Counter<u64>,
     issuer_ready: Gauge<f64>,
     revocation_entries: Counter<u64>,
     admin_calls: Counter<u64>,
@@ -241,6 +252,9 @@ impl Metrics {
             handshakes_refused: counter(HANDSHAKES_REFUSED),
             audit_records: counter(AUDIT_RECORDS),
             jwks_refreshes: counter(JWKS_REFRESHES),
+            introspections: counter(INTROSPECTIONS),
+            status_list_refreshes: counter(STATUS_LIST_REFRESHES),
+            api_key_reloads: counter(API_KEY_RELOADS),
             issuer_ready: gauge(ISSUER_READY),
             revocation_entries: counter(REVOCATION_ENTRIES),
             admin_calls: counter(ADMIN_CALLS),
@@ -333,6 +347,23 @@ impl Metrics {
     pub fn jwks_refresh(&self, issuer: &str, ok: bool) {
         let result = KeyValue::new("result", if ok { "ok" } else { "failed" });
         self.inner.jwks_refreshes.add(1, &[KeyValue::new("issuer", issuer.to_owned()), result]);
+    }
+
+    /// An introspection of a token of this issuer (one of the configuration) ended with a result from a closed list.
+    pub fn introspection(&self, issuer: &str, result: &'static str) {
+        let labels = [KeyValue::new("issuer", issuer.to_owned()), KeyValue::new("result", result)];
+        self.inner.introspections.add(1, &labels);
+    }
+
+    /// A status list of an issuer (one of the configuration) was fetched, or could not be.
+    pub fn status_list_refresh(&self, issuer: &str, ok: bool) {
+        let result = KeyValue::new("result", if ok { "ok" } else { "failed" });
+        self.inner.status_list_refreshes.add(1, &[KeyValue::new("issuer", issuer.to_owned()), result]);
+    }
+
+    /// A changed file of API keys was taken, or not.
+    pub fn api_key_reload(&self, ok: bool) {
+        self.inner.api_key_reloads.add(1, &[result(ok)]);
     }
 
     /// Whether the keys of an issuer (one of the configuration) are at hand.
@@ -458,6 +489,9 @@ mod tests {
         metrics.handshake_refused("NO_CERTIFICATE");
         metrics.audit_record("written");
         metrics.jwks_refresh("https://issuer.test", true);
+        metrics.introspection("https://issuer.test", "active");
+        metrics.status_list_refresh("https://issuer.test", true);
+        metrics.api_key_reload(true);
         metrics.issuer_ready("https://issuer.test", true);
         metrics.watch_key_ages(|| vec![("https://issuer.test".to_owned(), 1.0)]);
         metrics.revocation_entries("file", "malformed", 2);

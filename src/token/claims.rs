@@ -17,7 +17,7 @@ use crate::config::{Limits, TrustedIssuer};
 use crate::model::entity::EntityId;
 
 /// How far in the future `iat` may lie: issuers' clocks differ, and nobody backdates by this.
-const IAT_AHEAD: u64 = 60;
+pub(super) const IAT_AHEAD: u64 = 60;
 /// The last second of the year 9999; what lies past it is no date but milliseconds or an attack.
 const LAST_SECOND: i64 = 253_402_300_799;
 
@@ -164,6 +164,11 @@ impl Claims {
         }
     }
 
+    /// `status` (Token Status List draft, section 6.1), whatever it is. A null points nowhere, and is not an absent one.
+    pub(super) fn status(&self) -> Option<&Json> {
+        self.members.get("status")
+    }
+
     /// A claim that is text if it is there at all.
     pub(super) fn optional_text(&self, name: &str) -> Result<Option<String>, TokenError> {
         match self.at(name) {
@@ -178,7 +183,13 @@ impl Claims {
         text.filter(|text| !text.is_empty()).ok_or(TokenError::Claims)
     }
 
-    fn seconds(&self, name: &str) -> Result<u64, TokenError> {
+    /// A claim that is a NumericDate or a number of seconds if it is there at all.
+    pub(super) fn optional_seconds(&self, name: &str) -> Result<Option<u64>, TokenError> {
+        self.members.get(name).map(|value| seconds(value, f64::floor)).transpose()
+    }
+
+    /// A claim that must be a NumericDate.
+    pub(super) fn seconds(&self, name: &str) -> Result<u64, TokenError> {
         seconds(self.members.get(name).ok_or(TokenError::Claims)?, f64::floor)
     }
 }
@@ -223,7 +234,7 @@ fn seconds(value: &Json, round: fn(f64) -> f64) -> Result<u64, TokenError> {
     u64::try_from(whole).ok().filter(|_| whole <= LAST_SECOND).ok_or(TokenError::Claims)
 }
 
-fn sha256_hex(text: &str) -> String {
+pub(super) fn sha256_hex(text: &str) -> String {
     let digest = digest::digest(&digest::SHA256, text.as_bytes());
     digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -36,8 +36,8 @@ pub enum TokenError {
     /// The issuer has no key of that id that may be used with that algorithm.
     #[error("the issuer has no such key")]
     UnknownKey,
-    /// The issuer's keys were never had, or are too old to be believed.
-    #[error("the issuer's keys are not to be had")]
+    /// The issuer's keys were never had, or are too old to be believed; or its introspection gave no answer.
+    #[error("the issuer's keys or answers are not to be had")]
     IssuerUnavailable,
     /// The signature does not hold.
     #[error("the signature does not hold")]
@@ -75,6 +75,27 @@ pub enum TokenError {
     /// `jti` is missing, and the issuer's tokens must have one.
     #[error("the token has no id")]
     NoTokenId,
+    /// Introspection: the issuer says that the token does not count (any more), or never did.
+    #[error("the issuer does not know the token as active")]
+    Inactive,
+    /// `status` points to a list that is not configured, to none, past its end, or to a status of no known meaning.
+    #[error("the token's status is none that can be checked")]
+    StatusList,
+    /// The status list was never had, has ended, or is too old to be believed.
+    #[error("the token's status is not to be had")]
+    StatusUnknown,
+    /// The status list says invalid or suspended.
+    #[error("the token's status is invalid or suspended")]
+    StatusRevoked,
+    /// Not an API key of ours: no key text, no such id, or not its secret. Which of them is told to nobody.
+    #[error("not an API key that is known")]
+    ApiKey,
+    /// The API key was revoked.
+    #[error("the API key was revoked")]
+    ApiKeyRevoked,
+    /// The API key is bound to networks, and the client's address is in none of them, or was not given.
+    #[error("the API key may not be used from there")]
+    ApiKeyNetwork,
 }
 
 impl TokenError {
@@ -83,7 +104,9 @@ impl TokenError {
     pub fn denial(self) -> DenialCode {
         match self {
             Self::Expired => DenialCode::TokenExpired,
-            Self::IssuerUnavailable => DenialCode::IssuerUnavailable,
+            Self::IssuerUnavailable | Self::StatusUnknown => DenialCode::IssuerUnavailable,
+            Self::StatusRevoked | Self::ApiKeyRevoked => DenialCode::TokenRevoked,
+            Self::Inactive | Self::StatusList | Self::ApiKey | Self::ApiKeyNetwork => DenialCode::TokenRejected,
             Self::Size
             | Self::Shape
             | Self::Algorithm
@@ -135,6 +158,13 @@ impl TokenError {
             Self::Mapping => "MAPPING",
             Self::Confirmation => "CONFIRMATION",
             Self::NoTokenId => "NO_TOKEN_ID",
+            Self::Inactive => "INACTIVE",
+            Self::StatusList => "STATUS_LIST",
+            Self::StatusUnknown => "STATUS_UNKNOWN",
+            Self::StatusRevoked => "STATUS_REVOKED",
+            Self::ApiKey => "API_KEY",
+            Self::ApiKeyRevoked => "API_KEY_REVOKED",
+            Self::ApiKeyNetwork => "API_KEY_NETWORK",
         }
     }
 }
@@ -182,4 +212,13 @@ pub enum SetupProblem {
     /// TLS or HTTP can't be set up.
     #[error("no HTTP client can be made")]
     Client,
+    /// Certificate or key can't be read, or don't belong together.
+    #[error("the client certificate or its key for introspection can't be used")]
+    ClientCertificate,
+    /// Missing, empty or no text.
+    #[error("the client secret for introspection can't be read")]
+    ClientSecret,
+    /// Two introspecting issuers could both be meant by one token.
+    #[error("its token prefix does not tell its tokens from another issuer's")]
+    Prefix,
 }

@@ -1,4 +1,5 @@
-//! Getting a JWKS document over https, from the address the operator wrote and from nowhere else.
+//! Getting a document over https, from the address the operator wrote and from nowhere else: a JWKS, a status list, the
+//! answer to an introspection.
 //!
 //! No redirects, no proxy from the environment, no decompression, a cap on the bytes and on the time, and no
 //! connection to an address inside our own network unless the issuer's settings allow it. Names are resolved here, so
@@ -14,13 +15,13 @@ use std::time::Duration;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::redirect::Policy;
 use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use url::{Host, Url};
 
 use super::error::SetupProblem;
 
-/// Fetches documents of one issuer.
+/// Fetches documents of one issuer, or asks one of its endpoints.
 #[derive(Debug)]
 pub(super) struct Fetcher {
     client: reqwest::Client,
@@ -49,6 +50,12 @@ pub(super) enum FetchError {
 
 /// Addresses of a name that are tried at most.
 const ADDRESSES: usize = 16;
+/// PEM files of a client certificate and its key (RFC 8705 section 2).
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ClientFiles<'a> {
+    pub(super) certificate: &'a Path,
+    pub(super) private_key: &'a Path,
+}
 
 impl Fetcher {
     /// `ca` holds the only authorities trusted for this host; the system's when there is none.
@@ -59,12 +66,25 @@ impl Fetcher {
         max_bytes: usize,
         timeout: Duration,
     ) -> Result<Self, SetupProblem> {
-        Self::over(Arc::new(SystemNames), url, ca, private, max_bytes, timeout)
+        Self::over(Arc::new(SystemNames), None, url, ca, private, max_bytes, timeout)
+    }
+
+    /// The same with a certificate of our own, if there is one, for servers that ask who we are.
+    pub(super) fn showing(
+        identity: Option<ClientFiles<'_>>,
+        url: &Url,
+        ca: Option<&Path>,
+        private: bool,
+        max_bytes: usize,
+        timeout: Duration,
+    ) -> Result<Self, SetupProblem> {
+        Self::over(Arc::new(SystemNames), identity, url, ca, private, max_bytes, timeout)
     }
 
     /// The same with another book of names, so that a test can write it.
     pub(super) fn over(
         names: Arc<dyn Resolve>,
+        identity: Option<ClientFiles<'_>>,
         url: &Url,
         ca: Option<&Path>,
         private: bool,
@@ -78,7 +98,7 @@ impl Fetcher {
             return Err(SetupProblem::Address);
         }
         let client = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls(ca)?)
+            .tls_backend_preconfigured(tls(ca, identity)?)
             .https_only(true)
             .redirect(Policy::none())
             .no_proxy()
@@ -109,11 +129,37 @@ impl Fetcher {
         if !may_connect_to_literal(url, self.private) {
             return Err(FetchError::Address);
         }
-        tokio::time::timeout(self.timeout, self.read(url)).await.unwrap_or(Err(FetchError::Timeout))
+        self.within(self.client.get(url.clone()).header(http::header::ACCEPT, "application/json")).await
     }
 
-    async fn read(&self, url: &Url) -> Result<Vec<u8>, FetchError> {
-        let request = self.client.get(url.clone()).header(http::header::ACCEPT, "application/json");
+    /// The document, whole, if it is to be had as this media type.
+    pub(super) async fn fetch_as(&self, accept: &'static str) -> Result<Vec<u8>, FetchError> {
+        self.within(self.client.get(self.url.clone()).header(http::header::ACCEPT, accept)).await
+    }
+
+    /// What the endpoint answers to a form. `authorization` must be marked sensitive.
+    pub(super) async fn ask(
+        &self,
+        form: String,
+        authorization: Option<http::HeaderValue>,
+    ) -> Result<Vec<u8>, FetchError> {
+        let mut request = self
+            .client
+            .post(self.url.clone())
+            .header(http::header::ACCEPT, "application/json")
+            .header(http::header::CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .body(form);
+        if let Some(authorization) = authorization {
+            request = request.header(http::header::AUTHORIZATION, authorization);
+        }
+        self.within(request).await
+    }
+
+    async fn within(&self, request: reqwest::RequestBuilder) -> Result<Vec<u8>, FetchError> {
+        tokio::time::timeout(self.timeout, self.read(request)).await.unwrap_or(Err(FetchError::Timeout))
+    }
+
+    async fn read(&self, request: reqwest::RequestBuilder) -> Result<Vec<u8>, FetchError> {
         let request = request.header(http::header::ACCEPT_ENCODING, "identity");
         let mut answer = request.send().await.map_err(|error| failure(&error))?;
         if !answer.remote_addr().is_some_and(|address| may_connect(address.ip(), self.private)) {
@@ -152,7 +198,7 @@ fn failure(error: &reqwest::Error) -> FetchError {
     FetchError::Connection
 }
 
-fn tls(ca: Option<&Path>) -> Result<ClientConfig, SetupProblem> {
+fn tls(ca: Option<&Path>, identity: Option<ClientFiles<'_>>) -> Result<ClientConfig, SetupProblem> {
     let mut roots = RootCertStore::empty();
     match ca {
         Some(path) => {
@@ -170,11 +216,16 @@ fn tls(ca: Option<&Path>) -> Result<ClientConfig, SetupProblem> {
         return Err(SetupProblem::Authorities);
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    Ok(ClientConfig::builder_with_provider(provider)
+    let trusting = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|_| SetupProblem::Client)?
-        .with_root_certificates(roots)
-        .with_no_client_auth())
+        .with_root_certificates(roots);
+    let Some(files) = identity else { return Ok(trusting.with_no_client_auth()) };
+    let chain: Vec<_> = CertificateDer::pem_file_iter(files.certificate)
+        .and_then(Iterator::collect)
+        .map_err(|_| SetupProblem::ClientCertificate)?;
+    let key = PrivateKeyDer::from_pem_file(files.private_key).map_err(|_| SetupProblem::ClientCertificate)?;
+    trusting.with_client_auth_cert(chain, key).map_err(|_| SetupProblem::ClientCertificate)
 }
 
 /// Names as the system resolves them.
@@ -364,7 +415,8 @@ mod tests {
         let checked = CheckedResolver { private: false, names: names.clone() };
         let found = checked.resolve("keys.test".parse().unwrap()).await;
         assert_eq!(found.map(Iterator::count).ok(), Some(1), "public at first");
-        let fetcher = Fetcher::over(names.clone(), &url, Some(ca.path()), false, 1000, Duration::from_secs(2)).unwrap();
+        let fetcher =
+            Fetcher::over(names.clone(), None, &url, Some(ca.path()), false, 1000, Duration::from_secs(2)).unwrap();
         for attempt in 2..=5 {
             assert_eq!(fetcher.fetch().await, Err(FetchError::Address), "attempt {attempt}");
             assert_eq!(names.looked_up.load(Ordering::SeqCst), attempt, "one look-up for one attempt");
@@ -377,7 +429,8 @@ mod tests {
             pages: vec![vec!["169.254.169.254", "127.0.0.1"], vec!["169.254.169.254"]],
             looked_up: AtomicUsize::new(0),
         });
-        let fetcher = Fetcher::over(names.clone(), &url, Some(ca.path()), true, 1000, Duration::from_secs(2)).unwrap();
+        let fetcher =
+            Fetcher::over(names.clone(), None, &url, Some(ca.path()), true, 1000, Duration::from_secs(2)).unwrap();
         let came = tokio::spawn(async move { inside.accept().await.is_ok() });
         assert_eq!(fetcher.fetch().await, Err(FetchError::Connection), "it hangs up on us, but that is where we went");
         assert!(came.await.unwrap());

@@ -34,6 +34,8 @@ pub(super) enum KeyRing {
     Shared(DecodingKey, Option<String>),
     /// Public keys that come and go.
     Public(Box<PublicKeys>),
+    /// None at all: the issuer's tokens are opaque.
+    Absent,
 }
 
 /// Public keys that come and go.
@@ -92,6 +94,7 @@ impl KeyRing {
     pub(super) fn open(issuer: &TrustedIssuer, limits: &Limits, clock: &SharedClock) -> Result<Self, SetupProblem> {
         let symmetric = issuer.algorithms.contains(&TokenAlgorithm::Hs256);
         let origin = match &issuer.keys {
+            KeySource::Nowhere => return Ok(Self::Absent),
             KeySource::Shared { secret, id } => {
                 if issuer.algorithms != [TokenAlgorithm::Hs256] {
                     return Err(SetupProblem::Algorithms);
@@ -146,13 +149,14 @@ impl KeyRing {
                 if key::signature_holds(token, secret) { Ok((id.clone(), 0)) } else { Err(TokenError::BadSignature) }
             }
             Self::Public(keys) => keys.check(token, pinned),
+            Self::Absent => Err(TokenError::UnknownKey),
         }
     }
 
     /// Which keys are in force; none when they are not to be had.
     pub(super) fn generation(&self) -> Option<u64> {
         match self {
-            Self::Shared(..) => Some(0),
+            Self::Shared(..) | Self::Absent => Some(0),
             Self::Public(keys) => keys.believed().map(|dated| dated.generation),
         }
     }
@@ -160,7 +164,7 @@ impl KeyRing {
     /// How long ago the keys were last seen to be the issuer's; nothing when they never were, or are one secret for good.
     pub(super) fn age(&self) -> Option<Duration> {
         match self {
-            Self::Shared(..) => None,
+            Self::Shared(..) | Self::Absent => None,
             Self::Public(keys) => keys.current.load_full().map(|dated| keys.age(&dated)),
         }
     }

@@ -18,7 +18,7 @@ use super::claims::instant;
 use super::fetch::{FetchError, Fetcher};
 use super::{SetupProblem, TokenError, UnverifiedToken, VerifiedToken, Verifier};
 use crate::clock::ManualClock;
-use crate::config::{ClaimMapping, KeySource, Limits, TokenAlgorithm, TrustedIssuer};
+use crate::config::{ClaimMapping, KeySource, Limits, StatusLists, TokenAlgorithm, TrustedIssuer};
 use crate::model::entity::EntityType;
 use crate::secret::{ExposeSecret as _, SecretString};
 
@@ -82,6 +82,8 @@ fn issuer(algorithm: TokenAlgorithm, keys: KeySource) -> TrustedIssuer {
             attributes: Vec::new(),
             parents: Vec::new(),
         },
+        introspection: None,
+        status_lists: StatusLists::default(),
     }
 }
 

@@ -4,18 +4,22 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use aws_lc_rs::digest;
 use moka::sync::Cache;
 use tokio_util::sync::CancellationToken;
 
-use super::TokenFacts;
 use super::claims::{Claims, Validity, instant};
 use super::error::{SetupProblem, TokenError, TokenSetupError};
+use super::introspection::{Introspection, is_bearer_token};
 use super::mapping;
 use super::ring::KeyRing;
+use super::status_list::{StatusReference, Statuses};
 use super::unverified::{UnverifiedToken, plain_type};
 use super::verified::VerifiedToken;
+use super::{Heard, TokenFacts};
 use crate::clock::SharedClock;
 use crate::config::{Limits, TrustedIssuer};
+use crate::secret::{ExposeSecret as _, SecretString};
 
 /// Checks tokens of the trusted issuers, and keeps those issuers' keys.
 #[derive(Debug)]
@@ -26,6 +30,18 @@ pub struct Verifier {
     /// Verified tokens by the SHA-256 of the whole compact token: a cache keyed by less has let tampered claims through
     /// elsewhere (Cerbos 0.53). Errors are never kept.
     cache: Option<Cache<[u8; 32], Kept>>,
+    /// Whom to ask about tokens that are no JWTs; none's prefix is the beginning of another's.
+    introspections: Vec<Arc<Introspection>>,
+    heard: Ears,
+}
+
+/// Who hears the news; nobody at first.
+struct Ears(Heard);
+
+impl std::fmt::Debug for Ears {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Ears")
+    }
 }
 
 #[derive(Debug)]
@@ -34,12 +50,14 @@ struct Issuer {
     /// `settings.token_types` in the form that tokens are compared in.
     types: Option<BTreeSet<String>>,
     keys: KeyRing,
+    statuses: Arc<Statuses>,
 }
 
 #[derive(Debug, Clone)]
 struct Kept {
     token: Arc<VerifiedToken>,
     validity: Validity,
+    status: Option<StatusReference>,
     issuer: Arc<Issuer>,
     /// The keys it was verified with; with others it must be verified again.
     generation: u64,
@@ -58,15 +76,32 @@ impl Verifier {
         clock: SharedClock,
     ) -> Result<Self, TokenSetupError> {
         let mut opened = HashMap::new();
+        let mut introspections: Vec<Arc<Introspection>> = Vec::new();
+        // Each has its own share, so that one that does not answer takes nothing from the others.
+        let asked = issuers.iter().filter(|issuer| issuer.introspection.is_some()).count().max(1);
+        let flights = (limits.introspection_flights / asked).max(1);
         for settings in issuers {
             let failed = |problem| TokenSetupError { issuer: settings.issuer.clone(), problem };
             if settings.audiences.is_empty() || settings.audiences.iter().any(String::is_empty) {
                 return Err(failed(SetupProblem::Audiences));
             }
+            let statuses = Arc::new(Statuses::open(settings, limits, &clock).map_err(failed)?);
+            if let Some(config) = &settings.introspection {
+                let mine = config.token_prefix.as_str();
+                let same =
+                    |other: &Arc<Introspection>| mine.starts_with(other.prefix()) || other.prefix().starts_with(mine);
+                if introspections.iter().any(same) {
+                    return Err(failed(SetupProblem::Prefix));
+                }
+                let statuses = Arc::clone(&statuses);
+                let way = Introspection::open(settings, config, statuses, flights, token_cache_entries, limits, &clock);
+                introspections.push(Arc::new(way.map_err(failed)?));
+            }
             let issuer = Issuer {
                 settings: settings.clone(),
                 types: settings.token_types.as_ref().map(|types| types.iter().map(|one| plain_type(one)).collect()),
                 keys: KeyRing::open(settings, limits, &clock).map_err(failed)?,
+                statuses,
             };
             if opened.insert(settings.issuer.clone(), Arc::new(issuer)).is_some() {
                 return Err(failed(SetupProblem::Duplicate));
@@ -80,12 +115,20 @@ impl Verifier {
                 .time_to_live(longest.unwrap_or(Duration::from_secs(1)) + Duration::from_secs(1))
                 .build()
         });
-        Ok(Self { issuers: opened, limits: limits.clone(), cache })
+        let heard = Ears(Arc::new(|_| ()));
+        Ok(Self { issuers: opened, limits: limits.clone(), cache, introspections, heard })
+    }
+
+    /// The same, and `heard` hears of introspections and status lists.
+    #[must_use]
+    pub fn heard_by(self, heard: Heard) -> Self {
+        Self { heard: Ears(heard), ..self }
     }
 
     /// Keeps the issuers' keys fresh in the background until `cancel`led; `told` hears of every attempt. Must be called
     /// inside a runtime.
     pub fn start(self: &Arc<Self>, cancel: &CancellationToken, told: super::Told) {
+        self.start_lookups(cancel);
         for issuer in self.issuers.values() {
             if let KeyRing::Public(_) = &issuer.keys {
                 let (issuer, cancel, told) = (Arc::clone(issuer), cancel.clone(), Arc::clone(&told));
@@ -95,6 +138,20 @@ impl Verifier {
                     }
                 });
             }
+        }
+    }
+
+    /// Keeps status lists and client credentials fresh.
+    fn start_lookups(&self, cancel: &CancellationToken) {
+        for issuer in self.issuers.values() {
+            for list in issuer.statuses.lists() {
+                let (list, issuer, cancel) = (Arc::clone(list), Arc::clone(issuer), cancel.clone());
+                let heard = Arc::clone(&self.heard.0);
+                tokio::spawn(async move { list.keep_fresh(&issuer.settings, &issuer.keys, cancel, &heard).await });
+            }
+        }
+        for introspection in &self.introspections {
+            tokio::spawn(Arc::clone(introspection).keep_credentials(cancel.clone()));
         }
     }
 
@@ -121,10 +178,32 @@ impl Verifier {
         self.issuers.values().filter_map(age).collect()
     }
 
+    /// Checks a bearer token of either kind: three parts with dots between them are a JWT and are verified here; of
+    /// anything else the issuer is asked whose opaque tokens start like this one. Waits for the network only then.
+    ///
+    /// # Errors
+    /// [`TokenError`] names the first check that failed.
+    pub async fn check(&self, text: &SecretString, now: SystemTime) -> Result<Arc<VerifiedToken>, TokenError> {
+        let token = text.expose_secret();
+        if token.len() > self.limits.token_bytes {
+            return Err(TokenError::Size);
+        }
+        let opaque = token.split('.').count() != 3 && is_bearer_token(token);
+        let asked = self.introspections.iter().find(|one| opaque && token.starts_with(one.prefix()));
+        let Some(introspection) = asked else {
+            return self.verify(UnverifiedToken::new(text, &self.limits)?, now).await;
+        };
+        let active = introspection.verify(text, sha256(token.as_bytes()), now, &self.heard.0).await?;
+        if let Some(status) = &active.status {
+            status.check(now)?;
+        }
+        Ok(active.token)
+    }
+
     /// Checks `token` and, if everything holds, returns what it says.
     ///
     /// In this order, stopping at the first failure: shape of the claims, issuer, type, algorithm, key, signature,
-    /// audience, `nbf`, `exp`, `iat`, lifetime, subject, the other claims, mapping. `now` is wall time; `exp` and `nbf`
+    /// audience, `nbf`, `exp`, `iat`, lifetime, subject, the other claims, mapping, status. `now` is wall time; `exp` and `nbf`
     /// are compared in whole seconds and may be off by the issuer's clock skew, `iat` by 60 s. Never waits for the
     /// network: a key we don't have is a key that does not exist, until the background has fetched it.
     ///
@@ -136,7 +215,9 @@ impl Verifier {
     #[expect(clippy::unused_async, reason = "revocation and introspection will ask others; callers need not change")]
     pub async fn verify(&self, token: UnverifiedToken, now: SystemTime) -> Result<Arc<VerifiedToken>, TokenError> {
         if let Some(kept) = self.recall(&token, now) {
-            return Ok(kept);
+            // Asked on every question: a status may change while the token is known.
+            kept.status.as_ref().map_or(Ok(()), |status| status.check(now))?;
+            return Ok(kept.token);
         }
         let claims = Claims::read(token.claims(), &self.limits)?;
         // `iss` chooses among the issuers we were given, and does nothing else.
@@ -146,53 +227,65 @@ impl Verifier {
         claims.check_audience(&issuer.settings, &self.limits)?;
         let validity = claims.validity()?;
         validity.check(&issuer.settings, now)?;
-        let facts = self.facts(&claims, &validity, token.algorithm().as_str(), key_id)?;
+        let facts = facts(&claims, claims.issuer()?, &validity, token.algorithm().as_str(), key_id, &self.limits)?;
         if issuer.settings.require_token_id && facts.id_sha256.is_none() {
             return Err(TokenError::NoTokenId);
         }
         let principal = mapping::principal(&claims, &issuer.settings.mapping, &self.limits)?;
+        let status = issuer.statuses.reference(&claims)?;
+        status.as_ref().map_or(Ok(()), |status| status.check(now))?;
 
         let verified = Arc::new(VerifiedToken::seal(principal, facts, *token.digest()));
         if let Some(cache) = &self.cache {
             let (token, issuer) = (Arc::clone(&verified), Arc::clone(issuer));
-            cache.insert(*verified.digest(), Kept { token, validity, issuer, generation });
+            cache.insert(*verified.digest(), Kept { token, validity, status, issuer, generation });
         }
         Ok(verified)
     }
 
     /// A token that was verified before, if it would be again: same keys, and still within its time.
-    fn recall(&self, token: &UnverifiedToken, now: SystemTime) -> Option<Arc<VerifiedToken>> {
+    fn recall(&self, token: &UnverifiedToken, now: SystemTime) -> Option<Kept> {
         let kept = self.cache.as_ref()?.get(token.digest())?;
         let same_keys = kept.issuer.keys.generation() == Some(kept.generation);
         let in_time = kept.validity.check(&kept.issuer.settings, now).is_ok();
-        (same_keys && in_time).then_some(kept.token)
+        (same_keys && in_time).then_some(kept)
     }
+}
 
-    fn facts(
-        &self,
-        claims: &Claims,
-        validity: &Validity,
-        algorithm: &'static str,
-        key_id: Option<String>,
-    ) -> Result<TokenFacts, TokenError> {
-        Ok(TokenFacts {
-            issuer: claims.issuer()?.to_owned(),
-            subject: claims.subject(&self.limits)?.to_owned(),
-            issued_at: instant(validity.issued_at),
-            expires_at: instant(validity.expires_at),
-            id_sha256: claims.id_sha256()?,
-            scopes: claims.scopes()?,
-            acr: claims.optional_text("acr")?,
-            amr: claims.authentication_methods()?,
-            auth_time: claims.authenticated_at()?,
-            client_id: claims.client_id()?,
-            actors: claims.actors(&self.limits)?,
-            confirmation: claims.confirmation()?,
-            session_sha256: claims.session_sha256()?,
-            algorithm,
-            key_id,
-        })
+/// What the claims say that policies and records may know. The caller has checked who vouches for them: `issuer`.
+pub(super) fn facts(
+    claims: &Claims,
+    issuer: &str,
+    validity: &Validity,
+    algorithm: &'static str,
+    key_id: Option<String>,
+    limits: &Limits,
+) -> Result<TokenFacts, TokenError> {
+    Ok(TokenFacts {
+        issuer: issuer.to_owned(),
+        subject: claims.subject(limits)?.to_owned(),
+        issued_at: instant(validity.issued_at),
+        expires_at: instant(validity.expires_at),
+        id_sha256: claims.id_sha256()?,
+        scopes: claims.scopes()?,
+        acr: claims.optional_text("acr")?,
+        amr: claims.authentication_methods()?,
+        auth_time: claims.authenticated_at()?,
+        client_id: claims.client_id()?,
+        actors: claims.actors(limits)?,
+        confirmation: claims.confirmation()?,
+        session_sha256: claims.session_sha256()?,
+        algorithm,
+        key_id,
+    })
+}
+
+fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut sha256 = [0; 32];
+    for (to, from) in sha256.iter_mut().zip(digest::digest(&digest::SHA256, bytes).as_ref()) {
+        *to = *from;
     }
+    sha256
 }
 
 #[cfg(test)]

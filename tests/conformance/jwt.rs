@@ -13,7 +13,7 @@ use gatepost::caller::bond::Bond;
 use gatepost::clock::{ManualClock, SystemClock};
 use gatepost::config::{
     ActionPattern, AttributeGrant, ClaimMapping, ClientNames, EnrolledCaller, IdentityConfig, KeySource, Limits,
-    PresentGrant, Share, TenantGrant, TokenAlgorithm, TrustedIssuer, TypeGrant,
+    PresentGrant, Share, StatusLists, TenantGrant, TokenAlgorithm, TrustedIssuer, TypeGrant,
 };
 use gatepost::model::entity::EntityType;
 use gatepost::secret::SecretString;
@@ -171,6 +171,8 @@ impl Bench {
                         attributes: Vec::new(),
                         parents: Vec::new(),
                     },
+                    introspection: None,
+                    status_lists: StatusLists::default(),
                 }
             })
             .collect();

@@ -161,9 +161,18 @@ fn entries() -> Vec<(String, Entry)> {
             principal: Some(user("alice")),
             token: token.then(|| Arc::new(facts())),
             token_refusal: None,
+            client_address: None,
         };
         add(format!("subject {kind}"), CallEntry { subject, ..call(decided(allow())) });
     }
+    let client_address = Some([0, 0, 0, 0, 0, 0xffff, 0x0a00, 1].into());
+    let key = SubjectFacts {
+        kind: Some("api_key"),
+        client_address,
+        token: Some(Arc::new(facts())),
+        ..SubjectFacts::default()
+    };
+    add("subject api_key".to_owned(), CallEntry { subject: key, ..call(decided(allow())) });
     let bare = TokenFacts { id_sha256: None, key_id: None, amr: Default::default(), ..facts() };
     let subject = SubjectFacts { kind: Some("token"), token: Some(Arc::new(bare)), ..SubjectFacts::default() };
     add("a token without an id".to_owned(), CallEntry { subject, ..call(decided(allow())) });

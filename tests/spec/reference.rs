@@ -68,10 +68,22 @@ fn the_command_line_page_is_the_help() {
 Results go to standard output, logs and complaints to standard error.
 ",
     );
-    for command in [None, Some("serve"), Some("demo"), Some("check"), Some("test"), Some("revoke"), Some("completions")]
-    {
+    let commands = [
+        "",
+        "serve",
+        "demo",
+        "check",
+        "test",
+        "apikey",
+        "apikey new",
+        "apikey list",
+        "apikey revoke",
+        "revoke",
+        "completions",
+    ];
+    for command in commands {
         let output = Command::new(env!("CARGO_BIN_EXE_gatepost"))
-            .args(command)
+            .args(command.split_whitespace())
             .arg("--help")
             .env_remove("GATEPOST_CONFIG")
             .env("COLUMNS", "100")
@@ -80,7 +92,8 @@ Results go to standard output, logs and complaints to standard error.
         assert!(output.status.success());
         let help = String::from_utf8(output.stdout).unwrap();
         let help: Vec<&str> = help.lines().map(str::trim_end).collect();
-        let title = command.map_or("gatepost".to_owned(), |command| format!("gatepost {command}"));
+        let title = format!("gatepost {command}");
+        let title = title.trim_end();
         write!(made, "\n## `{title}`\n\n```text\n{}\n```\n", help.join("\n").trim_end()).unwrap();
     }
     holds("docs/reference/cli.md", &made);

@@ -200,6 +200,7 @@ fn a_call_is_recorded_with_who_what_where_and_why() {
             principal: Some(alice),
             token: Some(Arc::new(token)),
             token_refusal: None,
+            client_address: None,
         },
         circumstances: Circumstances {
             request_id: RequestId::parse("req-1"),

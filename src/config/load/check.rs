@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use super::values::Checks;
-use super::{admin, issuers, rights};
+use super::{admin, credentials, issuers, rights};
 use crate::config::raw::{
     RawAudit, RawAuditFile, RawCache, RawCaller, RawConfig, RawGrant, RawIdentity, RawLogFormat, RawPolicies,
     RawServer, RawTelemetry,
@@ -26,6 +26,7 @@ pub(super) fn check(raw: &RawConfig, checks: &mut Checks<'_>) -> Option<Config> 
     let issuer_names: Vec<&str> = raw.issuers.iter().filter_map(|issuer| issuer.issuer.as_deref()).collect();
     let callers = callers(&raw.callers, identity.as_ref(), &issuer_names, checks);
     let issuers = issuers::issuers(&raw.issuers, &raw.policies.caller_type, checks);
+    let api_keys = credentials::api_keys(raw, checks);
     let limits = limits(raw, checks);
     let policies = policies(&raw.policies, limits.as_ref(), checks);
     let cache = cache(&raw.cache, checks);
@@ -38,6 +39,7 @@ pub(super) fn check(raw: &RawConfig, checks: &mut Checks<'_>) -> Option<Config> 
         identity: identity?,
         callers: callers?,
         issuers: issuers?,
+        api_keys: api_keys?,
         policies: policies?,
         cache: cache?,
         audit: audit?,
@@ -164,6 +166,7 @@ fn callers(
                 batch_items: batch_items?,
                 capacity: capacity?,
                 explain: raw.explain,
+                presents_api_keys: raw.presents_api_keys,
             })
         };
         callers.push(caller());
@@ -468,5 +471,8 @@ fn limits(raw: &RawConfig, checks: &mut Checks<'_>) -> Option<Limits> {
     let interval = ("limits.jwks_refresh_interval", l.jwks_refresh_interval);
     checks.ordered(("limits.jwks_refresh_floor", l.jwks_refresh_floor), interval);
     checks.ordered(interval, ("limits.jwks_max_stale", l.jwks_max_stale));
+    let interval = ("limits.status_list_refresh_interval", l.status_list_refresh_interval);
+    checks.ordered(("limits.status_list_refresh_floor", l.status_list_refresh_floor), interval);
+    checks.ordered(interval, ("limits.status_list_max_age", l.status_list_max_age));
     Some(limits)
 }

@@ -6,9 +6,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use super::credentials;
 use super::values::Checks;
 use crate::config::raw::{RawAttribute, RawIssuer, RawPrincipal, RawTokenTypes};
-use crate::config::{AttributeMapping, ClaimMapping, KeyHost, KeySource, ParentMapping, TokenAlgorithm, TrustedIssuer};
+use crate::config::{
+    API_KEYS_ISSUER, AttributeMapping, ClaimMapping, KeyHost, KeySource, ParentMapping, TokenAlgorithm, TrustedIssuer,
+};
 use crate::secret::SecretSlice;
 
 const MAX_ISSUERS: usize = 100;
@@ -49,6 +52,7 @@ pub(super) fn issuers(raw: &[RawIssuer], caller_type: &str, checks: &mut Checks<
         issuers.push(issuer(&key, raw, checks));
     }
     unshared_types(raw, caller_type, checks);
+    credentials::prefixes(raw, checks);
     issuers.into_iter().collect()
 }
 
@@ -77,6 +81,9 @@ fn issuer(key: &str, raw: &RawIssuer, checks: &mut Checks<'_>) -> Option<Trusted
     let name = checks
         .required(&name_key, raw.issuer.as_ref(), "the exact text of `iss`: `https://idp.example.org`")
         .and_then(|text| checks.plain_text(&name_key, text, 1024));
+    if raw.issuer.as_deref() == Some(API_KEYS_ISSUER) {
+        checks.refuse(&name_key, "is what stands for API keys", "name the issuer by the exact text of `iss`");
+    }
     let audiences = audiences(&format!("{key}.audiences"), raw, checks);
     let keys = keys(key, raw, checks);
     let algorithms = algorithms(&format!("{key}.algorithms"), raw, checks);
@@ -84,6 +91,11 @@ fn issuer(key: &str, raw: &RawIssuer, checks: &mut Checks<'_>) -> Option<Trusted
     let clock_skew = checks.duration(&format!("{key}.clock_skew"), &raw.clock_skew, "0s", "60s");
     let max_lifetime = checks.duration(&format!("{key}.max_lifetime"), &raw.max_lifetime, "1s", "24h");
     let mapping = mapping(&format!("{key}.principal"), &raw.principal, checks);
+    let introspection = match &raw.introspection {
+        None => Some(None),
+        Some(raw) => credentials::introspection(&format!("{key}.introspection"), raw, checks).map(Some),
+    };
+    let status_lists = credentials::status_lists(key, raw, checks);
     Some(TrustedIssuer {
         issuer: name?,
         audiences: audiences?,
@@ -95,6 +107,8 @@ fn issuer(key: &str, raw: &RawIssuer, checks: &mut Checks<'_>) -> Option<Trusted
         require_sender_constrained: raw.require_sender_constrained,
         mapping: mapping?,
         require_token_id: raw.require_token_id,
+        introspection: introspection?,
+        status_lists: status_lists?,
     })
 }
 
@@ -157,10 +171,15 @@ fn keys(key: &str, raw: &RawIssuer, checks: &mut Checks<'_>) -> Option<KeySource
         ("shared_key_file", &raw.shared_key_file),
     ];
     let mut named = places.iter().filter_map(|(name, text)| Some((*name, text.as_deref()?)));
-    let fetched = raw.jwks_url.is_some() || raw.discovery_url.is_some();
+    let fetched = raw.jwks_url.is_some() || raw.discovery_url.is_some() || credentials::fetches_lists(raw);
     let beside = [
-        ("jwks_ca", raw.jwks_ca.is_some(), fetched, "`jwks_url` or `discovery_url`"),
-        ("allow_private_addresses", raw.allow_private_addresses, fetched, "`jwks_url` or `discovery_url`"),
+        ("jwks_ca", raw.jwks_ca.is_some(), fetched, "`jwks_url`, `discovery_url` or `status_lists`"),
+        (
+            "allow_private_addresses",
+            raw.allow_private_addresses,
+            fetched,
+            "`jwks_url`, `discovery_url` or `status_lists`",
+        ),
         ("jwks_hosts", !raw.jwks_hosts.is_empty(), raw.discovery_url.is_some(), "`discovery_url`"),
         ("shared_key_id", raw.shared_key_id.is_some(), raw.shared_key_file.is_some(), "`shared_key_file`"),
     ];
@@ -172,6 +191,7 @@ fn keys(key: &str, raw: &RawIssuer, checks: &mut Checks<'_>) -> Option<KeySource
     let all: Vec<String> = places.iter().map(|(name, _)| format!("`{name}`")).collect();
     let (name, text) = match (named.next(), named.next()) {
         (Some(one), None) => one,
+        (None, _) if raw.introspection.is_some() => return Some(KeySource::Nowhere),
         (None, _) => {
             checks.refuse(key, "has no keys", format!("set one of {}", all.join(", ")));
             return None;
@@ -253,7 +273,7 @@ fn key_url(key: &str, text: &str, example: &str, private: bool, checks: &mut Che
 }
 
 /// Whether the host says by itself that it is not public. Names are looked at again when they are resolved.
-fn is_local(url: &url::Url) -> bool {
+pub(super) fn is_local(url: &url::Url) -> bool {
     let v4_is_local =
         |ip: std::net::Ipv4Addr| ip.is_loopback() || ip.is_private() || ip.is_link_local() || ip.is_unspecified();
     let ip = match url.host() {

@@ -7,8 +7,8 @@ use serde_json::{Value as Json, json};
 
 use super::*;
 use crate::config::{
-    ActionPattern, AttributeGrant, AuditSink, CallerName, ClientNames, KeptValue, KeyHost, KeySource, Limits, LogFormat,
-    PresentGrant, Share, TokenAlgorithm,
+    ActionPattern, AttributeGrant, AuditSink, CallerName, ClientNames, KeptValue, KeyHost, KeySource, Limits,
+    LogFormat, PresentGrant, Share, TokenAlgorithm,
 };
 use crate::model::entity::EntityType;
 
