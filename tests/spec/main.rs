@@ -33,4 +33,5 @@ mod review;
 mod review_identity;
 mod telemetry;
 mod three_levels;
+mod token_mutations;
 mod whose_word;
