@@ -313,6 +313,12 @@ impl KeyHost {
         Self::of(&url::Url::parse(&format!("https://{text}")).ok()?)
     }
 
+    /// Without the port.
+    #[must_use]
+    pub fn host(&self) -> &url::Host {
+        &self.host
+    }
+
     /// Where `url` leads; nowhere when it has no host.
     #[must_use]
     pub fn of(url: &url::Url) -> Option<Self> {

@@ -317,3 +317,50 @@ fn read_file(path: &Path, max_bytes: usize) -> Result<Vec<u8>, RefreshError> {
     file.take(limit).read_to_end(&mut document).map_err(|_| RefreshError::File)?;
     Ok(document)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::ManualClock;
+
+    fn keys(limits: &Limits) -> PublicKeys {
+        let url: Url = "https://idp.test/jwks".parse().unwrap();
+        let ca = tempfile::NamedTempFile::new().unwrap();
+        let authority = rcgen::generate_simple_self_signed(vec!["idp.test".to_owned()]).unwrap();
+        std::fs::write(ca.path(), authority.cert.pem()).unwrap();
+        PublicKeys {
+            issuer: "https://idp.test".to_owned(),
+            origin: Origin::Url(fetcher(&url, Some(ca.path()), false, limits).unwrap()),
+            current: ArcSwapOption::empty(),
+            schedule: Mutex::default(),
+            wished_for: Notify::new(),
+            limits: limits.clone(),
+            clock: ManualClock::at(std::time::SystemTime::UNIX_EPOCH),
+        }
+    }
+
+    /// THREATS F7: 1 to 60 s and jitter, and never below the floor.
+    #[test]
+    fn pauses_grow_with_failures_vary_and_never_undercut_the_floor() {
+        let table = [
+            (0, 10, 45, "all is well: the interval"),
+            (1, 1, 2, "the first failure"),
+            (3, 1, 8, "twice as long each time"),
+            (6, 1, 60, "up to a minute"),
+            (1_000_000, 1, 60, "and no longer"),
+            (1, 10, 10, "the floor holds"),
+            (3, 10, 10, "whatever the backoff says"),
+            (4, 10, 16, "until that is longer"),
+            (6, 120, 120, "even a floor beyond the longest backoff"),
+        ];
+        for (failures, floor, least, why) in table {
+            let limits = Limits { jwks_refresh_floor: Duration::from_secs(floor), ..Limits::default() };
+            let keys = keys(&limits);
+            keys.schedule.lock().failures = failures;
+            let pauses: Vec<Duration> = (0..64).map(|_| keys.pause()).collect();
+            let least = Duration::from_secs(least);
+            assert!(pauses.iter().all(|pause| (least..least * 5 / 4).contains(pause)), "{why}: {pauses:?}");
+            assert!(pauses.iter().any(|pause| *pause != pauses[0]), "{why}: replicas don't ask together");
+        }
+    }
+}

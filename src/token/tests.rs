@@ -207,6 +207,37 @@ async fn claims_are_in_order_or_the_token_is_refused() {
     assert_eq!(bench.verify(&expired).await.err(), Some(TokenError::BadSignature), "the signature goes first");
 }
 
+/// Nothing that a forger chooses, but `iss`, decides before the signature does: so it can't be told by time either.
+#[tokio::test]
+async fn no_claim_but_the_issuer_is_looked_at_before_the_signature() {
+    let bench = Bench::with_keys_of(&Signer::new("a", 1));
+    let stranger = Signer::new("a", 9);
+    let deep = |depth: usize| (0..depth).fold(json!(0), |inner, _| json!([inner]));
+    let table = [
+        json!({}),
+        json!({"aud": "other"}),
+        json!({"aud": null}),
+        json!({"aud": vec!["a"; 17]}),
+        json!({"exp": 1}),
+        json!({"exp": "soon"}),
+        json!({"nbf": NOW + 9999}),
+        json!({"iat": NOW + 9999}),
+        json!({"exp": NOW + 999_999}),
+        json!({"sub": null}),
+        json!({"sub": "a\u{202e}b"}),
+        json!({"sub": "a".repeat(2000)}),
+        json!({"client_id": "a", "azp": "b"}),
+        json!({"cnf": {"jkt": "x"}}),
+        json!({"act": {}}),
+        json!({"scope": 1}),
+        json!({"x": deep(20)}),
+    ];
+    for changes in table {
+        let got = bench.verify(&stranger.token(&changes)).await.err();
+        assert_eq!(got, Some(TokenError::BadSignature), "{changes}");
+    }
+}
+
 /// A cached token must not outlive its `exp`, nor a clock that was set back.
 #[tokio::test]
 async fn a_cached_token_is_held_against_the_clock_each_time() {

@@ -207,6 +207,13 @@ impl Verifier {
     /// are compared in whole seconds and may be off by the issuer's clock skew, `iat` by 60 s. Never waits for the
     /// network: a key we don't have is a key that does not exist, until the background has fetched it.
     ///
+    /// What a stranger can tell apart by time is what he knows already. Before the signature nothing is looked at but the
+    /// token's form, its header and `iss`, and what decides there is public: our issuers, their algorithms, the ids of
+    /// their keys. So he can tell a token that fails there from one whose signature is computed, and one algorithm from
+    /// another; whether a subject, an audience or a time would have passed he can't, because no claim but `iss` is looked
+    /// at until the signature holds. Signatures with public keys hold no secret of ours, and an HMAC is compared in
+    /// constant time. Who holds a validly signed token can tell by time whether it was verified lately.
+    ///
     /// # Errors
     /// [`TokenError`] names the first check that failed. It is for our log: the caller is told the bounded code alone.
     ///

@@ -63,7 +63,7 @@ const HELD: [(&str, &str, &str); 42] = [
     ("jwks_keys", HERE, "a_key_set_past_a_limit_is_no_key_set"),
     ("jwks_timeout", TOKENS, "a_key_server_is_believed_only_when_it_answers_plainly"),
     ("jwks_refresh_floor", TOKENS, "a_flood_of_unknown_keys_makes_one_fetch_a_floor"),
-    ("jwks_refresh_interval", TOKENS, "a_key_file_is_read_again_and_a_broken_one_changes_nothing"),
+    ("jwks_refresh_interval", "tests/spec/keys_over_time.rs", "keys_are_fetched_again_though_nobody_asks"),
     ("jwks_max_stale", TOKENS, "the_last_good_keys_serve_through_an_outage_until_they_are_too_old"),
     ("audit_record_bytes", HERE, "an_answer_whose_record_is_too_long_is_withheld_on_record"),
     ("audit_record_bytes", "src/audit/writer/tests.rs", "a_record_at_its_limit_is_written_and_one_past_it_is_an_error"),

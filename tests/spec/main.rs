@@ -35,4 +35,5 @@ mod review_identity;
 mod rights;
 mod telemetry;
 mod three_levels;
+mod token_mutations;
 mod whose_word;

@@ -40,7 +40,11 @@ fn the_metrics_page_is_the_list_of_instruments() {
 A label's value comes from a closed list in the code or from the configuration, never from a caller. What the reasons
 mean stands in the [error reference](errors.md).
 
-Four to be woken by:
+`/readyz` beside it says `ok` with 200, or with 503 a line for each condition that does not hold: `serving`, `audit`. Then
+come lines that are no condition, one for each issuer: `issuer https://idp.example.org ready`, or `not ready` while its keys
+were never had or are older than `limits.jwks_max_stale`. Its tokens are then denied, and nobody else's.
+
+Five to be woken by:
 
 | what | why |
 |---|---|
@@ -48,6 +52,7 @@ Four to be woken by:
 | `gatepost_policy_errors_total` rises | a policy can't be evaluated; if it is a `forbid`, it denies |
 | `gatepost_policy_reloads_total{result=\"refused\"}` rises | somebody's change is not in force; the old policies are |
 | `gatepost_tls_certificate_expiry_seconds` below a week | renewal has stopped working |
+| `gatepost_issuer_keys_age_seconds` above 10 minutes | an issuer's keys can't be had; past `limits.jwks_max_stale` its tokens are denied |
 
 ";
     let table = metrics::reference_markdown();

@@ -175,7 +175,7 @@ fn https_url(key: &str, text: &str, private: bool, checks: &mut Checks<'_>) -> O
         "must not hold a user name or password"
     } else if url.fragment().is_some() {
         "must not hold a fragment"
-    } else if !private && is_local(&url) {
+    } else if !private && url.host().is_some_and(|host| is_local(&host.to_owned())) {
         "is at a private or loopback address; set `allow_private_addresses` if that is meant"
     } else {
         return Some(url);

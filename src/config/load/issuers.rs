@@ -212,7 +212,7 @@ fn keys(key: &str, raw: &RawIssuer, checks: &mut Checks<'_>) -> Option<KeySource
         "discovery_url" => {
             let example = "`https://idp.example.org/.well-known/openid-configuration`";
             let url = key_url(&name_key, text, example, private, checks);
-            let hosts = key_hosts(&format!("{key}.jwks_hosts"), &raw.jwks_hosts, checks);
+            let hosts = key_hosts(&format!("{key}.jwks_hosts"), raw, checks);
             let ca = authorities(key, raw, checks);
             Some(KeySource::Discovery { url: url?, hosts: hosts?, ca: ca?, allow_private_addresses: private })
         }
@@ -234,23 +234,27 @@ fn authorities(key: &str, raw: &RawIssuer, checks: &mut Checks<'_>) -> Option<Op
     checks.readable_file(&format!("{key}.jwks_ca"), text, "a PEM file with authorities").map(Some)
 }
 
-fn key_hosts(key: &str, texts: &[String], checks: &mut Checks<'_>) -> Option<Vec<KeyHost>> {
+fn key_hosts(key: &str, raw: &RawIssuer, checks: &mut Checks<'_>) -> Option<Vec<KeyHost>> {
+    let (texts, private) = (&raw.jwks_hosts, raw.allow_private_addresses);
     if texts.len() > MAX_HOSTS {
         checks.refuse(key, format!("must list at most {MAX_HOSTS}"), "");
         return None;
     }
     checks.each(key, texts, |checks, item, text| {
-        let host = KeyHost::parse(text);
-        if host.is_none() {
-            checks.refuse(
-                item,
-                "must be a host, or a host and a port",
-                "`keys.example.org` or `keys.example.org:8443`",
-            );
+        let Some(host) = KeyHost::parse(text) else {
+            let help = "`keys.example.org` or `keys.example.org:8443`";
+            checks.refuse(item, "must be a host, or a host and a port", help);
+            return None;
+        };
+        if !private && is_local(host.host()) {
+            checks.refuse(item, LOCAL, "");
+            return None;
         }
-        host
+        Some(host)
     })
 }
+
+const LOCAL: &str = "is at a private or loopback address; set `allow_private_addresses` if that is meant";
 
 fn key_url(key: &str, text: &str, example: &str, private: bool, checks: &mut Checks<'_>) -> Option<url::Url> {
     let Some(url) = url::Url::parse(text).ok().filter(url::Url::has_host) else {
@@ -263,8 +267,8 @@ fn key_url(key: &str, text: &str, example: &str, private: bool, checks: &mut Che
         "must not hold a user name or password"
     } else if url.fragment().is_some() {
         "must not hold a fragment"
-    } else if !private && is_local(&url) {
-        "is at a private or loopback address; set `allow_private_addresses` if that is meant"
+    } else if !private && url.host().is_some_and(|host| is_local(&host.to_owned())) {
+        LOCAL
     } else {
         return Some(url);
     };
@@ -273,17 +277,16 @@ fn key_url(key: &str, text: &str, example: &str, private: bool, checks: &mut Che
 }
 
 /// Whether the host says by itself that it is not public. Names are looked at again when they are resolved.
-pub(super) fn is_local(url: &url::Url) -> bool {
+pub(super) fn is_local(host: &url::Host) -> bool {
     let v4_is_local =
         |ip: std::net::Ipv4Addr| ip.is_loopback() || ip.is_private() || ip.is_link_local() || ip.is_unspecified();
-    let ip = match url.host() {
-        Some(url::Host::Ipv4(ip)) => IpAddr::V4(ip),
-        Some(url::Host::Ipv6(ip)) => ip.to_ipv4_mapped().map_or(IpAddr::V6(ip), IpAddr::V4),
-        Some(url::Host::Domain(name)) => {
+    let ip = match host {
+        url::Host::Ipv4(ip) => IpAddr::V4(*ip),
+        url::Host::Ipv6(ip) => ip.to_ipv4_mapped().map_or(IpAddr::V6(*ip), IpAddr::V4),
+        url::Host::Domain(name) => {
             let name = name.trim_end_matches('.');
             return name == "localhost" || name.ends_with(".localhost");
         }
-        None => return false,
     };
     match ip {
         IpAddr::V4(ip) => v4_is_local(ip),

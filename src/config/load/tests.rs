@@ -449,6 +449,12 @@ fn every_way_to_be_wrong_is_refused_by_its_key() {
             "issuers[0].jwks_hosts[0]",
             "a user",
         ),
+        (
+            "jwks_file: keys.json",
+            "discovery_url: https://idp.example.org/d\n    jwks_hosts: [keys.example, \"10.0.0.1:8443\"]",
+            "issuers[0].jwks_hosts[1]",
+            "inside, and that is not allowed",
+        ),
         ("jwks_ca: ca.crt", "shared_key_id: a", "issuers[1].shared_key_id", "no shared key"),
         (
             "shared_key_file: shared.key",
