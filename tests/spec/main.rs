@@ -23,6 +23,7 @@ mod canaries;
 mod demo;
 mod examples;
 mod failing_closed;
+mod hearsay;
 mod limits;
 mod mutations;
 mod operations;

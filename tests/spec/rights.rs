@@ -58,6 +58,9 @@ fn vouching(id: &str, members: Vec<(&str, prost_types::Value)>, parents: Vec<v1:
     v1::CheckRequest { subject: Some(v1::check_request::Subject::Asserted(subject)), ..doc("", [("title", text("t"))]) }
 }
 
+/// Makes a question that names the tenant of this id, in one place.
+type Naming<'t> = Box<dyn Fn(&str) -> v1::CheckRequest + 't>;
+
 /// THREATS T19: whatever refers to a tenant, wherever it stands, needs the grant; and so does asking for its people,
 /// whoever says whose they are.
 #[tokio::test(flavor = "multi_thread")]
@@ -83,7 +86,7 @@ async fn nobody_speaks_of_a_tenant_or_asks_for_its_people_without_the_grant() {
         request
     };
     // Each names one tenant, in one place.
-    let said: Vec<(Box<dyn Fn(&str) -> v1::CheckRequest>, &str)> = vec![
+    let said: Vec<(Naming<'_>, &str)> = vec![
         (Box::new(|id| doc(&alice, [("tenant", tenant(id))])), "an attribute"),
         (Box::new(|id| doc(&alice, [("shared", list(vec![tenant("acme"), tenant(id)]))])), "in a list"),
         (
