@@ -243,6 +243,7 @@ class Answer:
         self.about_the_token = response.denial.code in (
             pb.DENIAL_CODE_TOKEN_EXPIRED, pb.DENIAL_CODE_TOKEN_REJECTED,
             pb.DENIAL_CODE_TOKEN_REVOKED, pb.DENIAL_CODE_ISSUER_UNAVAILABLE,
+            pb.DENIAL_CODE_TOKEN_NOT_FOR_CALLER,
         )
 
 
