@@ -280,4 +280,35 @@ mod tests {
         assert_eq!(caller.may_vouch_for(&with(vec![bare(&order).uid]), None), Err(Lacks::SupplyParents));
         assert!(caller.sees_policies() && !caller.may_explain());
     }
+
+    /// THREATS T20.
+    #[test]
+    fn a_place_comes_back_however_its_decision_ends() {
+        let authority = Authority::new("corp");
+        let name = |label: &str| format!("spiffe://corp.test/{label}");
+        let half = |label: &str| EnrolledCaller {
+            label: label.to_owned(),
+            capacity: Share::new(50).unwrap(),
+            ..enrolled(&name(label), Vec::new())
+        };
+        let callers = Callers::new(&[half("orders"), half("billing")], 4);
+        let admit = |label: &str| {
+            let peer = peer_with(&authority, leaf(&[&name(label)], &[]), &names(false));
+            callers.admit(&peer, noon()).unwrap()
+        };
+        let (orders, again, billing) = (admit("orders"), admit("orders"), admit("billing"));
+        let taken = [orders.take_place().unwrap(), again.take_place().unwrap()];
+        assert!(orders.take_place().is_none() && again.take_place().is_none(), "two of four, whatever the connection");
+        assert!(billing.take_place().is_some(), "another caller has its own");
+        drop(taken);
+
+        for _ in 0..10 {
+            let ended = std::panic::catch_unwind(|| {
+                let _places = (orders.take_place().unwrap(), orders.take_place().unwrap());
+                panic!("a decision that panics");
+            });
+            assert!(ended.is_err());
+        }
+        assert!(orders.take_place().is_some());
+    }
 }

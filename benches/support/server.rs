@@ -114,4 +114,8 @@ impl DecisionService for Echo {
     async fn batch_check(&self, _: Request<v1::BatchCheckRequest>) -> Result<Response<v1::BatchCheckResponse>, Status> {
         Ok(Response::new(self.many.clone()))
     }
+
+    async fn explain(&self, _: Request<v1::ExplainRequest>) -> Result<Response<v1::ExplainResponse>, Status> {
+        Ok(Response::new(v1::ExplainResponse { response: Some(self.one.clone()), ..v1::ExplainResponse::default() }))
+    }
 }

@@ -4,6 +4,7 @@
 //! attribute; nothing is granted by leaving a key out. A lacking right has a word, for the record.
 
 use super::Caller;
+use crate::config::TenantGrant;
 use crate::model::entity::{EntityType, EntityUid, RawEntity, RawRecord, references};
 use crate::model::question::Question;
 
@@ -85,6 +86,12 @@ impl Caller {
         self.enrolled.tenants.covers(tenant)
     }
 
+    /// Whether there is no tenant that it may not ask for.
+    #[must_use]
+    pub fn serves_all(&self) -> bool {
+        self.enrolled.tenants == TenantGrant::All
+    }
+
     fn may_supply(&self, kind: &EntityType, attributes: &RawRecord, parents: &[EntityUid]) -> Result<(), Lacks> {
         if !attributes.keys().all(|name| self.enrolled.supply_attributes.covers(kind, name)) {
             return Err(Lacks::SupplyAttributes);
@@ -96,7 +103,7 @@ impl Caller {
     }
 
     fn held_to<'c>(&'c self, tenant_type: Option<&'c EntityType>) -> Option<Held<'c>> {
-        let tenant_type = tenant_type.filter(|_| self.enrolled.tenants != crate::config::TenantGrant::All)?;
+        let tenant_type = tenant_type.filter(|_| !self.serves_all())?;
         Some(Held { caller: self, tenant_type })
     }
 }

@@ -287,3 +287,15 @@ async fn policies_see_the_actor_the_chain_and_the_proof() {
         }
     }
 }
+
+/// An author tests such policies without a server, and the rows say what tokens say.
+#[test]
+fn policy_tests_know_actors_and_bound_tokens() {
+    let bundle = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/spec/bundles/acting");
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_gatepost")).arg("test").arg(bundle).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        output.status.success() && text.contains("5 rows: 5 passed, 0 failed; 3 policies, 0 without a row"),
+        "{text}"
+    );
+}

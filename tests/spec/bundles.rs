@@ -182,6 +182,22 @@ fn what_would_fail_open_is_refused_at_load_with_its_place() {
             "token",
             "and what the token said",
         ),
+        (
+            "entity User; action a appliesTo { principal: User, resource: User, context: { token: { actor: User } } };",
+            "",
+            None,
+            "t.cedarschema:1:",
+            "actor (String)",
+            "who acts is told by name: no entity of ours",
+        ),
+        (
+            "entity User; action a appliesTo { principal: User, resource: User, context: { token: { sender_constrained: String } } };",
+            "",
+            None,
+            "t.cedarschema:1:",
+            "sender_constrained (Bool)",
+            "a token is bound or is not",
+        ),
     ];
     for (schema, policies, entities, place, message, why) in table {
         let told = load(schema, policies, entities, 1).map(drop).unwrap_err().to_string();

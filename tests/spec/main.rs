@@ -23,6 +23,7 @@ mod canaries;
 mod demo;
 mod examples;
 mod failing_closed;
+mod hearsay;
 mod hostile_keys;
 mod keys_over_time;
 mod limits;

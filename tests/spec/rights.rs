@@ -58,6 +58,9 @@ fn vouching(id: &str, members: Vec<(&str, prost_types::Value)>, parents: Vec<v1:
     v1::CheckRequest { subject: Some(v1::check_request::Subject::Asserted(subject)), ..doc("", [("title", text("t"))]) }
 }
 
+/// Makes a question that names the tenant of this id, in one place.
+type Naming<'t> = Box<dyn Fn(&str) -> v1::CheckRequest + 't>;
+
 /// THREATS T19: whatever refers to a tenant, wherever it stands, needs the grant; and so does asking for its people,
 /// whoever says whose they are.
 #[tokio::test(flavor = "multi_thread")]
@@ -83,7 +86,7 @@ async fn nobody_speaks_of_a_tenant_or_asks_for_its_people_without_the_grant() {
         request
     };
     // Each names one tenant, in one place.
-    let said: Vec<(Box<dyn Fn(&str) -> v1::CheckRequest>, &str)> = vec![
+    let said: Vec<(Naming<'_>, &str)> = vec![
         (Box::new(|id| doc(&alice, [("tenant", tenant(id))])), "an attribute"),
         (Box::new(|id| doc(&alice, [("shared", list(vec![tenant("acme"), tenant(id)]))])), "in a list"),
         (
@@ -164,6 +167,65 @@ async fn nobody_speaks_of_a_tenant_or_asks_for_its_people_without_the_grant() {
     println!("tenants: {asked} questions");
     let records = gatepost.call_records();
     assert_eq!(records.len(), asked, "one record each");
+}
+
+/// THREATS T19: 10 000 forged tenants, each near enough to the real one to be taken for it by anything but bytes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forged_tenant_is_refused_however_it_is_spelt() {
+    let gatepost = Gatepost::start().await;
+    let channel = channel(&gatepost, "fulfilment").await;
+    let marks =
+        ["", " ", "/", "\"", "'", "::", ".", "%00", "e\u{301}", "\u{430}", "\u{ff41}", "-", "A", "a", "c", "m", "e"];
+    let mut random = 0x51ed_270b_0f4a_9d3d_u64;
+    let mut draw = |below: usize| {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        usize::try_from(random % u64::try_from(below).unwrap()).unwrap()
+    };
+    let mut forge = || {
+        let mut letters: Vec<char> = "acme".chars().collect();
+        for _ in 0..=draw(3) {
+            let at = draw(letters.len() + 1);
+            match draw(3) {
+                0 if at < letters.len() => letters[at] = letters[at].to_ascii_uppercase(),
+                1 if at < letters.len() => drop(letters.remove(at)),
+                _ => drop(letters.splice(at..at, marks[draw(marks.len())].chars())),
+            }
+        }
+        letters.into_iter().collect::<String>()
+    };
+    let item = |tenant: &str| {
+        let v1::CheckRequest { action, mut resource, .. } = wire("");
+        let attributes = resource.as_mut().unwrap().attributes.as_mut().unwrap();
+        attributes.fields.insert("tenant".to_owned(), reference("Tenant", tenant));
+        v1::BatchCheckItem { action, resource, fields: None }
+    };
+    let ask = |items: Vec<v1::BatchCheckItem>| v1::BatchCheckRequest {
+        subject: Some(v1::batch_check_request::Subject::Caller(())),
+        items,
+        ..v1::BatchCheckRequest::default()
+    };
+    let (mut forged, mut spellings) = (0, std::collections::BTreeSet::new());
+    while forged < 10_000 {
+        let tenants: Vec<String> =
+            std::iter::repeat_with(&mut forge).filter(|name| !name.is_empty() && name != "acme").take(100).collect();
+        let reply = batch(&channel, &ask(tenants.iter().map(|name| item(name)).collect())).await;
+        for (name, result) in tenants.iter().zip(reply.batch().results) {
+            let Some(v1::batch_check_result::Result::Error(error)) = result.result else {
+                panic!("{name:?} was answered")
+            };
+            assert_eq!(error.reason, "CALLER_NOT_ENTITLED", "{name:?}");
+        }
+        forged += tenants.len();
+        spellings.extend(tenants);
+    }
+    let records = gatepost.call_records();
+    assert_eq!(records.len(), forged);
+    assert!(records.iter().all(|record| record["unmapped"]["gatepost"]["caller_refusal"] == "TENANT"));
+    let real = batch(&channel, &ask(vec![item("acme")])).await.batch();
+    assert!(matches!(real.results[0].result, Some(v1::batch_check_result::Result::Response(_))), "its own is its own");
+    println!("tenants: {forged} forged, {} spellings, all refused", spellings.len());
 }
 
 /// A tenant type that no schema declares would hold nobody to anything, so nothing starts with it.

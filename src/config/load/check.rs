@@ -24,7 +24,7 @@ pub(super) fn check(raw: &RawConfig, checks: &mut Checks<'_>) -> Option<Config> 
     let server = server(&raw.server, checks);
     let identity = identity(&raw.identity, checks);
     let issuer_names: Vec<&str> = raw.issuers.iter().filter_map(|issuer| issuer.issuer.as_deref()).collect();
-    let callers = callers(&raw.callers, identity.as_ref(), &issuer_names, checks);
+    let callers = callers(&raw.callers, identity.as_ref(), &issuer_names, raw.policies.tenant_type.is_some(), checks);
     let issuers = issuers::issuers(&raw.issuers, &raw.policies.caller_type, checks);
     let api_keys = credentials::api_keys(raw, checks);
     let limits = limits(raw, checks);
@@ -107,6 +107,7 @@ fn callers(
     raw: &[RawCaller],
     identity: Option<&IdentityConfig>,
     issuers: &[&str],
+    has_tenants: bool,
     checks: &mut Checks<'_>,
 ) -> Option<Vec<EnrolledCaller>> {
     if raw.is_empty() {
@@ -144,7 +145,7 @@ fn callers(
             }
         }
         let presents_for = rights::presents_for(&format!("{key}.presents_for"), &raw.presents_for, issuers, checks);
-        let tenants = rights::tenants(&format!("{key}.tenants"), &raw.tenants, checks);
+        let tenants = rights::tenants(&format!("{key}.tenants"), &raw.tenants, has_tenants, checks);
         let batch_items = match &raw.batch_items {
             None => Some(None),
             Some(items) => checks.count(&format!("{key}.batch_items"), items, 1, 10_000).map(Some),

@@ -100,9 +100,17 @@ pub(super) fn attributes(key: &str, raw: &RawGrant, checks: &mut Checks<'_>) -> 
     whole.then_some(AttributeGrant::Only { types, single })
 }
 
-/// Tenants, by id.
-pub(super) fn tenants(key: &str, raw: &RawGrant, checks: &mut Checks<'_>) -> Option<TenantGrant> {
+/// Tenants, by id. `has_type`: whether it is said what a tenant is; or else a caller would be held to nothing.
+pub(super) fn tenants(key: &str, raw: &RawGrant, has_type: bool, checks: &mut Checks<'_>) -> Option<TenantGrant> {
     let RawGrant::Only(names) = raw else { return Some(TenantGrant::All) };
+    if !names.is_empty() && !has_type {
+        checks.refuse(
+            key,
+            "would hold the caller to nothing",
+            "name the tenants' entity type in `policies.tenant_type`",
+        );
+        return None;
+    }
     let tenants = checks.each(key, names, |checks, item, text| {
         if text == "*" {
             checks.refuse(item, "must be a tenant's id", "for all tenants write `tenants: \"*\"`");

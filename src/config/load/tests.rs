@@ -370,6 +370,7 @@ fn every_way_to_be_wrong_is_refused_by_its_key() {
         ("presents_for: \"*\"", "presents_for: \"all\"", "callers[1].presents_for", "the word is `*`"),
         ("tenants: [acme]", "tenants: [acme, \"*\"]", "callers[0].tenants[1]", "all, among others"),
         ("tenants: [acme]", "tenants: [\"ac\\u200bme\"]", "callers[0].tenants[0]", "zero width"),
+        ("  tenant_type: Tenant\n", "", "callers[0].tenants", "tenants, and nobody says what one is"),
         ("batch_items: 20", "batch_items: 0", "callers[0].batch_items", "no batch at all"),
         ("batch_items: 20", "batch_items: 10001", "callers[0].batch_items", "past its ceiling"),
         ("capacity: 25%", "capacity: 0%", "callers[0].capacity", "nothing is no share"),

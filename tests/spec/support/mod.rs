@@ -59,6 +59,9 @@ impl Gatepost {
         if !policies.join("shop.cedarschema").exists() {
             // Only the worked example has tenants.
             settings["policies"].as_object_mut().unwrap().remove("tenant_type");
+            for caller in settings["callers"].as_array_mut().unwrap() {
+                caller.as_object_mut().unwrap().remove("tenants");
+            }
         }
         // A busy machine must not turn a decision into a missed deadline.
         settings["limits"] = json!({ "default_deadline": "20s", "max_deadline": "20s" });
