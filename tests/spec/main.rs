@@ -13,8 +13,10 @@
 mod support;
 mod wire;
 
+mod api_keys;
 mod architecture;
 mod audit_trail;
+mod authorization_server;
 mod bad_input;
 mod bundles;
 mod caching;
@@ -24,11 +26,13 @@ mod examples;
 mod failing_closed;
 mod limits;
 mod mutations;
+mod opaque_tokens;
 mod operations;
 mod properties;
 mod reference;
 mod review;
 mod review_identity;
+mod status_lists;
 mod telemetry;
 mod three_levels;
 mod whose_word;
