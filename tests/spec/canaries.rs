@@ -28,7 +28,26 @@ fn canary(number: usize) -> String {
 
 /// What was logged on this thread.
 #[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
+pub struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0.lock()).into_owned()
+    }
+}
+
+/// Everything that this thread logs goes to `log`, until what this returns is dropped.
+pub fn hear(log: &Log) -> (tracing::subscriber::DefaultGuard, tracing::Dispatch) {
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::TRACE)
+        .with_writer(log.clone())
+        .with_ansi(false)
+        .finish();
+    let guard = tracing::subscriber::set_default(subscriber);
+    // With a single subscriber, `tracing` asks the thread that comes to a log line first whether anybody listens, and
+    // other tests' threads say for all: never. With two it asks them all.
+    (guard, tracing::Dispatch::new(tracing_subscriber::registry()))
+}
 
 impl Write for Log {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
@@ -94,12 +113,7 @@ fn full(token: &str) -> v1::CheckRequest {
 #[tokio::test]
 async fn sixty_secrets_in_every_input_come_out_nowhere() {
     let log = Log::default();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::TRACE)
-        .with_writer(log.clone())
-        .with_ansi(false)
-        .finish();
-    let heard = tracing::subscriber::set_default(subscriber);
+    let heard = hear(&log);
     let c = canary;
     let gatepost = Gatepost::start_over(&wide_bundle(), wide_settings).await;
     let channel = channel(&gatepost, "storefront").await;

@@ -22,9 +22,12 @@ use crate::wire::{
 const HERE: &str = "tests/spec/limits.rs";
 const DOOR: &str = "src/grpc/server/tests.rs";
 const TOKENS: &str = "src/token/tests.rs";
+const OPAQUE: &str = "tests/spec/opaque_tokens.rs";
+const API_KEYS: &str = "src/token/api_key/tests.rs";
+const STATUSES: &str = "tests/spec/status_lists.rs";
 
 /// Which test holds which limit. A new limit without a row fails the test below.
-const HELD: [(&str, &str, &str); 42] = [
+const HELD: [(&str, &str, &str); 53] = [
     ("token_bytes", HERE, "a_token_past_a_limit_is_denied"),
     ("token_json_depth", HERE, "a_token_past_a_limit_is_denied"),
     ("token_claims", HERE, "a_token_past_a_limit_is_denied"),
@@ -65,6 +68,17 @@ const HELD: [(&str, &str, &str); 42] = [
     ("jwks_refresh_floor", TOKENS, "a_flood_of_unknown_keys_makes_one_fetch_a_floor"),
     ("jwks_refresh_interval", "tests/spec/keys_over_time.rs", "keys_are_fetched_again_though_nobody_asks"),
     ("jwks_max_stale", TOKENS, "the_last_good_keys_serve_through_an_outage_until_they_are_too_old"),
+    ("introspection_bytes", OPAQUE, "an_answer_that_is_not_plain_lets_nobody_in_and_is_not_kept"),
+    ("introspection_timeout", OPAQUE, "an_answer_that_is_not_plain_lets_nobody_in_and_is_not_kept"),
+    ("introspection_flights", OPAQUE, "a_flood_of_opaque_tokens_is_bounded_and_others_do_not_notice"),
+    ("api_key_file_bytes", API_KEYS, "a_file_is_strict_and_its_mistakes_are_told_by_key_without_values"),
+    ("api_keys", API_KEYS, "a_file_is_strict_and_its_mistakes_are_told_by_key_without_values"),
+    ("status_list_bytes", STATUSES, "a_list_that_is_not_the_issuer_s_own_changes_nothing"),
+    ("status_list_inflated_bytes", STATUSES, "a_list_that_is_not_the_issuer_s_own_changes_nothing"),
+    ("status_list_timeout", STATUSES, "a_list_that_is_not_the_issuer_s_own_changes_nothing"),
+    ("status_list_refresh_floor", STATUSES, "a_status_that_nobody_can_tell_is_no_status"),
+    ("status_list_refresh_interval", STATUSES, "a_status_that_nobody_can_tell_is_no_status"),
+    ("status_list_max_age", STATUSES, "a_status_that_nobody_can_tell_is_no_status"),
     ("audit_record_bytes", HERE, "an_answer_whose_record_is_too_long_is_withheld_on_record"),
     ("audit_record_bytes", "src/audit/writer/tests.rs", "a_record_at_its_limit_is_written_and_one_past_it_is_an_error"),
 ];

@@ -13,8 +13,10 @@
 mod support;
 mod wire;
 
+mod api_keys;
 mod architecture;
 mod audit_trail;
+mod authorization_server;
 mod bad_input;
 mod bond;
 mod bundles;
@@ -28,12 +30,14 @@ mod hostile_keys;
 mod keys_over_time;
 mod limits;
 mod mutations;
+mod opaque_tokens;
 mod operations;
 mod properties;
 mod reference;
 mod review;
 mod review_identity;
 mod rights;
+mod status_lists;
 mod telemetry;
 mod three_levels;
 mod token_mutations;
