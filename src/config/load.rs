@@ -6,6 +6,7 @@
 
 mod check;
 mod issuers;
+mod listener;
 mod reference;
 mod shape;
 #[cfg(test)]

@@ -85,6 +85,9 @@ instruments! {
         "Changed certificates, keys and authorities that were looked at.";
     CERTIFICATE_EXPIRY = "gatepost.tls.certificate.expiry", Gauge, "s", [],
         "Seconds until the server certificate expires; negative once it has.";
+    REVOCATION_EXPIRY = "gatepost.tls.revocation.expiry", Gauge, "s", [],
+        "Seconds until the first certificate revocation list runs out; negative once it has, and its issuer's clients are \
+        refused.";
     CONNECTIONS = "gatepost.connections", Gauge, "{connection}", [], "Connections that are open.";
     HANDSHAKES_REFUSED = "gatepost.handshakes.refused", Counter, "{handshake}",
         [("reason", "a reason of the error reference")],
@@ -119,6 +122,8 @@ pub enum Watched {
     PolicyAge,
     /// Seconds until the server certificate expires.
     CertificateExpiry,
+    /// Seconds until the first certificate revocation list runs out.
+    RevocationExpiry,
 }
 
 /// Every instrument, ready to use. Cheap to clone.
@@ -330,6 +335,7 @@ impl Metrics {
             Watched::TokenCache => (CACHE_ENTRIES, vec![KeyValue::new("cache", "tokens")]),
             Watched::PolicyAge => (POLICY_AGE, vec![]),
             Watched::CertificateExpiry => (CERTIFICATE_EXPIRY, vec![]),
+            Watched::RevocationExpiry => (REVOCATION_EXPIRY, vec![]),
         };
         // The provider keeps the callback; the handle is worth nothing.
         let _ = self
@@ -418,6 +424,7 @@ mod tests {
             Watched::TokenCache,
             Watched::PolicyAge,
             Watched::CertificateExpiry,
+            Watched::RevocationExpiry,
         ] {
             metrics.watch(what, || 1.0);
         }

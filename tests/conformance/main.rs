@@ -10,3 +10,4 @@ mod jwt;
 mod ocsf;
 mod spiffe;
 mod support;
+mod x509;
