@@ -90,6 +90,8 @@ pub struct CallerFacts {
     pub label: Option<String>,
     /// SHA-256 of the leaf certificate, hex.
     pub certificate_sha256: Option<String>,
+    /// Why its certificate names nobody, or no longer, from a closed list: for the record, never for the client.
+    pub refusal: Option<&'static str>,
 }
 
 /// What was asked.

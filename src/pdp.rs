@@ -302,7 +302,8 @@ impl Pdp {
         known.caller.certificate_sha256 = Some(peer.certificate_sha256_hex());
         let now = self.clock.now();
         known.caller.name = peer.name(now).ok().map(ToString::to_string);
-        let caller = self.timed("admit", || self.callers.admit(peer, now)).map_err(DecideError::from)?;
+        let admitted = self.timed("admit", || self.callers.admit(peer, now)).map_err(DecideError::from);
+        let caller = admitted.inspect_err(|error| known.caller.refusal = error.identity())?;
         known.caller.label = Some(caller.label().to_owned());
         Ok(caller)
     }

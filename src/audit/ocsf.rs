@@ -336,6 +336,8 @@ pub(super) struct Ours<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) token_refusal: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) caller_refusal: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) certificate_sha256: Option<Text<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) batch: Option<Batch>,

@@ -224,6 +224,7 @@ fn of_call<'a>(call: &'a CallEntry, frame: &'a Frame) -> Event<'a> {
     ours.token_alg = call.subject.token.as_ref().map(|token| token.algorithm);
     ours.token_kid = call.subject.token.as_ref().and_then(|token| token.key_id.as_deref()).map(Text::new);
     ours.token_refusal = call.subject.token_refusal;
+    ours.caller_refusal = call.caller.refusal;
     ours.certificate_sha256 = call.caller.certificate_sha256.as_deref().map(Text::new);
     ours.batch = call.circumstances.batch.map(|at| Batch { id: batch_id, index: at.index, of: at.of });
     if let Some(asked) = &call.question {

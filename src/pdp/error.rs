@@ -96,6 +96,23 @@ impl DecideError {
         }
     }
 
+    /// Why the caller's certificate names nobody, if that is it: the word for the record.
+    #[must_use]
+    pub fn identity(&self) -> Option<&'static str> {
+        match self {
+            Self::NotIdentified(word) => Some(word),
+            Self::NotEnrolled
+            | Self::NotEntitled(_)
+            | Self::Invalid(_)
+            | Self::NoSuchMethod
+            | Self::Unreadable
+            | Self::Overloaded
+            | Self::Deadline
+            | Self::Audit(_)
+            | Self::Panicked => None,
+        }
+    }
+
     /// How the record tells it: by our choice, or by our fault.
     #[must_use]
     pub fn outcome(&self) -> Outcome {

@@ -274,6 +274,7 @@ fn call(outcome: Outcome) -> CallEntry {
             name: Some("spiffe://corp.test/ns/prod/sa/orders".to_owned()),
             label: Some("orders".to_owned()),
             certificate_sha256: Some("ab".repeat(32)),
+            refusal: None,
         },
         listener: address("127.0.0.1:8443"),
         circumstances: Circumstances::default(),

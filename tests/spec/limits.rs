@@ -24,7 +24,7 @@ const DOOR: &str = "src/grpc/server/tests.rs";
 const TOKENS: &str = "src/token/tests.rs";
 
 /// Which test holds which limit. A new limit without a row fails the test below.
-const HELD: [(&str, &str, &str); 42] = [
+const HELD: [(&str, &str, &str); 43] = [
     ("token_bytes", HERE, "a_token_past_a_limit_is_denied"),
     ("token_json_depth", HERE, "a_token_past_a_limit_is_denied"),
     ("token_claims", HERE, "a_token_past_a_limit_is_denied"),
@@ -66,6 +66,7 @@ const HELD: [(&str, &str, &str); 42] = [
     ("jwks_refresh_interval", TOKENS, "a_key_file_is_read_again_and_a_broken_one_changes_nothing"),
     ("jwks_max_stale", TOKENS, "the_last_good_keys_serve_through_an_outage_until_they_are_too_old"),
     ("audit_record_bytes", HERE, "an_answer_whose_record_is_too_long_is_withheld_on_record"),
+    ("crl_bytes", "src/tls/server/tests.rs", "revocation_lists_past_their_limit_are_not_read"),
     ("audit_record_bytes", "src/audit/writer/tests.rs", "a_record_at_its_limit_is_written_and_one_past_it_is_an_error"),
 ];
 
@@ -105,6 +106,7 @@ fn the_defaults_are_those_of_the_reference() {
         ("policies", limits.policies, 10_000),
         ("policy depth", limits.policy_depth, 64),
         ("audit record", limits.audit_record_bytes, 64 << 10),
+        ("revocation lists", limits.crl_bytes, 8 << 20),
     ];
     for (what, limit, expected) in table {
         assert_eq!(limit, expected, "{what}");

@@ -1,5 +1,7 @@
 //! Starts the real server in a world of its own.
 
+pub mod authority;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
