@@ -209,10 +209,15 @@ impl House {
             return self.events.over_cap(address, limit);
         }
         let grown_old = tokio::time::sleep(jittered(self.limits.connection_age, number));
-        self.converse(stream, Arc::new(peer), async {
+        let peer = Arc::new(peer);
+        let disowned = async {
+            // Whoever another authority vouches for may stay.
+            while withdrawals.changed().await.is_ok() && peer.name(self.clock.now()).is_ok() {}
+        };
+        self.converse(stream, Arc::clone(&peer), async {
             tokio::select! {
                 () = grown_old => {}
-                _ = withdrawals.changed() => {}
+                () = disowned => {}
             }
         })
         .await;

@@ -58,6 +58,8 @@ impl Authority {
     pub fn issue(&self, serial: u64, names: &[SanType], until: Option<SystemTime>) -> Issued {
         let mut params = CertificateParams::default();
         params.serial_number = Some(serial.into());
+        // As SPIRE issues them.
+        params.is_ca = IsCa::ExplicitNoCa;
         params.subject_alt_names = names.to_vec();
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];

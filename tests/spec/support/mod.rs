@@ -1,5 +1,6 @@
 //! Starts the real server in a world of its own.
 
+pub mod agent;
 pub mod authority;
 
 use std::net::SocketAddr;
