@@ -20,7 +20,7 @@ use crate::cache::Rulings;
 use crate::caller::Callers;
 use crate::caller::bond::Bond;
 use crate::clock::SharedClock;
-use crate::config::{Config, Limits, PolicyConfig, TrustedIssuer};
+use crate::config::{Config, Limits, ListenerIdentity, PolicyConfig, TrustedIssuer};
 use crate::grpc::layers::{PanicToInternal, Recorded};
 use crate::grpc::server::{ConnectionEvents, Door};
 use crate::grpc::service::Service;
@@ -134,7 +134,11 @@ pub async fn build(
     if !store.current().evaluation_is_sound_here() {
         return Err(BuildError::SelfTest);
     }
-    let identity = ServerIdentity::load(&config.server.tls, Arc::clone(&clock)).map_err(BuildError::Tls)?;
+    let identity = match &config.server.tls {
+        ListenerIdentity::Files(files) => ServerIdentity::load(files, Arc::clone(&clock)),
+        ListenerIdentity::WorkloadApi(agent) => ServerIdentity::from_workload_api(agent, Arc::clone(&clock)).await,
+    };
+    let identity = identity.map_err(BuildError::Tls)?;
     let tokens = Verifier::new(&config.issuers, &config.limits, config.cache.tokens, Arc::clone(&clock))
         .map_err(BuildError::Tokens)?
         .heard_by(news(&metrics));
@@ -242,10 +246,10 @@ impl Gatepost {
         drop(identity.spawn_watch(helpers.clone(), move |outcome| {
             metrics.tls_reload(outcome.is_ok());
             match outcome {
-                Ok(_) => tracing::info!("the listener's certificate, key or client authorities were renewed"),
+                Ok(_) => tracing::info!("the listener's certificate, key, client authorities or lists were renewed"),
                 Err(error) => tracing::error!(
                     error = error as &dyn std::error::Error,
-                    "renewed TLS files are not usable; the old ones stay"
+                    "what was renewed for TLS is not usable; what it should replace stays"
                 ),
             }
         }));
@@ -371,6 +375,11 @@ fn watch_levels(pdp: &Arc<Pdp>, identity: &Arc<ServerIdentity>, clock: &SharedCl
         let ages = weak.upgrade().map_or_else(Vec::new, |pdp| pdp.tokens.key_ages());
         ages.into_iter().map(|(issuer, age)| (issuer, age.as_secs_f64())).collect()
     });
+    if identity.lists_expire_at().is_some() {
+        let (identity, clock) = (Arc::clone(identity), Arc::clone(clock));
+        let left = move || identity.lists_expire_at().map_or(f64::NAN, |end| seconds_until(end, clock.now()));
+        metrics.watch(Watched::RevocationExpiry, left);
+    }
     let (identity, clock) = (Arc::clone(identity), Arc::clone(clock));
     metrics.watch(Watched::CertificateExpiry, move || seconds_until(identity.certificate_expires_at(), clock.now()));
 }

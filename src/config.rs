@@ -3,7 +3,7 @@
 //! [`load`](load::load) reads the YAML file (its shape is `raw.rs`, private), lays environment and flags over it,
 //! and reports every problem at once, by file, line and key. Knows nothing of the organs that use it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -60,22 +60,76 @@ pub struct ServerConfig {
     /// Whether gRPC reflection answers. Off by default.
     pub reflection: bool,
     /// Who the listener is, and whose clients it believes.
-    pub tls: ListenerTls,
+    pub tls: ListenerIdentity,
     /// How long a drain may take before what is left is cut off. 10 s when unset.
     pub drain_timeout: Duration,
     /// How long readiness is already false while new calls are still taken, so that load balancers notice. 0 when unset.
     pub drain_delay: Duration,
 }
 
-/// Who a listener is, and whose clients it believes.
+/// Where a listener has its identity, and the authorities of its clients, from.
+#[derive(Debug, Clone)]
+pub enum ListenerIdentity {
+    /// Files.
+    Files(ListenerTls),
+    /// The SPIFFE Workload API.
+    WorkloadApi(WorkloadApi),
+}
+
+impl ListenerIdentity {
+    /// How often files are looked at even when no change was announced.
+    #[must_use]
+    pub fn reload_interval(&self) -> Duration {
+        match self {
+            Self::Files(files) => files.reload_interval,
+            Self::WorkloadApi(agent) => agent.reload_interval,
+        }
+    }
+}
+
+/// The SPIFFE Workload API as the source of an identity.
+#[derive(Debug, Clone)]
+pub struct WorkloadApi {
+    /// `unix:///run/spire/agent.sock`.
+    pub socket: String,
+    /// How long the start waits for the first identity. 30 s when unset.
+    pub start_timeout: Duration,
+    /// The trust domains whose federated bundles are taken.
+    pub trust_domains: BTreeSet<TrustDomain>,
+    /// Which certificates were taken back.
+    pub revocation: Revocation,
+    /// How often lists are looked at even when no change was announced. 30 s when unset.
+    pub reload_interval: Duration,
+}
+
+/// Which certificates were taken back.
+#[derive(Debug, Clone)]
+pub struct Revocation {
+    /// Files, and folders of files, of certificate revocation lists; with none, nothing is asked.
+    pub lists: Vec<PathBuf>,
+    /// Of all lists together. 8 MiB when unset.
+    pub max_bytes: usize,
+}
+
+impl Default for Revocation {
+    fn default() -> Self {
+        Self { lists: Vec::new(), max_bytes: Limits::default().crl_bytes }
+    }
+}
+
+/// Who a listener is by its files, and whose clients it believes.
 #[derive(Debug, Clone)]
 pub struct ListenerTls {
     /// PEM: the server's certificate chain, leaf first.
     pub certificate: PathBuf,
     /// PEM: the leaf's private key.
     pub private_key: PathBuf,
-    /// PEM: the authorities that client certificates must chain to.
+    /// PEM: the authorities that client certificates must chain to, unless their trust domain has its own.
     pub client_ca: PathBuf,
+    /// PEM: the authorities of these trust domains, which alone vouch for them, and for nothing else.
+    pub domain_ca: BTreeMap<TrustDomain, PathBuf>,
+    /// Which certificates were taken back.
+    pub revocation: Revocation,
     /// How often files are looked at even when no change was announced. 30 s when unset.
     pub reload_interval: Duration,
 }
@@ -651,6 +705,8 @@ pub struct Limits {
     pub audit_record_bytes: usize,
     /// Revocations in force.
     pub revocations: usize,
+    /// All certificate revocation lists together, bytes.
+    pub crl_bytes: usize,
 }
 
 impl Default for Limits {
@@ -713,6 +769,7 @@ impl Default for Limits {
             status_list_max_age: Duration::from_secs(3600),
             audit_record_bytes: 64 * KIB,
             revocations: 100_000,
+            crl_bytes: 8 * MIB,
         }
     }
 }

@@ -8,6 +8,7 @@ mod admin;
 mod check;
 mod credentials;
 mod issuers;
+mod listener;
 mod reference;
 mod rights;
 mod shape;

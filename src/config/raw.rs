@@ -56,15 +56,20 @@ pub(super) struct RawServer {
     pub ops_listen: String,
     /// Whether gRPC reflection answers.
     pub reflection: bool,
-    /// PEM file: the server's certificate chain, leaf first.
-    #[schemars(extend("x-required" = true))]
+    /// PEM file: the server's certificate chain, leaf first. This, `private_key` and `client_ca`, or else `workload_api`.
     pub certificate: Option<String>,
     /// PEM file: the private key of the leaf.
-    #[schemars(extend("x-required" = true))]
     pub private_key: Option<String>,
-    /// PEM file: the authorities that client certificates must chain to.
-    #[schemars(extend("x-required" = true))]
+    /// PEM file: the authorities that client certificates must chain to, unless their trust domain has a `ca` of its own.
     pub client_ca: Option<String>,
+    /// The SPIFFE Workload API, as the source of certificate, key and authorities in place of files:
+    /// `unix:///run/spire/agent.sock`.
+    pub workload_api: Option<String>,
+    /// How long the start waits for the first identity from `workload_api`; 1s to 10m.
+    pub workload_api_timeout: RawDuration,
+    /// Certificate revocation lists: files (PEM or DER), and folders whose `*.pem`, `*.crl` and `*.der` are read. With any,
+    /// every certificate of a client's chain but the authority's must be on record as not revoked, by a list in date.
+    pub client_crls: Vec<String>,
     /// How often these files are looked at even when no change was announced; 1s to 1h.
     pub reload_interval: RawDuration,
     /// How long a drain may take before what is left is cut off; 100ms to 10m.
@@ -82,6 +87,9 @@ impl Default for RawServer {
             certificate: None,
             private_key: None,
             client_ca: None,
+            workload_api: None,
+            workload_api_timeout: "30s".into(),
+            client_crls: Vec::new(),
             reload_interval: "30s".into(),
             drain_timeout: "10s".into(),
             drain_delay: "0s".into(),
@@ -93,10 +101,32 @@ impl Default for RawServer {
 #[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct RawIdentity {
-    /// The trust domains whose SPIFFE IDs are taken; at least one unless `dns_san` is on.
-    pub trust_domains: Vec<String>,
+    /// The trust domains whose SPIFFE IDs are taken; at least one unless `dns_san` is on. A name, or a name with
+    /// authorities of its own.
+    pub trust_domains: Vec<RawTrustDomain>,
     /// Whether a certificate without a SPIFFE ID may be named by its only DNS SAN.
     pub dns_san: bool,
+}
+
+/// A trust domain's name, or its name and its authorities.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub(super) enum RawTrustDomain {
+    /// The part after `spiffe://`. `server.client_ca` vouches for its workloads.
+    Name(String),
+    /// With authorities of its own.
+    Own(RawOwnTrustDomain),
+}
+
+/// A trust domain with authorities of its own.
+#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawOwnTrustDomain {
+    /// The part after `spiffe://`.
+    #[schemars(extend("x-required" = true))]
+    pub name: Option<String>,
+    /// PEM file: the authorities that alone vouch for its workloads, and for nobody else's; `server.client_ca` when unset.
+    pub ca: Option<String>,
 }
 
 /// One of `callers`.
@@ -862,4 +892,6 @@ limits! {
     audit_record_bytes: RawSize, size("1KiB", "16MiB");
     /// Revocations in force, of all kinds together. Past it new ones are refused; none is ever dropped for another.
     revocations: RawCount, count(1, 1000000);
+    /// All certificate revocation lists together, bytes.
+    crl_bytes: RawSize, size("1KiB", "256MiB");
 }

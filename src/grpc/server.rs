@@ -83,8 +83,8 @@ pub struct Door {
 /// What happens to connections, for metrics and the record. Called on the accept path: must not block.
 pub trait ConnectionEvents: Send + Sync {
     /// A handshake came to nothing. `reason` is from a closed list: `NO_CERTIFICATE`, `UNKNOWN_ISSUER`, `EXPIRED`,
-    /// `NOT_YET_VALID`, `WRONG_PURPOSE`, `BAD_CERTIFICATE`, `VERSION`, `ALPN`, `INCOMPATIBLE`, `PROTOCOL`,
-    /// `CLIENT_ALERT`, `TIMEOUT`, `CLOSED`, `INTERNAL`.
+    /// `NOT_YET_VALID`, `WRONG_PURPOSE`, `REVOKED`, `REVOCATION_UNKNOWN`, `BAD_CERTIFICATE`, `VERSION`, `ALPN`,
+    /// `INCOMPATIBLE`, `PROTOCOL`, `CLIENT_ALERT`, `TIMEOUT`, `CLOSED`, `INTERNAL`.
     fn handshake_refused(&self, address: SocketAddr, reason: &'static str);
     /// So many connections are open now, handshakes included. Called in the order of the changes.
     fn connections(&self, open: usize);
@@ -187,13 +187,15 @@ impl House {
         // Answers are small and wanted now. If it can't be set the connection is only slower.
         let _ = stream.set_nodelay(true);
         let mut withdrawals = self.identity.withdrawals();
+        let generation = self.identity.generation();
         let shaken = tokio::select! {
             biased;
             () = self.drain.cancelled() => return,
             shaken = handshake::shake(stream, &self.identity, &self.handshakes, self.limits.handshake_timeout) => shaken,
         };
         let (stream, peer) = match shaken.and_then(|stream| {
-            let peer = Peer::of(stream.get_ref().1, address, &self.names).map_err(|error| error.reason())?;
+            let peer = Peer::of(stream.get_ref().1, address, &self.names, &self.identity, generation)
+                .map_err(|error| error.reason())?;
             Ok((stream, peer))
         }) {
             Ok(shaken) => shaken,
@@ -207,10 +209,15 @@ impl House {
             return self.events.over_cap(address, limit);
         }
         let grown_old = tokio::time::sleep(jittered(self.limits.connection_age, number));
-        self.converse(stream, Arc::new(peer), async {
+        let peer = Arc::new(peer);
+        let disowned = async {
+            // Whoever another authority vouches for may stay.
+            while withdrawals.changed().await.is_ok() && peer.name(self.clock.now()).is_ok() {}
+        };
+        self.converse(stream, Arc::clone(&peer), async {
             tokio::select! {
                 () = grown_old => {}
-                _ = withdrawals.changed() => {}
+                () = disowned => {}
             }
         })
         .await;

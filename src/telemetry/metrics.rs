@@ -85,6 +85,9 @@ instruments! {
         "Changed certificates, keys and authorities that were looked at.";
     CERTIFICATE_EXPIRY = "gatepost.tls.certificate.expiry", Gauge, "s", [],
         "Seconds until the server certificate expires; negative once it has.";
+    REVOCATION_EXPIRY = "gatepost.tls.revocation.expiry", Gauge, "s", [],
+        "Seconds until the first certificate revocation list runs out; negative once it has, and its issuer's clients are \
+        refused.";
     CONNECTIONS = "gatepost.connections", Gauge, "{connection}", [], "Connections that are open.";
     HANDSHAKES_REFUSED = "gatepost.handshakes.refused", Counter, "{handshake}",
         [("reason", "a reason of the error reference")],
@@ -142,6 +145,8 @@ pub enum Watched {
     Revocations,
     /// Seconds for which a source of revocations has been out of reach.
     RevocationStaleness,
+    /// Seconds until the first certificate revocation list runs out.
+    RevocationExpiry,
 }
 
 /// Every instrument, ready to use. Cheap to clone.
@@ -393,6 +398,7 @@ impl Metrics {
             Watched::CertificateExpiry => (CERTIFICATE_EXPIRY, vec![]),
             Watched::Revocations => (REVOCATIONS, vec![]),
             Watched::RevocationStaleness => (REVOCATION_STALENESS, vec![]),
+            Watched::RevocationExpiry => (REVOCATION_EXPIRY, vec![]),
         };
         // The provider keeps the callback; the handle is worth nothing.
         let _ = self
@@ -506,6 +512,7 @@ mod tests {
             Watched::CertificateExpiry,
             Watched::Revocations,
             Watched::RevocationStaleness,
+            Watched::RevocationExpiry,
         ] {
             metrics.watch(what, || 1.0);
         }

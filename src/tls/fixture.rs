@@ -1,17 +1,22 @@
 //! Real certificates for tests: an authority, leaves of it, and peers that really shook hands.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose, SanType};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationList, CertificateRevocationListParams, CertifiedIssuer,
+    CrlDistributionPoint, CrlIssuingDistributionPoint, CrlScope, DnType, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose,
+    RevokedCertParams, SanType,
+};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConnection};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 
 use super::peer::Peer;
 use super::server::ServerIdentity;
 use crate::clock::{ManualClock, SharedClock};
-use crate::config::{IdentityConfig, ListenerTls};
+use crate::config::{IdentityConfig, ListenerTls, Revocation};
 
 /// The hour at which the tests happen.
 pub(crate) fn noon() -> SystemTime {
@@ -55,18 +60,45 @@ impl Leaf {
 
 impl Authority {
     pub(crate) fn new(name: &str) -> Self {
-        let mut params = CertificateParams::default();
+        Self::with(name, &[KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign])
+    }
+
+    /// One whose certificate names these uses.
+    pub(crate) fn with(name: &str, uses: &[KeyUsagePurpose]) -> Self {
+        Self::of(name, uses, CertificateParams::default())
+    }
+
+    /// One that lives so long.
+    pub(crate) fn living(name: &str, from: SystemTime, until: SystemTime) -> Self {
+        Self::of(name, &[], living(CertificateParams::default(), from, until))
+    }
+
+    /// The same name and key with a certificate that names other uses.
+    pub(crate) fn twin(&self, name: &str, uses: &[KeyUsagePurpose]) -> Self {
+        let key = KeyPair::from_pem(&self.0.key().serialize_pem()).unwrap();
+        Self::keyed(name, uses, CertificateParams::default(), key)
+    }
+
+    fn of(name: &str, uses: &[KeyUsagePurpose], params: CertificateParams) -> Self {
+        Self::keyed(name, uses, params, KeyPair::generate().unwrap())
+    }
+
+    fn keyed(name: &str, uses: &[KeyUsagePurpose], mut params: CertificateParams, key: KeyPair) -> Self {
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
+        params.key_usages = uses.to_vec();
+        Self(CertifiedIssuer::self_signed(params, key).unwrap())
     }
+
+    /// The serial number of every authority under another.
+    pub(crate) const SUBORDINATE: u64 = 77;
 
     /// An authority under this one, whose certificate names these uses.
     pub(crate) fn subordinate(&self, uses: &[KeyUsagePurpose]) -> Self {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, "subordinate");
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.serial_number = Some(Self::SUBORDINATE.into());
         params.key_usages = uses.to_vec();
         Self(CertifiedIssuer::signed_by(params, KeyPair::generate().unwrap(), &self.0).unwrap())
     }
@@ -90,6 +122,42 @@ impl Authority {
         }
     }
 
+    /// A list of this authority, signed at noon or before: its number, its last second, and the serial numbers on it.
+    pub(crate) fn list(&self, number: u64, until: SystemTime, revoked: &[u64]) -> CertificateRevocationList {
+        self.list_of(number, until, revoked, None)
+    }
+
+    /// The same of one partition.
+    pub(crate) fn list_of(
+        &self,
+        number: u64,
+        until: SystemTime,
+        revoked: &[u64],
+        partition: Option<&str>,
+    ) -> CertificateRevocationList {
+        let time =
+            |time: SystemTime| rcgen::date_time_ymd(1970, 1, 1) + time.duration_since(SystemTime::UNIX_EPOCH).unwrap();
+        let revoked = revoked.iter().map(|serial| RevokedCertParams {
+            serial_number: (*serial).into(),
+            revocation_time: time(noon()),
+            reason_code: None,
+            invalidity_date: None,
+        });
+        let partition = partition.map(|uri| CrlIssuingDistributionPoint {
+            distribution_point: CrlDistributionPoint { uris: vec![uri.to_owned()] },
+            scope: Some(CrlScope::UserCertsOnly),
+        });
+        let params = CertificateRevocationListParams {
+            this_update: time(noon().min(until - Duration::from_secs(1))),
+            next_update: time(until),
+            crl_number: number.into(),
+            issuing_distribution_point: partition,
+            revoked_certs: revoked.collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        params.signed_by(&self.0).unwrap()
+    }
+
     pub(crate) fn roots(&self) -> RootCertStore {
         let mut roots = RootCertStore::empty();
         roots.add(self.der()).unwrap();
@@ -110,6 +178,12 @@ pub(crate) fn leaf(uris: &[&str], hosts: &[&str]) -> CertificateParams {
     living(params, noon() - hour, noon() + hour)
 }
 
+/// The same with a serial number.
+pub(crate) fn numbered(serial: u64, mut params: CertificateParams) -> CertificateParams {
+    params.serial_number = Some(serial.into());
+    params
+}
+
 /// The trust domain `corp.test`, and host names if `dns_san`.
 pub(crate) fn names(dns_san: bool) -> IdentityConfig {
     IdentityConfig { trust_domains: ["corp.test".parse().unwrap()].into(), dns_san }
@@ -121,6 +195,8 @@ pub(crate) fn write_server(folder: &Path, server: &Leaf, client_ca: &str) -> Lis
         certificate: folder.join("tls.crt"),
         private_key: folder.join("tls.key"),
         client_ca: folder.join("ca.crt"),
+        domain_ca: BTreeMap::new(),
+        revocation: Revocation::default(),
         reload_interval: Duration::from_secs(3600),
     };
     std::fs::write(&config.certificate, &server.certificate_pem).unwrap();
@@ -185,5 +261,5 @@ pub(crate) fn peer_with(authority: &Authority, params: CertificateParams, names:
     let identity = ServerIdentity::load(&write_server(folder.path(), &server, &authority.pem()), clock()).unwrap();
     let client = client(authority, Some(&authority.issue(&params)));
     let (server, _client) = shake_hands(identity.current(), Arc::new(client)).unwrap();
-    Peer::of(&server, "192.0.2.7:4711".parse().unwrap(), names).unwrap()
+    Peer::of(&server, "192.0.2.7:4711".parse().unwrap(), names, &identity, identity.generation()).unwrap()
 }

@@ -3,13 +3,17 @@
 //! The chain is verified before anything here runs ([`server`](super::server)). What is left is the question of the
 //! name: [`identify`] answers it, and [`Peer`] keeps the answer for the life of the connection together with what the
 //! record says about the certificate. A peer without a name may finish its handshake, so that its calls can be
-//! refused and recorded. Knows nothing of callers, gRPC or HTTP.
+//! refused and recorded. And a name can be lost: the chain is verified anew when authorities or revocation lists
+//! changed, when one of its certificates or a list runs out, and every minute. Knows nothing of callers, gRPC or HTTP.
 //!
 //! Follows X509-SVID (sections 2 to 5) and, for names of hosts, RFC 5280 section 4.2.1.6.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
+use parking_lot::Mutex;
 use rustls::ServerConnection;
 use rustls_pki_types::CertificateDer;
 use x509_parser::certificate::X509Certificate;
@@ -20,7 +24,11 @@ use x509_parser::public_key::PublicKey;
 
 use crate::clock::unix_seconds;
 use crate::config::{CallerName, IdentityConfig};
-use crate::model::spiffe_id::SpiffeId;
+use crate::model::spiffe_id::{SpiffeId, TrustDomain};
+use crate::tls::server::ServerIdentity;
+
+/// How long the last verification of a chain counts when nothing is known to have changed.
+const VERIFIED_FOR: u64 = 60;
 
 /// The other end of one connection. Made once, after the handshake, by [`Peer::of`].
 ///
@@ -35,6 +43,22 @@ pub struct Peer {
     not_before: SystemTime,
     not_after: SystemTime,
     name: Result<CallerName, IdentityError>,
+    standing: Standing,
+}
+
+/// Whether the chain of a peer still holds.
+#[derive(Debug)]
+struct Standing {
+    chain: Vec<CertificateDer<'static>>,
+    identity: Arc<ServerIdentity>,
+    /// What was found when it was verified last; see [`Standing::VERDICTS`]. Written before the generation.
+    verdict: AtomicU8,
+    /// By which generation of the identity it was verified last.
+    generation: AtomicU64,
+    /// Until when that counts, in seconds since 1970.
+    due: AtomicU64,
+    /// One verification at a time, so that an older one can't overtake a newer.
+    verifying: Mutex<()>,
 }
 
 /// Why a verified certificate names no workload.
@@ -79,6 +103,12 @@ pub enum IdentityError {
     /// Its life is over.
     #[error("the certificate has expired")]
     Expired,
+    /// A revocation list that came into force since the handshake names it, or one above it.
+    #[error("the certificate was revoked")]
+    Revoked,
+    /// Its chain holds no longer: an authority was taken out, a certificate or a revocation list ran out.
+    #[error("the certificate's chain is not trusted any more")]
+    NotTrusted,
 }
 
 impl IdentityError {
@@ -99,12 +129,15 @@ impl IdentityError {
             Self::DnsName => "NO_SINGLE_DNS_NAME",
             Self::NotYetValid => "CERTIFICATE_NOT_YET_VALID",
             Self::Expired => "CERTIFICATE_EXPIRED",
+            Self::Revoked => "CERTIFICATE_REVOKED",
+            Self::NotTrusted => "CERTIFICATE_NOT_TRUSTED",
         }
     }
 }
 
 impl Peer {
-    /// The other end of `connection`, whose handshake is over and whose client certificate was verified by it.
+    /// The other end of `connection`, whose handshake is over and whose client certificate was verified by it, with what
+    /// `identity` gave when its [`generation`](ServerIdentity::generation) was `generation`, or later.
     ///
     /// # Errors
     /// [`IdentityError::NoCertificate`] when there is none. A certificate that names nobody is not an error here, but
@@ -113,13 +146,31 @@ impl Peer {
         connection: &ServerConnection,
         address: SocketAddr,
         names: &IdentityConfig,
+        identity: &Arc<ServerIdentity>,
+        generation: u64,
     ) -> Result<Self, IdentityError> {
-        let leaf = connection.peer_certificates().and_then(<[_]>::first).ok_or(IdentityError::NoCertificate)?;
+        let chain = connection.peer_certificates().unwrap_or_default();
+        let leaf = chain.first().ok_or(IdentityError::NoCertificate)?;
         let (not_before, not_after) = validity(leaf).unwrap_or((SystemTime::UNIX_EPOCH, SystemTime::UNIX_EPOCH));
-        Ok(Self { address, certificate_sha256: sha256(leaf), not_before, not_after, name: identify(leaf, names) })
+        Ok(Self {
+            address,
+            certificate_sha256: sha256(leaf),
+            not_before,
+            not_after,
+            name: identify(leaf, names),
+            standing: Standing {
+                chain: chain.to_vec(),
+                identity: Arc::clone(identity),
+                verdict: AtomicU8::new(0),
+                generation: AtomicU64::new(generation),
+                // The first call sets it.
+                due: AtomicU64::new(0),
+                verifying: Mutex::new(()),
+            },
+        })
     }
 
-    /// Who it is. To be asked on every call, because a certificate can expire while its connection lives.
+    /// Who it is. To be asked on every call, because a certificate can expire or be revoked while its connection lives.
     ///
     /// # Errors
     /// [`IdentityError`] says why it has no name, or no longer.
@@ -133,6 +184,7 @@ impl Peer {
         if unix_seconds(now) > unix_seconds(self.not_after) {
             return Err(IdentityError::Expired);
         }
+        self.standing.at(now)?;
         Ok(name)
     }
 
@@ -169,6 +221,55 @@ impl Peer {
     #[must_use]
     pub fn not_after(&self) -> SystemTime {
         self.not_after
+    }
+}
+
+impl Standing {
+    const VERDICTS: [Result<(), IdentityError>; 3] =
+        [Ok(()), Err(IdentityError::Revoked), Err(IdentityError::NotTrusted)];
+
+    /// Two comparisons while nothing changed.
+    fn at(&self, now: SystemTime) -> Result<(), IdentityError> {
+        if let Some(verdict) = self.known(unix_seconds(now)) {
+            return verdict;
+        }
+        let _one_at_a_time = self.verifying.lock();
+        if let Some(verdict) = self.known(unix_seconds(now)) {
+            return verdict;
+        }
+        // Taken first: should something change while the chain is verified, it is verified again.
+        let generation = self.identity.generation();
+        let verdict: u8 = match self.identity.stands(&self.chain, now) {
+            Ok(()) => 0,
+            Err(webpki::Error::CertRevoked) => 1,
+            Err(_) => 2,
+        };
+        self.verdict.store(verdict, Ordering::Relaxed);
+        self.due.store(self.due_after(now), Ordering::Relaxed);
+        self.generation.store(generation, Ordering::Release);
+        Self::verdict(verdict)
+    }
+
+    /// What was found last, if it still counts.
+    fn known(&self, now: u64) -> Option<Result<(), IdentityError>> {
+        let verified_by = self.generation.load(Ordering::Acquire);
+        let left = self.due.load(Ordering::Relaxed).checked_sub(now)?;
+        // More than that is left only if the clock was set back.
+        let counts = verified_by == self.identity.generation() && (1..=VERIFIED_FOR).contains(&left);
+        counts.then(|| Self::verdict(self.verdict.load(Ordering::Relaxed)))
+    }
+
+    fn verdict(number: u8) -> Result<(), IdentityError> {
+        Self::VERDICTS.get(usize::from(number)).copied().unwrap_or(Err(IdentityError::NotTrusted))
+    }
+
+    /// A minute from now, or as soon as a certificate of the chain or a list runs out: its last second is its own.
+    fn due_after(&self, now: SystemTime) -> u64 {
+        let ends = self.chain.iter().filter_map(validity).map(|(_, end)| end);
+        let ends = ends.chain(self.identity.next_list_end(now)).map(|end| unix_seconds(end).saturating_add(1));
+        let now = unix_seconds(now);
+        let next = ends.filter(|end| *end > now).min().unwrap_or(u64::MAX);
+        next.min(now.saturating_add(VERIFIED_FOR))
     }
 }
 
@@ -210,6 +311,15 @@ pub(super) fn parse<'a>(der: &'a CertificateDer<'_>) -> Option<X509Certificate<'
         Ok(([], certificate)) => Some(certificate),
         _ => None,
     }
+}
+
+/// The trust domain that a certificate's only URI name claims; nothing when it has none, several, or an odd one. Nothing
+/// is verified yet.
+pub(super) fn claimed_trust_domain(der: &CertificateDer<'_>) -> Option<TrustDomain> {
+    let certificate = parse(der)?;
+    let (uris, _) = alternative_names(&certificate).ok()?;
+    let [uri] = uris.as_slice() else { return None };
+    Some(uri.parse::<SpiffeId>().ok()?.trust_domain().clone())
 }
 
 /// First and last second of a certificate's life.

@@ -200,6 +200,8 @@ impl Profile {
             max_lifetime: Duration::from_secs(strict["max_lifetime_s"].as_u64().unwrap()),
             require_sender_constrained: false,
             require_token_id: false,
+            introspection: None,
+            status_lists: gatepost::config::StatusLists::default(),
             mapping: ClaimMapping {
                 principal_type: EntityType::parse("User").unwrap(),
                 id_claim: "sub".to_owned(),

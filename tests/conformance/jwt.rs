@@ -267,6 +267,7 @@ fn callers(corpus: &Value, issuers: &[TrustedIssuer]) -> BTreeMap<String, (Enrol
             assert_subjects: TypeGrant::Only(BTreeSet::new()),
             supply_attributes: AttributeGrant::Only { types: BTreeSet::new(), single: BTreeMap::new() },
             supply_parents: TypeGrant::Only(BTreeSet::new()),
+            presents_api_keys: false,
             sees_policies: false,
             clients,
             presents_for: PresentGrant::Only(ClientNames::default()),

@@ -12,3 +12,4 @@ mod jwt;
 mod ocsf;
 mod spiffe;
 mod support;
+mod x509;

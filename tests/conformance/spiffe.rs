@@ -1,18 +1,13 @@
-//! SPIFFE IDs and X509-SVIDs as go-spiffe's own tests judge them, and client certificates of many kinds.
+//! SPIFFE IDs, X509-SVIDs and bundles as go-spiffe's own tests judge them.
 #![expect(clippy::unwrap_used, reason = "a test stops at what it can't read and says what ran")]
 
 use std::path::Path;
-use std::sync::Arc;
-use std::time::Duration;
 
-use gatepost::config::{CallerName, IdentityConfig};
+use gatepost::config::IdentityConfig;
 use gatepost::model::spiffe_id::SpiffeId;
 use gatepost::tls::peer;
-use gatepost::tls::server::verifier::ClientChains;
-use rustls::RootCertStore;
-use rustls::server::danger::ClientCertVerifier as _;
+use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, UnixTime};
 use serde::Deserialize;
 
 use crate::support::{corpus, say};
@@ -52,7 +47,7 @@ fn parses_as_told(case: &IdCase) -> bool {
 }
 
 /// The leaf is judged. What is wrong between a leaf and its authority can't be, for no authority is in the corpus; the
-/// client certificates below have such cases.
+/// client certificates of [`x509`](crate::x509) have such cases.
 #[test]
 fn x509_svids_are_taken_or_refused_as_their_file_names_say() {
     let Some(folder) = corpus("spiffe/go-spiffe/svid/x509svid/testdata") else { return };
@@ -74,112 +69,6 @@ fn x509_svids_are_taken_or_refused_as_their_file_names_say() {
     }
     say!("x509-svids: {ran} ran, {} failed: {failed:?}", failed.len());
     assert!(ran > 0 && failed.is_empty());
-}
-
-#[derive(Deserialize)]
-struct Chains {
-    verify_at_unix: u64,
-    trust_domain: String,
-    trusted_roots_pem: Vec<String>,
-    cases: Vec<ChainCase>,
-}
-
-#[derive(Deserialize)]
-struct ChainCase {
-    id: String,
-    why: String,
-    chain_pem: Vec<String>,
-    crls_pem: Vec<String>,
-    expect: String,
-    expected_identity: Option<String>,
-    /// What only a live handshake shows. Its keys are not in the corpus, so here the identity must be refused instead.
-    #[serde(default)]
-    needs_handshake: bool,
-}
-
-/// Where a client certificate ends.
-enum Verdict {
-    PathRefused(String),
-    NameRefused(&'static str),
-    Named(String),
-}
-
-#[test]
-fn client_certificates_of_our_own_are_taken_or_refused_as_told() {
-    judge_all(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/conformance/data/x509/client-auth.json"));
-}
-
-#[test]
-fn client_certificates_of_the_corpus_are_taken_or_refused_as_told() {
-    if let Some(path) = corpus("x509/client-auth.json") {
-        judge_all(&path);
-    }
-}
-
-fn judge_all(path: &Path) {
-    let chains: Chains = read(path);
-    let mut roots = RootCertStore::empty();
-    for pem in &chains.trusted_roots_pem {
-        roots.add(certificate(pem)).unwrap();
-    }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let verifier = ClientChains::new(roots, &provider).unwrap();
-    let names = IdentityConfig { trust_domains: [chains.trust_domain.parse().unwrap()].into(), dns_san: false };
-    let now = UnixTime::since_unix_epoch(Duration::from_secs(chains.verify_at_unix));
-
-    let (mut ran, mut skipped, mut failed) = (0, Vec::new(), Vec::new());
-    for case in &chains.cases {
-        // Revocation lists are not taken yet.
-        if !case.crls_pem.is_empty() {
-            skipped.push(&case.id);
-            continue;
-        }
-        ran += 1;
-        let verdict = judge(case, &verifier, &names, now);
-        if let Err(got) = compare(case, &verdict) {
-            failed.push(format!("{} ({}): expected {}, got {got}", case.id, case.why, case.expect));
-        }
-    }
-    say!("client certificates: {ran} ran, {} failed: {failed:#?}", failed.len());
-    say!("skipped, they need revocation lists: {skipped:?}");
-    assert!(ran > 0 && failed.is_empty());
-}
-
-fn judge(case: &ChainCase, verifier: &ClientChains, names: &IdentityConfig, now: UnixTime) -> Verdict {
-    let chain: Vec<_> = case.chain_pem.iter().map(|pem| certificate(pem)).collect();
-    let (leaf, intermediates) = chain.split_first().unwrap();
-    if let Err(error) = verifier.verify_client_cert(leaf, intermediates, now) {
-        return Verdict::PathRefused(error.to_string());
-    }
-    match peer::identify(leaf, names) {
-        Ok(CallerName::Spiffe(id)) => Verdict::Named(id.to_string()),
-        Ok(CallerName::Dns(name)) => Verdict::Named(format!("dns:{name}")),
-        Err(error) => Verdict::NameRefused(error.reason()),
-    }
-}
-
-/// What came instead, if something else did.
-fn compare(case: &ChainCase, verdict: &Verdict) -> Result<(), String> {
-    let (fits, got) = match verdict {
-        Verdict::PathRefused(why) => (matches!(&*case.expect, "reject" | "reject-any"), format!("no path: {why}")),
-        Verdict::NameRefused(why) => (
-            matches!(&*case.expect, "reject-identity" | "reject-any")
-                || (case.expect == "reject" && case.needs_handshake),
-            format!("no name: {why}"),
-        ),
-        Verdict::Named(name) => {
-            (case.expect == "accept" && Some(name) == case.expected_identity.as_ref(), format!("named {name}"))
-        }
-    };
-    if case.expect == "policy" {
-        say!("{} ({}): {got}", case.id, case.why);
-        return Ok(());
-    }
-    if fits { Ok(()) } else { Err(got) }
-}
-
-fn certificate(pem: &str) -> CertificateDer<'static> {
-    CertificateDer::from_pem_slice(pem.as_bytes()).unwrap()
 }
 
 fn read<T: for<'a> Deserialize<'a>>(path: &Path) -> T {

@@ -27,7 +27,7 @@ const API_KEYS: &str = "src/token/api_key/tests.rs";
 const STATUSES: &str = "tests/spec/status_lists.rs";
 
 /// Which test holds which limit. A new limit without a row fails the test below.
-const HELD: [(&str, &str, &str); 53] = [
+const HELD: [(&str, &str, &str); 54] = [
     ("token_bytes", HERE, "a_token_past_a_limit_is_denied"),
     ("token_json_depth", HERE, "a_token_past_a_limit_is_denied"),
     ("token_claims", HERE, "a_token_past_a_limit_is_denied"),
@@ -80,6 +80,7 @@ const HELD: [(&str, &str, &str); 53] = [
     ("status_list_refresh_interval", STATUSES, "a_status_that_nobody_can_tell_is_no_status"),
     ("status_list_max_age", STATUSES, "a_status_that_nobody_can_tell_is_no_status"),
     ("audit_record_bytes", HERE, "an_answer_whose_record_is_too_long_is_withheld_on_record"),
+    ("crl_bytes", "src/tls/server/tests.rs", "revocation_lists_past_their_limit_are_not_read"),
     ("audit_record_bytes", "src/audit/writer/tests.rs", "a_record_at_its_limit_is_written_and_one_past_it_is_an_error"),
 ];
 
@@ -119,6 +120,7 @@ fn the_defaults_are_those_of_the_reference() {
         ("policies", limits.policies, 10_000),
         ("policy depth", limits.policy_depth, 64),
         ("audit record", limits.audit_record_bytes, 64 << 10),
+        ("revocation lists", limits.crl_bytes, 8 << 20),
     ];
     for (what, limit, expected) in table {
         assert_eq!(limit, expected, "{what}");

@@ -142,6 +142,10 @@ fn verifier(keys: &std::path::Path, cached: u64) -> Verifier {
         token_types: Some(["at+jwt".to_owned()].into()),
         clock_skew: Duration::from_secs(30),
         max_lifetime: Duration::from_secs(900),
+        require_sender_constrained: false,
+        require_token_id: false,
+        introspection: None,
+        status_lists: gatepost::config::StatusLists::default(),
         mapping: ClaimMapping {
             principal_type: EntityType::parse("User").unwrap(),
             id_claim: "sub".to_owned(),

@@ -3,11 +3,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::check;
 use super::values::Checks;
+use super::{check, listener};
 use crate::config::raw::admin::{RawAdmin, RawOperator, RawRedis, RawRevocation};
 use crate::config::{
-    AdminConfig, AdminMethod, CallerName, IdentityConfig, ListenerTls, Operator, RedisConfig, RedisTls,
+    AdminConfig, AdminMethod, CallerName, IdentityConfig, Limits, ListenerTls, Operator, RedisConfig, RedisTls,
     RevocationConfig, ServerConfig,
 };
 
@@ -20,6 +20,7 @@ pub(super) fn admin(
     raw: Option<&RawAdmin>,
     server: Option<&ServerConfig>,
     identity: Option<&IdentityConfig>,
+    limits: Option<&Limits>,
     checks: &mut Checks<'_>,
 ) -> Option<Option<AdminConfig>> {
     let Some(raw) = raw else { return Some(None) };
@@ -39,6 +40,7 @@ pub(super) fn admin(
     let certificate = pem("admin.certificate", &raw.certificate, "a PEM file with the listener's certificate chain");
     let private_key = pem("admin.private_key", &raw.private_key, "a PEM file with the certificate's private key");
     let client_ca = pem("admin.client_ca", &raw.client_ca, "a PEM file with the authorities of operators");
+    let revocation = listener::revocation("admin.client_crls", &raw.client_crls, limits, checks);
     let trust_domains = match &raw.trust_domains {
         None => identity.map(|identity| identity.trust_domains.clone()),
         Some(texts) => check::trust_domains("admin.trust_domains", texts, checks),
@@ -54,7 +56,9 @@ pub(super) fn admin(
             certificate: certificate?,
             private_key: private_key?,
             client_ca: client_ca?,
-            reload_interval: server?.tls.reload_interval,
+            domain_ca: BTreeMap::new(),
+            revocation: revocation?,
+            reload_interval: server?.tls.reload_interval(),
         },
         identity: names?,
         operators: operators?,

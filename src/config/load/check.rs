@@ -6,33 +6,32 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use super::values::Checks;
-use super::{admin, credentials, issuers, rights};
+use super::{admin, credentials, issuers, listener, rights};
 use crate::config::raw::{
     RawAudit, RawAuditFile, RawCache, RawCaller, RawConfig, RawGrant, RawIdentity, RawLogFormat, RawPolicies,
-    RawServer, RawTelemetry,
+    RawTelemetry,
 };
 use crate::config::{
     ActionPattern, AuditConfig, AuditSink, CacheConfig, CallerName, ClientNames, Config, EnrolledCaller,
-    IdentityConfig, KeptValue, Limits, ListenerTls, LogFormat, OtlpConfig, PolicyConfig, ServerConfig, TelemetryConfig,
-    TypeGrant,
+    IdentityConfig, KeptValue, Limits, LogFormat, OtlpConfig, PolicyConfig, ServerConfig, TelemetryConfig, TypeGrant,
 };
 use crate::model::entity::{EntityId, EntityType, EntityUid, is_hidden};
 use crate::model::spiffe_id::{SpiffeId, TrustDomain};
 
 /// The settings, ready to use; `None` when `checks` noted a problem.
 pub(super) fn check(raw: &RawConfig, checks: &mut Checks<'_>) -> Option<Config> {
-    let server = server(&raw.server, checks);
+    let limits = limits(raw, checks);
+    let server = server(raw, limits.as_ref(), checks);
     let identity = identity(&raw.identity, checks);
     let issuer_names: Vec<&str> = raw.issuers.iter().filter_map(|issuer| issuer.issuer.as_deref()).collect();
     let callers = callers(&raw.callers, identity.as_ref(), &issuer_names, raw.policies.tenant_type.is_some(), checks);
     let issuers = issuers::issuers(&raw.issuers, &raw.policies.caller_type, checks);
     let api_keys = credentials::api_keys(raw, checks);
-    let limits = limits(raw, checks);
     let policies = policies(&raw.policies, limits.as_ref(), checks);
     let cache = cache(&raw.cache, checks);
     let audit = audit(&raw.audit, limits.as_ref(), checks);
     let telemetry = telemetry(&raw.telemetry, checks);
-    let admin = admin::admin(raw.admin.as_ref(), server.as_ref(), identity.as_ref(), checks);
+    let admin = admin::admin(raw.admin.as_ref(), server.as_ref(), identity.as_ref(), limits.as_ref(), checks);
     let revocation = admin::revocation(&raw.revocation, checks);
     Some(Config {
         server: server?,
@@ -50,45 +49,33 @@ pub(super) fn check(raw: &RawConfig, checks: &mut Checks<'_>) -> Option<Config> 
     })
 }
 
-fn server(raw: &RawServer, checks: &mut Checks<'_>) -> Option<ServerConfig> {
+fn server(raw: &RawConfig, limits: Option<&Limits>, checks: &mut Checks<'_>) -> Option<ServerConfig> {
+    let (identity, raw) = (&raw.identity, &raw.server);
     let listen = checks.address("server.listen", &raw.listen);
     let ops_listen = checks.address("server.ops_listen", &raw.ops_listen);
     if listen.is_some_and(|address| address.port() != 0 && Some(address) == ops_listen) {
         checks.refuse("server.ops_listen", "must not be the same as `server.listen`", "take another port");
     }
-    let mut pem = |key: &str, value: &Option<String>, what: &str| {
-        let path = checks.required(key, value.as_ref(), &format!("name {what}"))?;
-        checks.readable_file(key, path, what)
-    };
-    let certificate = pem("server.certificate", &raw.certificate, "a PEM file with the server's certificate chain");
-    let private_key = pem("server.private_key", &raw.private_key, "a PEM file with the certificate's private key");
-    let client_ca = pem("server.client_ca", &raw.client_ca, "a PEM file with the authorities of client certificates");
-    let reload_interval = checks.duration("server.reload_interval", &raw.reload_interval, "1s", "1h");
+    let tls = listener::identity(raw, identity, limits, checks);
     let drain_timeout = checks.duration("server.drain_timeout", &raw.drain_timeout, "100ms", "10m");
     let drain_delay = checks.duration("server.drain_delay", &raw.drain_delay, "0s", "5m");
     Some(ServerConfig {
         listen: listen?,
         ops_listen: ops_listen?,
         reflection: raw.reflection,
-        tls: ListenerTls {
-            certificate: certificate?,
-            private_key: private_key?,
-            client_ca: client_ca?,
-            reload_interval: reload_interval?,
-        },
+        tls: tls?,
         drain_timeout: drain_timeout?,
         drain_delay: drain_delay?,
     })
 }
 
 fn identity(raw: &RawIdentity, checks: &mut Checks<'_>) -> Option<IdentityConfig> {
-    let key = "identity.trust_domains";
     if raw.trust_domains.is_empty() && !raw.dns_san {
         let help = "name the trust domain of your SPIFFE IDs, or switch `identity.dns_san` on";
-        checks.refuse(key, "must list at least one", help);
+        checks.refuse("identity.trust_domains", "must list at least one", help);
     }
-    let domains = trust_domains(key, &raw.trust_domains, checks);
-    Some(IdentityConfig { trust_domains: domains?, dns_san: raw.dns_san })
+    let domains = listener::trust_domains(raw, checks)?;
+    Some(IdentityConfig { trust_domains: domains.into_iter().collect(), dns_san: raw.dns_san })
 }
 
 /// Each a trust domain, and once.

@@ -8,7 +8,7 @@ use serde_json::{Value as Json, json};
 use super::*;
 use crate::config::{
     ActionPattern, AttributeGrant, AuditSink, CallerName, ClientNames, KeptValue, KeyHost, KeySource, Limits,
-    LogFormat, PresentGrant, Share, TokenAlgorithm,
+    ListenerIdentity, LogFormat, PresentGrant, Share, TokenAlgorithm,
 };
 use crate::model::entity::EntityType;
 
@@ -167,7 +167,8 @@ fn a_whole_file_is_taken_as_it_is_written() {
 
     assert_eq!(config.server.ops_listen.to_string(), "[::1]:9443");
     assert!(config.server.reflection);
-    assert_eq!(config.server.tls.certificate, folder.path("tls.crt"), "relative to the file's folder");
+    let ListenerIdentity::Files(tls) = &config.server.tls else { panic!("files") };
+    assert_eq!(tls.certificate, folder.path("tls.crt"), "relative to the file's folder");
     assert_eq!(config.server.drain_delay, Duration::from_millis(500));
     assert_eq!(config.identity.trust_domains.len(), 2);
     let [orders, billing] = config.callers.as_slice() else { panic!("two callers") };
@@ -250,7 +251,10 @@ fn what_is_not_written_is_the_default_that_is_documented() {
     assert_eq!(config.server.ops_listen.to_string(), "127.0.0.1:9443");
     assert!(!config.server.reflection && !config.identity.dns_san);
     let seconds = Duration::from_secs;
-    assert_eq!(config.server.tls.reload_interval, seconds(30));
+    let ListenerIdentity::Files(tls) = &config.server.tls else { panic!("files") };
+    assert_eq!(tls.reload_interval, seconds(30));
+    assert!(tls.revocation.lists.is_empty() && tls.domain_ca.is_empty());
+    assert_eq!(tls.revocation.max_bytes, 8 << 20);
     assert_eq!((config.server.drain_timeout, config.server.drain_delay), (seconds(10), seconds(0)));
     let [issuer] = config.issuers.as_slice() else { panic!("one issuer") };
     let names: Vec<&str> = issuer.algorithms.iter().map(|algorithm| algorithm.as_str()).collect();
@@ -320,6 +324,18 @@ fn every_way_to_be_wrong_is_refused_by_its_key() {
         ("partner.example", "spiffe://partner.example", "identity.trust_domains[1]", "an ID and no domain"),
         ("partner.example", "example.org", "identity.trust_domains[1]", "listed twice"),
         ("partner.example", "17", "identity.trust_domains[1]", "a number"),
+        ("partner.example]", "{ ca: ca.crt }]", "identity.trust_domains[1].name", "authorities of nobody"),
+        (
+            "partner.example]",
+            "{ name: partner.example, ca: gone.crt }]",
+            "identity.trust_domains[1].ca",
+            "no such file",
+        ),
+        ("partner.example]", "{ name: Partner.example }]", "identity.trust_domains[1].name", "upper case"),
+        ("partner.example]", "{ name: example.org }]", "identity.trust_domains[1].name", "listed twice"),
+        ("partner.example]", "{ nme: partner.example }]", "identity.trust_domains[1].nme", "no such key"),
+        ("reload_interval: 1m", "client_crls: [gone.crl]", "server.client_crls[0]", "no such file"),
+        ("reload_interval: 1m", "client_crls: [ca.crt, ca.crt]", "server.client_crls[1]", "listed twice"),
         ("example.org, partner.example", "partner.example", "callers[0].spiffe_id", "its trust domain is not listed"),
         ("spiffe://example.org/ns/shop/sa/orders", "spiffe://example.org", "callers[0].spiffe_id", "no workload"),
         ("spiffe://example.org/ns/shop/sa/orders", "https://example.org/a", "callers[0].spiffe_id", "another scheme"),
@@ -787,4 +803,34 @@ fn the_reference_page_is_what_the_code_says() {
         committed == page,
         "docs/reference/configuration.md is out of date: UPDATE_REFERENCE=1 cargo test --lib reference"
     );
+}
+
+/// Either files or the Workload API; half of each is neither.
+#[test]
+fn a_listener_has_its_identity_from_one_source() {
+    let folder = Folder::new();
+    let files = "  certificate: tls.crt\n  private_key: tls.key\n  client_ca: ca.crt\n";
+    let agent = |socket: &str| format!("  workload_api: \"{socket}\"\n");
+    let good = WHOLE.replace(files, &agent("unix:///run/spire/agent.sock"));
+    let config = folder.load(&good).unwrap_or_else(|report| panic!("{report}"));
+    let ListenerIdentity::WorkloadApi(api) = &config.server.tls else { panic!("the agent") };
+    assert_eq!((api.socket.as_str(), api.start_timeout), ("unix:///run/spire/agent.sock", Duration::from_secs(30)));
+    assert_eq!(api.trust_domains, config.identity.trust_domains);
+    assert_eq!(api.reload_interval, Duration::from_secs(60));
+
+    for socket in
+        ["", "unix:", "unix://", "unix://run/agent.sock", "/run/agent.sock", "tcp://127.0.0.1:1", "unix:///a\\nb"]
+    {
+        let report = folder.refusal(&WHOLE.replace(files, &agent(socket)));
+        assert_eq!(keys(&report), ["server.workload_api"], "{socket}");
+    }
+    let both = WHOLE.replace(files, &format!("{files}{}", agent("unix:///run/spire/agent.sock")));
+    assert_eq!(keys(&folder.refusal(&both)), ["server.certificate", "server.private_key", "server.client_ca"]);
+    let own = good.replace("partner.example]", "{ name: partner.example, ca: ca.crt }]");
+    assert_eq!(keys(&folder.refusal(&own)), ["identity.trust_domains[1].ca"], "bundles come from the agent");
+    let own = WHOLE.replace("partner.example]", "{ name: partner.example, ca: ca.crt }]");
+    let config = folder.load(&own).unwrap_or_else(|report| panic!("{report}"));
+    let ListenerIdentity::Files(tls) = &config.server.tls else { panic!("files") };
+    assert_eq!(tls.domain_ca.len(), 1);
+    assert_eq!(config.identity.trust_domains.len(), 2, "a name is a name, with authorities or without");
 }

@@ -19,6 +19,8 @@ pub(in crate::config) struct RawAdmin {
     /// PEM file: the authorities that operators' certificates must chain to. Better none of `server.client_ca`.
     #[schemars(extend("x-required" = true))]
     pub client_ca: Option<String>,
+    /// Certificate revocation lists for operators' certificates, as `server.client_crls` for callers'.
+    pub client_crls: Vec<String>,
     /// The trust domains whose SPIFFE IDs are taken here; those of `identity` when unset.
     pub trust_domains: Option<Vec<String>>,
     /// Who may call, and what. Nobody else may, so there must be at least one.

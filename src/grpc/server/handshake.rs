@@ -68,8 +68,13 @@ fn tls_reason(error: &Error) -> &'static str {
             C::Expired | C::ExpiredContext { .. } => "EXPIRED",
             C::NotValidYet | C::NotValidYetContext { .. } => "NOT_YET_VALID",
             C::InvalidPurpose | C::InvalidPurposeContext { .. } => "WRONG_PURPOSE",
+            C::Revoked => "REVOKED",
+            C::UnknownRevocationStatus | C::ExpiredRevocationList | C::ExpiredRevocationListContext { .. } => {
+                "REVOCATION_UNKNOWN"
+            }
             _ => "BAD_CERTIFICATE",
         },
+        Error::InvalidCertRevocationList(_) => "REVOCATION_UNKNOWN",
         Error::PeerIncompatible(
             P::ServerTlsVersionIsDisabledByOurConfig
             | P::SupportedVersionsExtensionRequired

@@ -5,7 +5,9 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::tls::fixture::{Authority, Leaf, client, client_of, clock, leaf, living, noon, shake_hands, write_server};
+use crate::tls::fixture::{
+    Authority, Leaf, client, client_of, clock, leaf, living, noon, numbered, shake_hands, write_server,
+};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -108,7 +110,7 @@ fn write_again(path: &Path) {
     fs::write(path, fs::read(path).unwrap()).unwrap();
 }
 
-/// RFC 8446 section 2.2: a resumed session does not show its certificate.
+/// RFC 8446 section 2.2: a resumed session does not show its certificate. The client has a session store and would resume.
 #[test]
 fn a_session_is_never_resumed() {
     let corp = Authority::new("corp");
@@ -116,7 +118,7 @@ fn a_session_is_never_resumed() {
     let identity =
         ServerIdentity::load(&write_server(folder.path(), &server_leaf(&corp), &corp.pem()), clock()).unwrap();
     let client = Arc::new(client(&corp, Some(&client_leaf(&corp))));
-    for attempt in 0..20 {
+    for attempt in 0..1000 {
         let (mut server, mut end) = shake_hands(identity.current(), Arc::clone(&client)).unwrap();
         let mut wire = Vec::new();
         while server.wants_write() {
@@ -129,6 +131,7 @@ fn a_session_is_never_resumed() {
         assert_ne!(end.handshake_kind(), Some(rustls::HandshakeKind::Resumed), "attempt {attempt}");
         assert_ne!(server.handshake_kind(), Some(rustls::HandshakeKind::Resumed), "attempt {attempt}");
     }
+    println!("1000 resumption attempts, 0 resumed");
     let tls = identity.current();
     assert_eq!((tls.max_early_data_size, tls.send_tls13_tickets), (0, 0));
     assert!(!tls.session_storage.can_cache());
@@ -155,6 +158,133 @@ fn only_certificates_of_a_believed_authority_shake_hands() {
     }
     let old = client_of(&corp, Some(&client_leaf(&corp)), &[&rustls::version::TLS12]);
     assert!(shake_hands(identity.current(), Arc::new(old)).is_err(), "TLS 1.2");
+}
+
+/// SPIFFE Federation section 7.3: an authority speaks for its own trust domain.
+#[test]
+fn an_authority_of_one_trust_domain_names_no_workload_of_another() {
+    let (corp, partner, stranger) = (Authority::new("corp"), Authority::new("partner"), Authority::new("stranger"));
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = write_server(folder.path(), &server_leaf(&corp), &corp.pem());
+    let own = folder.path().join("partner.crt");
+    fs::write(&own, partner.pem()).unwrap();
+    config.domain_ca = [("partner.test".parse().unwrap(), own.clone())].into();
+    let identity = ServerIdentity::load(&config, clock()).unwrap();
+    const OURS: &[&str] = &["spiffe://corp.test/a"];
+    const THEIRS: &[&str] = &["spiffe://partner.test/a"];
+    let table: [(&Authority, &[&str], &[&str], bool, &str); 10] = [
+        (&corp, OURS, &[], true, "ours by ours"),
+        (&partner, THEIRS, &[], true, "theirs by theirs"),
+        (&partner, OURS, &[], false, "ours by theirs"),
+        (&corp, THEIRS, &[], false, "theirs by ours: they have authorities of their own"),
+        (&stranger, THEIRS, &[], false, "theirs by a stranger"),
+        (&partner, &[], &["orders.corp.test"], false, "a host by theirs"),
+        (&corp, &[], &["orders.corp.test"], true, "a host by ours"),
+        (&partner, &[THEIRS[0], OURS[0]], &[], false, "two names are no name: only the common ones vouch"),
+        (&partner, &["spiffe://PARTNER.test/a"], &[], false, "an odd name is no name either"),
+        (&partner, &["spiffe://partner.test.corp.test/a"], &[], false, "compared whole"),
+    ];
+    for (authority, uris, hosts, expected, why) in table {
+        let shown = authority.issue(&leaf(uris, hosts));
+        let client = client(&corp, Some(&shown));
+        assert_eq!(shake_hands(identity.current(), Arc::new(client)).is_ok(), expected, "{why}");
+    }
+
+    let withdrawals = identity.withdrawals();
+    fs::write(&own, "").unwrap();
+    let told = identity.reload().unwrap_err().to_string();
+    assert!(told.contains("partner.crt"), "{told}");
+    // The same authority, now believed about another domain: whoever came by it has to come again.
+    fs::write(&own, corp.pem()).unwrap();
+    assert!(identity.reload().unwrap());
+    assert!(withdrawals.has_changed().unwrap());
+    let shown = corp.issue(&leaf(THEIRS, &[]));
+    assert!(shake_hands(identity.current(), Arc::new(client(&corp, Some(&shown)))).is_ok());
+    let shown = partner.issue(&leaf(THEIRS, &[]));
+    assert!(shake_hands(identity.current(), Arc::new(client(&corp, Some(&shown)))).is_err());
+}
+
+#[test]
+fn an_authority_that_has_expired_or_may_not_sign_vouches_for_nobody() {
+    let (old, corp) = (Authority::living("old", noon() - 2 * HOUR, noon() - HOUR), Authority::new("corp"));
+    let folder = tempfile::tempdir().unwrap();
+    let config = write_server(folder.path(), &server_leaf(&corp), &format!("{}{}", old.pem(), corp.pem()));
+    let identity = ServerIdentity::load(&config, clock()).unwrap();
+    let shown = |authority: &Authority| client(&corp, Some(&client_leaf(authority)));
+    assert!(shake_hands(identity.current(), Arc::new(shown(&corp))).is_ok());
+    assert!(shake_hands(identity.current(), Arc::new(shown(&old))).is_err());
+
+    let mute = Authority::with("mute", &[rcgen::KeyUsagePurpose::CrlSign]);
+    fs::write(&config.client_ca, mute.pem()).unwrap();
+    assert!(matches!(identity.reload(), Err(TlsError::ClientAuthorities { .. })));
+}
+
+#[test]
+fn revocation_lists_are_read_from_files_and_folders_and_what_is_wrong_is_told_by_file() {
+    let corp = Authority::new("corp");
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = write_server(folder.path(), &server_leaf(&corp), &corp.pem());
+    let (lists, single) = (folder.path().join("lists"), folder.path().join("corp.crl"));
+    fs::create_dir(&lists).unwrap();
+    config.revocation.lists = vec![lists.clone(), single.clone()];
+    let shown = |error: TlsError| error.to_string().replace(&format!("{}/", folder.path().display()), "");
+    let told = || shown(ServerIdentity::load(&config, clock()).unwrap_err());
+
+    assert!(told().starts_with("`lists` holds no revocation list"), "{}", told());
+    let list = |number, revoked: &[u64]| corp.list(number, noon() + HOUR, revoked);
+    let pem = |list: &rcgen::CertificateRevocationList| list.pem().unwrap();
+    fs::write(lists.join("ignored.txt"), "not a list").unwrap();
+    fs::write(lists.join(".hidden.crl"), "not a list").unwrap();
+    fs::write(lists.join("a.der"), list(1, &[]).der()).unwrap();
+    assert!(told().starts_with("`corp.crl` can't be read"), "{}", told());
+    for (text, why) in [("", "empty"), (&*corp.pem(), "a certificate"), ("0rubbish", "neither PEM nor DER")] {
+        fs::write(&single, text).unwrap();
+        assert!(told().starts_with("`corp.crl` does not hold a revocation list"), "{why}: {}", told());
+    }
+    fs::write(&single, format!("{}{}", pem(&list(2, &[1])), pem(&list(1, &[])))).unwrap();
+    let identity = ServerIdentity::load(&config, clock()).unwrap();
+    let client_of = |serial| client(&corp, Some(&corp.issue(&numbered(serial, leaf(&["spiffe://corp.test/a"], &[])))));
+    let enters = |serial| shake_hands(identity.current(), Arc::new(client_of(serial))).is_ok();
+    assert!(!enters(1) && enters(2) && enters(3));
+    assert_eq!(identity.lists_expire_at(), Some(noon() + HOUR));
+
+    // A broken list leaves the last good ones, and does not keep the certificate from being renewed; nor the reverse.
+    fs::write(lists.join("b.pem"), "half a li").unwrap();
+    let renewed = corp.issue(&living(leaf(&[], &["gatepost.test"]), noon(), noon() + 5 * HOUR));
+    fs::write(&config.certificate, &renewed.certificate_pem).unwrap();
+    fs::write(&config.private_key, &renewed.key_pem).unwrap();
+    let generation = identity.generation();
+    assert!(shown(identity.reload().unwrap_err()).starts_with("`lists/b.pem` does not hold"));
+    assert_eq!(identity.certificate_expires_at(), noon() + 5 * HOUR);
+    assert!(identity.generation() > generation && !enters(1) && enters(2));
+    fs::write(lists.join("b.pem"), pem(&list(3, &[1, 2]))).unwrap();
+    fs::write(&config.private_key, "half a ke").unwrap();
+    assert!(shown(identity.reload().unwrap_err()).starts_with("`tls.key`"));
+    assert!(!enters(1) && !enters(2) && enters(3), "the list is in force though the key is broken");
+    fs::write(&config.private_key, &renewed.key_pem).unwrap();
+    let generation = identity.generation();
+    assert!(!identity.reload().unwrap());
+    assert_eq!(identity.generation(), generation, "nothing changed");
+}
+
+#[test]
+fn revocation_lists_past_their_limit_are_not_read() {
+    let corp = Authority::new("corp");
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = write_server(folder.path(), &server_leaf(&corp), &corp.pem());
+    let list = corp.list(1, noon() + HOUR, &[1, 2, 3]).der().to_vec();
+    let files = [folder.path().join("one.crl"), folder.path().join("two.crl")];
+    files.iter().for_each(|file| fs::write(file, &list).unwrap());
+    config.revocation.lists = files.to_vec();
+    for (limit, expected, why) in [(2 * list.len(), true, "at `crl_bytes`"), (2 * list.len() - 1, false, "one past it")]
+    {
+        config.revocation.max_bytes = limit;
+        let loaded = ServerIdentity::load(&config, clock());
+        assert_eq!(loaded.is_ok(), expected, "{why}");
+        if let Err(error) = loaded {
+            assert!(error.to_string().contains("limits.crl_bytes"), "{error}");
+        }
+    }
 }
 
 /// Waits for the next word of the watch; the time-out is only for when it never comes.

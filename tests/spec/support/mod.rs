@@ -1,5 +1,7 @@
 //! Starts the real server in a world of its own.
 
+pub mod agent;
+pub mod authority;
 pub mod key_server;
 
 use std::net::SocketAddr;
