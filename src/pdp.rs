@@ -44,8 +44,10 @@ use crate::token::{TokenError, TokenFacts, VerifiedToken, Verifier};
 
 mod asserted;
 pub mod error;
+mod explain;
 
 pub use error::{DecideError, Refusal};
+pub use explain::Explained;
 
 /// Everything a decision needs. Built once by `app.rs`.
 pub struct Pdp {
@@ -101,20 +103,6 @@ pub struct Shared {
     pub subject: Subject,
     /// The questions; each may be malformed on its own.
     pub items: Vec<Result<Question, Misfit>>,
-}
-
-/// An answer, and what decided it.
-pub struct Explained {
-    /// The answer, as `check` gives it.
-    pub answer: Answer,
-    /// At which level it was asked.
-    pub level: &'static str,
-    /// The principal, as far as it is known.
-    pub principal: Option<EntityUid>,
-    /// Why the token was refused, from a closed list.
-    pub token_refusal: Option<&'static str>,
-    /// What the caller itself asserted.
-    pub asserted: Vec<String>,
 }
 
 /// What is learned on the way, for the record: it must be there even when the call ends early.
@@ -173,28 +161,6 @@ impl Pdp {
         let mut known = Known::default();
         let decided = self.within(call.deadline, self.decide(call, asked, false, &mut known)).await;
         self.conclude(call, &begun, known, call.circumstances.clone(), decided).await
-    }
-
-    /// Answers one question and tells what decided it, to a caller with the right to know. Decided like any other, but
-    /// neither from the cache nor into it: an explanation is of this very evaluation.
-    ///
-    /// # Errors
-    /// As [`check`](Self::check).
-    pub async fn explain(
-        &self,
-        call: &Call,
-        asked: impl FnOnce() -> Result<(Subject, Question), Misfit> + Send,
-    ) -> Result<Explained, Refusal> {
-        let begun = self.begin();
-        let _present = self.metrics.inflight();
-        let mut known = Known::default();
-        let decided = self.within(call.deadline, self.decide(call, asked, true, &mut known)).await;
-        let asked = known.question.as_ref();
-        let level = known.level.or(asked.map(QuestionFacts::level)).unwrap_or("object");
-        let asserted = asked.map(|asked| asked.asserted.clone()).unwrap_or_default();
-        let (principal, token_refusal) = (known.subject.principal.clone(), known.subject.token_refusal);
-        let answer = self.conclude(call, &begun, known, call.circumstances.clone(), decided).await?;
-        Ok(Explained { answer, level, principal, token_refusal, asserted })
     }
 
     /// Answers many questions of one subject, each on its own; one bad item spoils no other.
