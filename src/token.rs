@@ -10,6 +10,7 @@
 use std::collections::BTreeSet;
 use std::time::SystemTime;
 
+mod address;
 mod claims;
 mod confirmation;
 mod discovery;
