@@ -11,6 +11,7 @@
 use std::collections::BTreeSet;
 use std::time::SystemTime;
 
+mod address;
 pub mod api_key;
 mod claims;
 mod confirmation;

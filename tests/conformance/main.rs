@@ -8,6 +8,7 @@ mod cedar;
 mod fieldguide;
 mod fieldguide_jwt;
 mod jose;
+mod json;
 mod jwt;
 mod ocsf;
 mod spiffe;
