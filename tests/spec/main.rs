@@ -13,6 +13,7 @@
 mod support;
 mod wire;
 
+mod admin;
 mod architecture;
 mod audit_trail;
 mod bad_input;
@@ -27,8 +28,10 @@ mod mutations;
 mod operations;
 mod properties;
 mod reference;
+mod replicas;
 mod review;
 mod review_identity;
+mod revocation;
 mod telemetry;
 mod three_levels;
 mod whose_word;
