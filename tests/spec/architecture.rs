@@ -149,6 +149,7 @@ fn what_must_be_absent_is_absent() {
                 "grpc.rs",
                 "grpc/",
                 "app.rs",
+                "app/",
                 "client.rs",
                 "client/",
                 "proto.rs",

@@ -13,6 +13,7 @@
 mod support;
 mod wire;
 
+mod admin;
 mod api_keys;
 mod architecture;
 mod audit_trail;
@@ -35,8 +36,10 @@ mod opaque_tokens;
 mod operations;
 mod properties;
 mod reference;
+mod replicas;
 mod review;
 mod review_identity;
+mod revocation;
 mod rights;
 mod rotation;
 mod status_lists;

@@ -162,7 +162,13 @@ fn the_error_page_lists_every_word_of_a_record() {
     tokens.extend(words("src/caller/bond.rs", "pub fn reason(self)", "impl Bond"));
     tokens.sort();
     assert_eq!(listed("Why a token was refused"), tokens);
-    let peers = words("src/tls/peer.rs", "pub fn reason(self)", "impl Peer");
+    let revoked = words("src/revocation/list.rs", "pub fn reason(self)", "/// There is no room");
+    assert_eq!(listed("Why a token counts no longer"), revoked);
+    let mut peers = words("src/tls/peer.rs", "pub fn reason(self)", "impl Peer");
+    // Found on the list of revocations, and not in the certificate.
+    peers.push("CERTIFICATE_REVOKED".to_owned());
+    peers.sort();
+    peers.dedup();
     assert_eq!(listed("Why a certificate names nobody"), peers);
     let mut handshakes = words("src/grpc/server/handshake.rs", "match timeout(limit, shaking)", "\u{0}");
     handshakes.extend(words("src/grpc/server/seats.rs", "/// The limits, by the names", "/// Who holds a seat"));

@@ -22,12 +22,15 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
 
+pub mod operators;
+
 /// A running server, with the keys to its world.
 pub struct Gatepost {
     pub world: World,
     pub clock: Arc<ManualClock>,
     pub address: SocketAddr,
     pub ops_address: SocketAddr,
+    pub admin_address: Option<SocketAddr>,
     pub pdp: Arc<Pdp>,
     pub drain: CancellationToken,
     pub running: Option<JoinHandle<Result<app::Stopped, gatepost::audit::AuditError>>>,
@@ -77,11 +80,12 @@ impl Gatepost {
         let (metrics, registry) = Metrics::new(None).unwrap();
         let server = app::build(config, shared, metrics, registry).await.unwrap();
         let (address, ops_address, pdp) = (server.address, server.ops_address, Arc::clone(&server.pdp));
+        let admin_address = server.admin_address;
         let readiness = Arc::clone(&server.readiness);
         let drain = CancellationToken::new();
         let running = tokio::spawn(server.run(drain.clone()));
         eventually("the server is ready", || readiness.unmet().is_empty()).await;
-        Self { world, clock, address, ops_address, pdp, drain, running: Some(running), _folder: folder }
+        Self { world, clock, address, ops_address, admin_address, pdp, drain, running: Some(running), _folder: folder }
     }
 
     /// A file of the world's folder.
@@ -120,21 +124,7 @@ impl Gatepost {
 
     /// A connection with these files.
     pub async fn channel(&self, files: &ClientFiles) -> Result<Channel, tonic::transport::Error> {
-        let config = tls(files);
-        let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
-        let address = self.address;
-        Endpoint::from_static("https://localhost")
-            .connect_with_connector(tower::service_fn(move |_: http::Uri| {
-                let connector = connector.clone();
-                async move {
-                    let socket = tokio::net::TcpStream::connect(address).await?;
-                    socket.set_nodelay(true)?;
-                    let name = rustls_pki_types::ServerName::try_from("localhost").unwrap();
-                    let stream = connector.connect(name, socket).await?;
-                    Ok::<_, std::io::Error>(hyper_util::rt::TokioIo::new(stream))
-                }
-            }))
-            .await
+        channel_to(self.address, files).await
     }
 
     /// A token of `subject` of tenant acme with these roles, good for five minutes.
@@ -198,6 +188,24 @@ impl Gatepost {
         let running = self.running.take().unwrap();
         tokio::time::timeout(PATIENCE, running).await.expect("it stops").unwrap().unwrap()
     }
+}
+
+/// A connection to `address` with these files.
+pub async fn channel_to(address: SocketAddr, files: &ClientFiles) -> Result<Channel, tonic::transport::Error> {
+    let config = tls(files);
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+    Endpoint::from_static("https://localhost")
+        .connect_with_connector(tower::service_fn(move |_: http::Uri| {
+            let connector = connector.clone();
+            async move {
+                let socket = tokio::net::TcpStream::connect(address).await?;
+                socket.set_nodelay(true)?;
+                let name = rustls_pki_types::ServerName::try_from("localhost").unwrap();
+                let stream = connector.connect(name, socket).await?;
+                Ok::<_, std::io::Error>(hyper_util::rt::TokioIo::new(stream))
+            }
+        }))
+        .await
 }
 
 /// A client's TLS settings.
