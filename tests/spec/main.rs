@@ -27,6 +27,7 @@ mod failing_closed;
 mod limits;
 mod mutations;
 mod opaque_tokens;
+mod openid_provider;
 mod operations;
 mod properties;
 mod reference;
