@@ -33,6 +33,7 @@ mod keys_over_time;
 mod limits;
 mod mutations;
 mod opaque_tokens;
+mod openid_provider;
 mod operations;
 mod properties;
 mod reference;
