@@ -85,6 +85,14 @@ impl House {
         assert!(reached.await.is_ok(), "waited in vain: {what}");
     }
 
+    /// Sets that were looked at and not taken.
+    async fn refused(&self) -> f64 {
+        let metrics = self.gatepost.metrics().await;
+        let mut lines = metrics.lines().filter(|line| line.starts_with("gatepost_tls_reloads_total"));
+        let refused = lines.find(|line| line.contains("refused"));
+        refused.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or_default()
+    }
+
     /// The certificate that the listener shows.
     async fn shown(&self) -> Vec<u8> {
         let files = self.client(&self.shop, &spiffe_id("storefront"));
@@ -155,8 +163,10 @@ async fn the_last_good_identity_serves_while_the_agent_is_away_or_talks_nonsense
         (nothing, "nothing at all"),
     ];
     for (says, why) in nonsense {
+        let before = house.refused().await;
         house.agent.say(says);
-        // What comes after it is taken, so it was looked at.
+        let told = tokio::time::timeout(PATIENCE, async { while house.refused().await <= before {} });
+        assert!(told.await.is_ok(), "{why}: nobody was told");
         assert_eq!(house.ask(&files).await, Some(Code::Ok), "{why}");
         assert_eq!(house.shown().await, good, "{why}: the last good one serves");
     }

@@ -142,6 +142,12 @@ impl Agent {
         loop {
             match contexts.next().await {
                 None => return "the stream ended".to_owned(),
+                Some(Err(error)) if is_about_a_set(&error) => {
+                    let unusable = TlsError::AgentIdentity { socket: self.socket.clone(), why: plain(&error) };
+                    if tell.send(News::Unusable(unusable)).await.is_err() {
+                        return "nobody listens any more".to_owned();
+                    }
+                }
                 Some(Err(error)) => return plain(&error),
                 Some(Ok(context)) => {
                     *pause = FIRST_PAUSE;
@@ -167,7 +173,7 @@ impl Agent {
     }
 
     fn check(&self, context: &X509Context) -> Result<Material, TlsError> {
-        let bad = |why| TlsError::AgentIdentity { socket: self.socket.clone(), why };
+        let bad = |why: &str| TlsError::AgentIdentity { socket: self.socket.clone(), why: why.to_owned() };
         let svid = context.default_svid().ok_or_else(|| bad("there is no identity in it"))?;
         let chain: Vec<_> =
             svid.cert_chain().iter().map(|certificate| CertificateDer::from(certificate.as_bytes().to_vec())).collect();
@@ -218,6 +224,19 @@ impl Agent {
             source: PathBuf::from(&self.socket),
         })
     }
+}
+
+/// Whether the agent is there and what it said is wrong, so that the next set may be good.
+fn is_about_a_set(error: &spiffe::WorkloadApiError) -> bool {
+    use spiffe::WorkloadApiError as E;
+    matches!(
+        error,
+        E::MissingRequiredField { .. }
+            | E::InvalidResponseField { .. }
+            | E::X509Svid(_)
+            | E::X509Bundle(_)
+            | E::SpiffeId(_)
+    )
 }
 
 /// The library's word and the cause under it. Neither holds anything of what the agent gave.

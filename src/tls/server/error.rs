@@ -106,8 +106,8 @@ pub enum TlsError {
     AgentIdentity {
         /// The socket, as it was configured.
         socket: String,
-        /// What is wrong with it.
-        why: &'static str,
+        /// What is wrong with it, without any of it.
+        why: String,
     },
 }
 
