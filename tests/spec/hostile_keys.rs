@@ -14,11 +14,9 @@ use gatepost::proto::v1;
 use serde_json::{Value, json};
 use tonic::transport::Channel;
 
-use crate::support::key_server::{Answer, KeyServer, Signer, Trap, forged, jwks};
+use crate::support::key_server::{ALGORITHMS, Answer, KeyServer, Signer, Trap, forged, jwks};
 use crate::support::{Gatepost, PATIENCE, eventually};
 use crate::wire::{Reply, channel, check, object, reference, text, with_token};
-
-const ALGORITHMS: [&str; 4] = ["RS256", "PS256", "ES256", "EdDSA"];
 
 /// A question about one's own order.
 fn question(token: &str, subject: &str) -> v1::CheckRequest {

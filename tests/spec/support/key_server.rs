@@ -17,6 +17,9 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpListener;
 
+/// Everything that an issuer with public keys can be pinned to.
+pub const ALGORITHMS: [&str; 9] = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA"];
+
 /// An Ed25519 key of the issuer, by its id.
 pub struct Signer {
     pub id: String,
@@ -198,7 +201,7 @@ impl KeyServer {
     /// Makes `issuer` one whose keys are at `/jwks` here.
     pub fn give_keys_to(&self, issuer: &mut Value) {
         issuer.as_object_mut().unwrap().remove("jwks_file");
-        issuer["algorithms"] = json!(["RS256", "PS256", "ES256", "EdDSA"]);
+        issuer["algorithms"] = json!(ALGORITHMS);
         issuer["jwks_url"] = json!(self.url("/jwks"));
         issuer["jwks_ca"] = json!(self.ca.path());
         issuer["allow_private_addresses"] = json!(true);
