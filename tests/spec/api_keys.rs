@@ -178,7 +178,8 @@ fn eight_that_make_keys_at_once_lose_none() {
     let listed: Value = serde_json::from_slice(&listed.stdout).unwrap();
     let mut ids: Vec<String> =
         listed.as_array().unwrap().iter().map(|key| key["id"].as_str().unwrap().to_owned()).collect();
-    (made.sort(), ids.sort());
+    made.sort();
+    ids.sort();
     assert_eq!(made, ids);
     assert!(!listed.to_string().contains("sha256"), "what a secret hashes to is nobody's business");
 }

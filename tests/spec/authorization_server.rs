@@ -147,11 +147,6 @@ impl AuthorizationServer {
         self.asked.lock().clone()
     }
 
-    /// How many questions there were for `path`.
-    pub fn count(&self, path: &str) -> usize {
-        self.asked.lock().iter().filter(|asked| asked.path == path).count()
-    }
-
     /// Settings of an issuer whose tokens are opaque.
     pub fn issuer(&self) -> Value {
         json!({

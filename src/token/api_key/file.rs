@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 
 use ipnet::{IpNet, Ipv4Net};
@@ -165,6 +165,9 @@ impl ApiKeyFile {
         create: bool,
         change: impl FnOnce(&mut Self) -> Result<T, E>,
     ) -> Result<T, E> {
+        // Where a link leads, so that it stays a link.
+        let real = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let path = real.as_path();
         // The file itself is replaced, so the lock is on one beside it that stays.
         let lock = beside(path, ".lock");
         let locked = OpenOptions::new()
@@ -197,8 +200,9 @@ impl ApiKeyFile {
         if text.len() > limits.api_key_file_bytes {
             return Err(ApiKeyFileError::Size { path: path.to_owned() });
         }
-        // A file that others may read (a group that the server is in) stays so.
-        let mode = std::fs::metadata(path).map_or(0o600, |facts| facts.permissions().mode() & 0o777);
+        // A file that the server may read as another user or in a group stays so; where that can't be, nothing changes.
+        let before = std::fs::metadata(path).ok();
+        let mode = before.as_ref().map_or(0o600, |facts| facts.permissions().mode() & 0o777);
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let written = tempfile::Builder::new()
             .prefix(".apikeys-")
@@ -206,6 +210,10 @@ impl ApiKeyFile {
             .tempfile_in(folder)
             .and_then(|mut aside| {
                 aside.write_all(&text)?;
+                let made = aside.as_file().metadata()?;
+                if let Some(before) = before.filter(|before| (before.uid(), before.gid()) != (made.uid(), made.gid())) {
+                    fchown(aside.as_file(), Some(before.uid()), Some(before.gid()))?;
+                }
                 aside.as_file().set_permissions(std::fs::Permissions::from_mode(mode))?;
                 aside.as_file().sync_all()?;
                 aside.persist(path).map_err(|error| error.error)?;

@@ -221,6 +221,11 @@ fn changes_at_once_come_one_after_the_other_and_the_mode_is_kept() {
     };
     ApiKeyFile::change(&path, &Limits::default(), false, strike).unwrap();
     assert_eq!(mode(), 0o640, "one that a group may read stays so");
+    let link = folder.path().join("link.json");
+    std::os::unix::fs::symlink(&path, &link).unwrap();
+    ApiKeyFile::change(&link, &Limits::default(), false, |_| Ok::<_, ApiKeyFileError>(())).unwrap();
+    assert!(std::fs::symlink_metadata(&link).unwrap().is_symlink(), "a link stays a link");
+    std::fs::remove_file(link).unwrap();
     let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(left.len(), 2, "nothing lies about but the lock: {left:?}");
 
@@ -261,4 +266,30 @@ async fn a_changed_file_is_taken_and_a_broken_one_changes_nothing() {
     assert_eq!((good(&old), good(&new)), (false, true), "revoked");
     cancel.cancel();
     watching.await.unwrap();
+}
+
+/// THREATS T13: whoever guesses ids learns nothing from the clock. Medians of interleaved samples, so that a busy machine
+/// disturbs both alike; the work that must not be skipped, the hash of the secret, is almost half of all.
+#[test]
+fn an_unknown_id_takes_as_long_as_a_wrong_secret() {
+    let rounds = if std::env::var_os("GATEPOST_LONG").is_some() { 50_000 } else { 5_000 };
+    let (known, _) = key(|_| ());
+    let (_, entry) = key(|_| ());
+    let keys = Bench::of(&[file::ApiKeyEntry { id: text::id_of(&known).unwrap().to_owned(), ..entry }]).open();
+    let (wrong_secret, unknown_id) = (present(&known, None), present(&key(|_| ()).0, None));
+    let clock = crate::clock::SystemClock::shared();
+    let timed = |presented: &PresentedKey| {
+        let begun = clock.monotonic();
+        let refused = keys.verify(presented, noon());
+        let took = clock.monotonic() - begun;
+        assert_eq!(refused.unwrap_err().error, TokenError::ApiKey);
+        took
+    };
+    let (mut wrong, mut unknown): (Vec<_>, Vec<_>) =
+        (0..rounds).map(|_| (timed(&wrong_secret), timed(&unknown_id))).unzip();
+    wrong.sort();
+    unknown.sort();
+    let (wrong, unknown) = (wrong[rounds / 2], unknown[rounds / 2]);
+    let ratio = wrong.as_secs_f64() / unknown.as_secs_f64();
+    assert!((0.75..1.33).contains(&ratio), "{rounds} rounds: a wrong secret {wrong:?}, an unknown id {unknown:?}");
 }

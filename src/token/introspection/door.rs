@@ -175,4 +175,35 @@ mod tests {
         std::fs::write(file.path(), vec![b'x'; 64 * 1024 + 1]).unwrap();
         assert!(secret(file.path()).is_err(), "endless");
     }
+    /// Secrets and certificates are renewed beside a running server; a broken one changes nothing.
+    #[test]
+    fn a_renewed_secret_is_taken_and_a_broken_one_is_not() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "first\n").unwrap();
+        let config = IntrospectionConfig {
+            url: "https://as.test/introspect".parse().unwrap(),
+            client_id: "us".to_owned(),
+            authentication: ClientAuthentication::SecretFile(file.path().to_owned()),
+            ca: None,
+            allow_private_addresses: false,
+            token_prefix: String::new(),
+            max_cache: std::time::Duration::from_secs(30),
+            require_audience: true,
+        };
+        let limits = Limits::default();
+        let said = |door: &Door| door.authorization.as_ref().map(|text| text.expose_secret().to_owned());
+        let door = Door::open(&config, &limits).unwrap();
+        assert_eq!(said(&door), Some(basic("us", "first").expose_secret().to_owned()));
+        assert!(door.renewed(&config, &limits).unwrap().is_none(), "nothing is new");
+
+        std::fs::write(file.path(), "second\n").unwrap();
+        let door = door.renewed(&config, &limits).unwrap().unwrap();
+        assert_eq!(said(&door), Some(basic("us", "second").expose_secret().to_owned()));
+        assert!(!format!("{door:?}").contains("c2Vjb25k"), "it does not print");
+
+        std::fs::write(file.path(), "\n").unwrap();
+        assert_eq!(door.renewed(&config, &limits).err(), Some(SetupProblem::ClientSecret), "empty");
+        std::fs::remove_file(file.path()).unwrap();
+        assert_eq!(door.renewed(&config, &limits).err(), Some(SetupProblem::ClientSecret), "gone");
+    }
 }
