@@ -24,7 +24,7 @@ const DOOR: &str = "src/grpc/server/tests.rs";
 const TOKENS: &str = "src/token/tests.rs";
 
 /// Which test holds which limit. A new limit without a row fails the test below.
-const HELD: [(&str, &str, &str); 42] = [
+const HELD: [(&str, &str, &str); 43] = [
     ("token_bytes", HERE, "a_token_past_a_limit_is_denied"),
     ("token_json_depth", HERE, "a_token_past_a_limit_is_denied"),
     ("token_claims", HERE, "a_token_past_a_limit_is_denied"),
@@ -65,6 +65,7 @@ const HELD: [(&str, &str, &str); 42] = [
     ("jwks_refresh_floor", TOKENS, "a_flood_of_unknown_keys_makes_one_fetch_a_floor"),
     ("jwks_refresh_interval", TOKENS, "a_key_file_is_read_again_and_a_broken_one_changes_nothing"),
     ("jwks_max_stale", TOKENS, "the_last_good_keys_serve_through_an_outage_until_they_are_too_old"),
+    ("revocations", "src/revocation/tests.rs", "past_the_limit_new_ones_are_refused_told_and_none_is_dropped"),
     ("audit_record_bytes", HERE, "an_answer_whose_record_is_too_long_is_withheld_on_record"),
     ("audit_record_bytes", "src/audit/writer/tests.rs", "a_record_at_its_limit_is_written_and_one_past_it_is_an_error"),
 ];
