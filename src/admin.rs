@@ -14,7 +14,6 @@
 //! A call that is refused is recorded once. Knows nothing of gRPC, and of tokens no more than the issuers' names.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -48,7 +47,6 @@ pub struct Admin {
     trail: Trail,
     metrics: Metrics,
     clock: SharedClock,
-    listener: SocketAddr,
     /// One change at a time: the order of records is the order of changes.
     changing: tokio::sync::Mutex<()>,
 }
@@ -65,8 +63,6 @@ pub struct Parts {
     pub metrics: Metrics,
     /// Time.
     pub clock: SharedClock,
-    /// Where the listener is bound.
-    pub listener: SocketAddr,
 }
 
 /// An operator, and how fast he goes.
@@ -119,7 +115,7 @@ impl Admin {
     /// Takes the checked enrolment; its names are unique. Ids of subjects have `id_bytes` at most, as in tokens.
     #[must_use]
     pub fn new(operators: &[Operator], issuers: &[TrustedIssuer], id_bytes: usize, parts: Parts) -> Arc<Self> {
-        let Parts { revocations, file, trail, metrics, clock, listener } = parts;
+        let Parts { revocations, file, trail, metrics, clock } = parts;
         let seat = |operator: &Operator| Seat { operator: operator.clone(), pace: Mutex::default() };
         Arc::new(Self {
             operators: operators.iter().map(|operator| (operator.name.clone(), seat(operator))).collect(),
@@ -129,7 +125,6 @@ impl Admin {
             trail,
             metrics,
             clock,
-            listener,
             changing: tokio::sync::Mutex::default(),
         })
     }
@@ -271,7 +266,6 @@ impl Admin {
             time: begun.time,
             operation: operation(call),
             operator: known.operator.clone(),
-            listener: self.listener,
             request_id: call.request_id.clone(),
             change: known.change.clone(),
             failure: error.map(AdminError::failure),

@@ -209,8 +209,6 @@ pub struct AdminEntry {
     pub operation: &'static str,
     /// The operator.
     pub operator: CallerFacts,
-    /// The listener's address.
-    pub listener: SocketAddr,
     /// The operator's name for the request.
     pub request_id: Option<RequestId>,
     /// What was asked for, as far as it could be read.

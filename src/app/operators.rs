@@ -108,7 +108,6 @@ impl Office {
             trail: pdp.trail.clone(),
             metrics: pdp.metrics.clone(),
             clock: Arc::clone(&pdp.clock),
-            listener: address,
         };
         let admin = Admin::new(&settings.operators, &config.issuers, config.limits.id_bytes, parts);
         Ok(Self { address, listener, identity, admin })

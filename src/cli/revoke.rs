@@ -133,8 +133,9 @@ pub enum What {
     },
     /// A certificate of a calling service or an operator
     Certificate {
-        /// A PEM file, or the SHA-256 fingerprint of its first certificate
-        certificate: String,
+        /// A PEM file, whose first certificate is meant, or a SHA-256 fingerprint
+        #[arg(value_name = "CERTIFICATE")]
+        which: String,
         /// When it expires; read from the file when there is one
         #[arg(long, value_name = "TIME", value_parser = read::until)]
         until: Option<jiff::Timestamp>,
@@ -185,8 +186,8 @@ async fn carry_out(args: &RevokeArgs) -> Result<show::Shown, Failure> {
         What::Session { id, issuer, until, reason } => {
             office.session(&read::given(id)?, issuer, *until, reason).await?
         }
-        What::Certificate { certificate, until, reason } => {
-            let (sha256, until) = read::certificate(certificate, *until)?;
+        What::Certificate { which, until, reason } => {
+            let (sha256, until) = read::certificate(which, *until)?;
             office.certificate(&sha256, until, reason).await?
         }
         What::List { limit } => office.list(*limit).await?,

@@ -12,8 +12,8 @@ use std::time::{Duration, SystemTime};
 
 use crate::support::say;
 use gatepost::audit::{
-    CallEntry, CallerFacts, Entry, HandshakeEntry, HostFacts, LifecycleEntry, Outcome, PolicyEntry, QuestionFacts,
-    SubjectFacts, Trail,
+    AdminEntry, AdminFailure, CallEntry, CallerFacts, ChangeFacts, Entry, HandshakeEntry, HostFacts, LifecycleEntry,
+    Outcome, PolicyEntry, QuestionFacts, SubjectFacts, Trail,
 };
 use gatepost::clock::SystemClock;
 use gatepost::config::{AuditConfig, AuditSink, Limits};
@@ -266,6 +266,33 @@ fn entries() -> Vec<(String, Entry)> {
         (None, None, 1),
     ] {
         all.push((format!("policy {problems}"), Entry::Policy(PolicyEntry { time: noon(), before, after, problems })));
+    }
+    for (operation, change) in [("RevokeSubject", true), ("ListRevocations", false), ("unknown", false)] {
+        for failure in [
+            None,
+            Some(AdminFailure { status: "PERMISSION_DENIED", reason: "OPERATOR_NOT_ENTITLED", ours: false }),
+            Some(AdminFailure { status: "UNAVAILABLE", reason: "REVOCATION_NOT_STORED", ours: true }),
+        ] {
+            let change = change.then(|| ChangeFacts {
+                kind: "subject",
+                key: "ab".repeat(32),
+                issuer: Some("https://issuer.test".to_owned()),
+                subject: Some("alice\u{202e}".to_owned()),
+                issued_before: Some(1_800_000_000),
+                until: 1_800_000_600,
+                reason: "laptop stolen".to_owned(),
+            });
+            let entry = AdminEntry {
+                call_id: DecisionId::mint(noon()),
+                time: noon(),
+                operation,
+                operator: CallerFacts { address: Some(address("[2001:db8::1]:50000")), ..CallerFacts::default() },
+                request_id: RequestId::parse("case-4711"),
+                change,
+                failure,
+            };
+            all.push((format!("{operation} {failure:?}"), Entry::Admin(Box::new(entry))));
+        }
     }
     for started in [true, false] {
         all.push((format!("started {started}"), Entry::Lifecycle(LifecycleEntry { time: noon(), started })));

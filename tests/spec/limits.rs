@@ -27,7 +27,7 @@ const API_KEYS: &str = "src/token/api_key/tests.rs";
 const STATUSES: &str = "tests/spec/status_lists.rs";
 
 /// Which test holds which limit. A new limit without a row fails the test below.
-const HELD: [(&str, &str, &str); 54] = [
+const HELD: [(&str, &str, &str); 55] = [
     ("token_bytes", HERE, "a_token_past_a_limit_is_denied"),
     ("token_json_depth", HERE, "a_token_past_a_limit_is_denied"),
     ("token_claims", HERE, "a_token_past_a_limit_is_denied"),
@@ -79,6 +79,7 @@ const HELD: [(&str, &str, &str); 54] = [
     ("status_list_refresh_floor", STATUSES, "a_status_that_nobody_can_tell_is_no_status"),
     ("status_list_refresh_interval", STATUSES, "a_status_that_nobody_can_tell_is_no_status"),
     ("status_list_max_age", STATUSES, "a_status_that_nobody_can_tell_is_no_status"),
+    ("revocations", "src/revocation/tests.rs", "past_the_limit_new_ones_are_refused_told_and_none_is_dropped"),
     ("audit_record_bytes", HERE, "an_answer_whose_record_is_too_long_is_withheld_on_record"),
     ("crl_bytes", "src/tls/server/tests.rs", "revocation_lists_past_their_limit_are_not_read"),
     ("audit_record_bytes", "src/audit/writer/tests.rs", "a_record_at_its_limit_is_written_and_one_past_it_is_an_error"),

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use gatepost::cli::demo::world::{ClientFiles, World, spiffe_id};
 use gatepost::client::Client;
-use gatepost::clock::{Clock as _, SharedClock, SystemClock, unix_seconds};
+use gatepost::clock::{SharedClock, SystemClock, unix_seconds};
 use gatepost::revocation::{Key, Kind, Revocation};
 use parking_lot::Mutex;
 use serde_json::{Value, json};

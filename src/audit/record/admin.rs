@@ -1,7 +1,7 @@
 //! The record of an operator's call: Entity Management 3004, as for policies. Written before what it tells of takes
 //! effect.
 
-use super::{Frame, bare, caller_label, listener, source};
+use super::{Frame, bare, caller_label, source};
 use crate::audit::ocsf::{
     Actor, Event, FAILURE, HIGH, INFORMATIONAL, LOW, MEDIUM, ManagedEntity, REVOCATION, Revoked, SUCCESS,
 };
@@ -37,7 +37,6 @@ pub(super) fn of_admin<'a>(call: &'a AdminEntry, frame: &'a Frame) -> Event<'a> 
     event.entity_result = call.change.as_ref().filter(|_| call.failure.is_none()).map(|change| entity(Some(change)));
     event.comment = call.change.as_ref().map(|change| Text::new(&change.reason));
     event.src_endpoint = Some(source(&call.operator));
-    event.dst_endpoint = Some(listener(call.listener, frame));
     let ours = &mut event.unmapped.gatepost;
     ours.operation = Some(call.operation);
     ours.certificate_sha256 = call.operator.certificate_sha256.as_deref().map(Text::new);
