@@ -49,6 +49,8 @@ pub(crate) struct Leaf {
     pub(crate) certificate: CertificateDer<'static>,
     pub(crate) certificate_pem: String,
     pub(crate) key_pem: String,
+    /// Certificates that are shown with it.
+    pub(crate) above: Vec<CertificateDer<'static>>,
     key: Vec<u8>,
 }
 
@@ -95,7 +97,11 @@ impl Authority {
 
     /// An authority under this one, whose certificate names these uses.
     pub(crate) fn subordinate(&self, uses: &[KeyUsagePurpose]) -> Self {
-        let mut params = CertificateParams::default();
+        self.subordinate_of(uses, CertificateParams::default())
+    }
+
+    /// The same from other parameters.
+    pub(crate) fn subordinate_of(&self, uses: &[KeyUsagePurpose], mut params: CertificateParams) -> Self {
         params.distinguished_name.push(DnType::CommonName, "subordinate");
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.serial_number = Some(Self::SUBORDINATE.into());
@@ -118,6 +124,7 @@ impl Authority {
             certificate_pem: certificate.pem(),
             certificate: certificate.der().clone(),
             key_pem: key.serialize_pem(),
+            above: Vec::new(),
             key: key.serialize_der(),
         }
     }
@@ -221,7 +228,10 @@ pub(crate) fn client_of(
         .unwrap()
         .with_root_certificates(authority.roots());
     let mut config = match leaf {
-        Some(leaf) => builder.with_client_auth_cert(vec![leaf.certificate.clone()], leaf.key()).unwrap(),
+        Some(leaf) => {
+            let chain = std::iter::once(&leaf.certificate).chain(&leaf.above).cloned().collect();
+            builder.with_client_auth_cert(chain, leaf.key()).unwrap()
+        }
         None => builder.with_no_client_auth(),
     };
     config.alpn_protocols = vec![b"h2".to_vec()];
@@ -259,7 +269,18 @@ pub(crate) fn peer_with(authority: &Authority, params: CertificateParams, names:
     let folder = tempfile::tempdir().unwrap();
     let server = authority.issue(&leaf(&[], &["gatepost.test"]));
     let identity = ServerIdentity::load(&write_server(folder.path(), &server, &authority.pem()), clock()).unwrap();
-    let client = client(authority, Some(&authority.issue(&params)));
+    peer_at(&identity, authority, &authority.issue(&params), names)
+}
+
+/// A peer that really showed `leaf` to `identity`, whose own certificate is of `authority`.
+pub(crate) fn peer_at(
+    identity: &Arc<ServerIdentity>,
+    authority: &Authority,
+    leaf: &Leaf,
+    names: &IdentityConfig,
+) -> Peer {
+    let generation = identity.generation();
+    let client = client(authority, Some(leaf));
     let (server, _client) = shake_hands(identity.current(), Arc::new(client)).unwrap();
-    Peer::of(&server, "192.0.2.7:4711".parse().unwrap(), names, &identity, identity.generation()).unwrap()
+    Peer::of(&server, "192.0.2.7:4711".parse().unwrap(), names, identity, generation).unwrap()
 }

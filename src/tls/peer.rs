@@ -10,10 +10,8 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use parking_lot::Mutex;
 use rustls::ServerConnection;
 use rustls_pki_types::CertificateDer;
 use x509_parser::certificate::X509Certificate;
@@ -27,8 +25,9 @@ use crate::config::{CallerName, IdentityConfig};
 use crate::model::spiffe_id::{SpiffeId, TrustDomain};
 use crate::tls::server::ServerIdentity;
 
-/// How long the last verification of a chain counts when nothing is known to have changed.
-const VERIFIED_FOR: u64 = 60;
+mod standing;
+
+use standing::Standing;
 
 /// The other end of one connection. Made once, after the handshake, by [`Peer::of`].
 ///
@@ -44,21 +43,6 @@ pub struct Peer {
     not_after: SystemTime,
     name: Result<CallerName, IdentityError>,
     standing: Standing,
-}
-
-/// Whether the chain of a peer still holds.
-#[derive(Debug)]
-struct Standing {
-    chain: Vec<CertificateDer<'static>>,
-    identity: Arc<ServerIdentity>,
-    /// What was found when it was verified last; see [`Standing::VERDICTS`]. Written before the generation.
-    verdict: AtomicU8,
-    /// By which generation of the identity it was verified last.
-    generation: AtomicU64,
-    /// Until when that counts, in seconds since 1970.
-    due: AtomicU64,
-    /// One verification at a time, so that an older one can't overtake a newer.
-    verifying: Mutex<()>,
 }
 
 /// Why a verified certificate names no workload.
@@ -158,15 +142,7 @@ impl Peer {
             not_before,
             not_after,
             name: identify(leaf, names),
-            standing: Standing {
-                chain: chain.to_vec(),
-                identity: Arc::clone(identity),
-                verdict: AtomicU8::new(0),
-                generation: AtomicU64::new(generation),
-                // The first call sets it.
-                due: AtomicU64::new(0),
-                verifying: Mutex::new(()),
-            },
+            standing: Standing::new(chain.to_vec(), Arc::clone(identity), generation),
         })
     }
 
@@ -221,55 +197,6 @@ impl Peer {
     #[must_use]
     pub fn not_after(&self) -> SystemTime {
         self.not_after
-    }
-}
-
-impl Standing {
-    const VERDICTS: [Result<(), IdentityError>; 3] =
-        [Ok(()), Err(IdentityError::Revoked), Err(IdentityError::NotTrusted)];
-
-    /// Two comparisons while nothing changed.
-    fn at(&self, now: SystemTime) -> Result<(), IdentityError> {
-        if let Some(verdict) = self.known(unix_seconds(now)) {
-            return verdict;
-        }
-        let _one_at_a_time = self.verifying.lock();
-        if let Some(verdict) = self.known(unix_seconds(now)) {
-            return verdict;
-        }
-        // Taken first: should something change while the chain is verified, it is verified again.
-        let generation = self.identity.generation();
-        let verdict: u8 = match self.identity.stands(&self.chain, now) {
-            Ok(()) => 0,
-            Err(webpki::Error::CertRevoked) => 1,
-            Err(_) => 2,
-        };
-        self.verdict.store(verdict, Ordering::Relaxed);
-        self.due.store(self.due_after(now), Ordering::Relaxed);
-        self.generation.store(generation, Ordering::Release);
-        Self::verdict(verdict)
-    }
-
-    /// What was found last, if it still counts.
-    fn known(&self, now: u64) -> Option<Result<(), IdentityError>> {
-        let verified_by = self.generation.load(Ordering::Acquire);
-        let left = self.due.load(Ordering::Relaxed).checked_sub(now)?;
-        // More than that is left only if the clock was set back.
-        let counts = verified_by == self.identity.generation() && (1..=VERIFIED_FOR).contains(&left);
-        counts.then(|| Self::verdict(self.verdict.load(Ordering::Relaxed)))
-    }
-
-    fn verdict(number: u8) -> Result<(), IdentityError> {
-        Self::VERDICTS.get(usize::from(number)).copied().unwrap_or(Err(IdentityError::NotTrusted))
-    }
-
-    /// A minute from now, or as soon as a certificate of the chain or a list runs out: its last second is its own.
-    fn due_after(&self, now: SystemTime) -> u64 {
-        let ends = self.chain.iter().filter_map(validity).map(|(_, end)| end);
-        let ends = ends.chain(self.identity.next_list_end(now)).map(|end| unix_seconds(end).saturating_add(1));
-        let now = unix_seconds(now);
-        let next = ends.filter(|end| *end > now).min().unwrap_or(u64::MAX);
-        next.min(now.saturating_add(VERIFIED_FOR))
     }
 }
 

@@ -29,11 +29,14 @@ use list::RevocationList;
 /// the newest are kept. One of them may be the true one.
 const MAX_UNPROVEN: usize = 4;
 
+/// The lists of one issuer by their issuing distribution point, if they have one; the newest first.
+type Partitions = HashMap<Option<Vec<u8>>, Vec<Arc<RevocationList>>>;
+
 /// The lists in force.
 #[derive(Debug)]
 pub struct Lists {
-    /// By issuer (the content of its distinguished name) and partition; the newest first.
-    groups: HashMap<Vec<u8>, HashMap<Option<Vec<u8>>, Vec<Arc<RevocationList>>>>,
+    /// By issuer: the content of its distinguished name.
+    groups: HashMap<Vec<u8>, Partitions>,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
@@ -60,7 +63,7 @@ impl Lists {
         let offered: Vec<_> = read.into_iter().map(Arc::new).collect();
         for list in self.every().chain(&offered).filter(|list| seen.insert(list.hash)) {
             let partition = list.parsed.issuing_distribution_point().map(<[u8]>::to_vec);
-            let of_issuer: &mut HashMap<_, Vec<_>> = groups.entry(list.parsed.issuer().to_vec()).or_default();
+            let of_issuer: &mut Partitions = groups.entry(list.parsed.issuer().to_vec()).or_default();
             of_issuer.entry(partition).or_default().push(Arc::clone(list));
         }
         let known: Vec<_> = authorities.with_subjects().filter(|(_, authority)| authority.may_sign_lists).collect();
@@ -98,7 +101,8 @@ impl Lists {
                 unproven += 1;
                 return unproven <= MAX_UNPROVEN;
             }
-            signers.into_keys().fold(false, |is_first, signer| covered.insert(signer) || is_first)
+            // Each of them is covered from here on, so all are looked at.
+            signers.into_keys().filter(|signer| covered.insert(*signer)).count() > 0
         });
     }
 

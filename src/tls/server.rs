@@ -54,7 +54,7 @@ pub struct ServerIdentity {
     /// Counts the reloads that took an authority away.
     withdrawals: watch::Sender<u64>,
     /// One reload at a time, so that an older read can't overtake a newer one. Holds the hash of the lists' files as they
-    /// were when they were last good.
+    /// were when they were last taken.
     reloading: Mutex<Option<blake3::Hash>>,
 }
 
@@ -80,7 +80,7 @@ impl ServerIdentity {
     pub fn load(config: &ListenerTls, clock: SharedClock) -> Result<Arc<Self>, TlsError> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let files = Files::of(config);
-        let material = files.material(None, &provider, &clock)?;
+        let material = files.material(None, &clock)?;
         Self::begin(Source::Files(files), material, &config.revocation, config.reload_interval, provider, clock)
     }
 
@@ -90,7 +90,7 @@ impl ServerIdentity {
     /// [`TlsError`] says what the agent lacks; or, of revocation lists, what a file does.
     pub async fn from_workload_api(config: &WorkloadApi, clock: SharedClock) -> Result<Arc<Self>, TlsError> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let agent = Arc::new(Agent::new(config, Arc::clone(&provider), Arc::clone(&clock)));
+        let agent = Arc::new(Agent::new(config, Arc::clone(&clock)));
         let material = agent.first().await?;
         Self::begin(Source::Agent(agent), material, &config.revocation, config.reload_interval, provider, clock)
     }
@@ -146,9 +146,9 @@ impl ServerIdentity {
             Ok(material) => (material, None),
             Err(error) => (Arc::clone(&before.material), Some(error)),
         };
-        let (lists, more_trouble) = match self.renewed_lists(&before, &material, &mut read) {
-            Ok(lists) => (lists, None),
-            Err(error) => (Arc::clone(&before.lists), Some(error)),
+        let (lists, content, more_trouble) = match self.renewed_lists(&before, &material, *read) {
+            Ok((lists, content)) => (lists, content, None),
+            Err(error) => (Arc::clone(&before.lists), *read, Some(error)),
         };
         let changed = !Arc::ptr_eq(&material, &before.material) || !Arc::ptr_eq(&lists, &before.lists);
         if changed {
@@ -159,6 +159,7 @@ impl ServerIdentity {
                 self.withdrawals.send_modify(|count| *count += 1);
             }
         }
+        *read = content;
         match trouble.or(more_trouble) {
             Some(error) => Err(error),
             None => Ok(changed),
@@ -167,27 +168,27 @@ impl ServerIdentity {
 
     fn material(&self, before: &Arc<Material>) -> Result<Arc<Material>, TlsError> {
         match &self.source {
-            Source::Files(files) => files.material(Some(before), &self.provider, &self.clock),
+            Source::Files(files) => files.material(Some(before), &self.clock),
             Source::Agent(agent) => Ok(agent.latest().unwrap_or_else(|| Arc::clone(before))),
         }
     }
 
-    /// The lists as they are to be now; those of `before` themselves when neither files nor authorities changed.
+    /// The lists as they are to be now, and the hash of their files; those of `before` themselves when neither the files,
+    /// whose hash was `read`, nor the authorities changed.
     fn renewed_lists(
         &self,
         before: &Loaded,
         material: &Arc<Material>,
-        read: &mut Option<blake3::Hash>,
-    ) -> Result<Arc<Lists>, TlsError> {
-        let Some(files) = &self.lists else { return Ok(Arc::clone(&before.lists)) };
+        read: Option<blake3::Hash>,
+    ) -> Result<(Arc<Lists>, Option<blake3::Hash>), TlsError> {
+        let Some(files) = &self.lists else { return Ok((Arc::clone(&before.lists), None)) };
         let texts = files.read()?;
         let content = Some(texts.content());
-        if content == *read && Arc::ptr_eq(material, &before.material) {
-            return Ok(Arc::clone(&before.lists));
+        if content == read && Arc::ptr_eq(material, &before.material) {
+            return Ok((Arc::clone(&before.lists), content));
         }
         let lists = taken(&before.lists, texts.lists()?, material, files)?;
-        *read = content;
-        Ok(Arc::new(lists))
+        Ok((Arc::new(lists), content))
     }
 
     /// Changes whenever something else came into force: certificates of clients are then to be verified anew.

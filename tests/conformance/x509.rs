@@ -16,6 +16,7 @@ use serde::Deserialize;
 mod clients;
 mod limbo;
 mod live;
+mod rekey;
 mod webpki_suite;
 
 /// What a case trusts and holds against a chain.

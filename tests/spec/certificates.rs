@@ -308,3 +308,43 @@ async fn no_header_changes_who_is_calling() {
     }
     println!("{} headers, 0 changed the caller", headers.len());
 }
+
+/// RFC 8446 section 2.2: a resumed session does not show its certificate. The client keeps sessions and would resume.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_thousand_attempts_no_session_is_resumed() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let gatepost = Gatepost::start().await;
+    let mut config = crate::support::tls(&gatepost.client_files("storefront"));
+    config.resumption = rustls::client::Resumption::in_memory_sessions(4096);
+    config.enable_early_data = true;
+    let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
+    let name = || rustls_pki_types::ServerName::try_from("localhost").unwrap();
+    let (mut resumed, mut tickets) = (0, 0);
+    for _ in 0..1000 {
+        let socket = tokio::net::TcpStream::connect(gatepost.address).await.unwrap();
+        let mut stream = connector.connect(name(), socket).await.unwrap();
+        // The preface of HTTP/2 and an empty SETTINGS; the server's own comes after any ticket that it would give.
+        let hello = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".as_slice(), &[0, 0, 0, 4, 0, 0, 0, 0, 0]].concat();
+        stream.write_all(&hello).await.unwrap();
+        stream.read_exact(&mut [0; 9]).await.unwrap();
+        let connection = stream.get_ref().1;
+        resumed += u32::from(connection.handshake_kind() == Some(rustls::HandshakeKind::Resumed));
+        tickets += connection.tls13_tickets_received();
+    }
+    println!("1000 resumption attempts: {resumed} resumed, {tickets} tickets");
+    assert_eq!((resumed, tickets), (0, 0));
+
+    // And nothing before TLS 1.3, whose sessions are resumed by an id that the server would have to forget.
+    let files = gatepost.client_files("storefront");
+    let modern = crate::support::tls(&files);
+    let provider = std::sync::Arc::clone(modern.crypto_provider());
+    let old = rustls::ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS12])
+        .unwrap()
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth();
+    let socket = tokio::net::TcpStream::connect(gatepost.address).await.unwrap();
+    let refused = tokio_rustls::TlsConnector::from(std::sync::Arc::new(old)).connect(name(), socket).await;
+    let told = refused.unwrap_err().to_string();
+    assert!(told.contains("ProtocolVersion"), "{told}");
+}

@@ -1,5 +1,5 @@
 use super::*;
-use crate::tls::fixture::{Authority, leaf, living, names, noon, peer_with};
+use crate::tls::fixture::{Authority, clock, leaf, living, names, noon, numbered, peer_at, peer_with, write_server};
 use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose};
 
 const ORDERS: &str = "spiffe://corp.test/ns/prod/sa/orders";
@@ -117,4 +117,62 @@ fn a_peer_tells_what_the_record_needs() {
     let hex = peer.certificate_sha256_hex();
     assert_eq!(hex.len(), 64);
     assert!(hex.ends_with(&format!("{:02x}", peer.certificate_sha256()[31])), "{hex}");
+}
+
+/// The chain is verified anew when something changed, and what was found then counts until the next change.
+#[test]
+fn a_name_is_lost_and_found_again_with_the_lists_in_force() {
+    let corp = Authority::new("corp");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("corp.crl");
+    let end = noon() + Duration::from_secs(1800);
+    let write = |number, revoked: &[u64]| std::fs::write(&file, corp.list(number, end, revoked).der()).unwrap();
+    write(1, &[]);
+    let mut config = write_server(folder.path(), &corp.issue(&leaf(&[], &["gatepost.test"])), &corp.pem());
+    config.revocation.lists = vec![file.clone()];
+    let identity = ServerIdentity::load(&config, clock()).unwrap();
+    let shown = corp.issue(&numbered(5, leaf(&[ORDERS], &[])));
+    let peer = peer_at(&identity, &corp, &shown, &names(false));
+    assert!(peer.name(noon()).is_ok());
+    let table: [(u64, &[u64], Result<(), IdentityError>, &str); 4] = [
+        (2, &[4, 6], Ok(()), "its neighbours are revoked"),
+        (3, &[4, 5, 6], Err(IdentityError::Revoked), "it is"),
+        (3, &[], Err(IdentityError::Revoked), "another list of the same number is not newer"),
+        (4, &[4, 6], Ok(()), "its issuer took it off the list"),
+    ];
+    for (number, revoked, expected, why) in table {
+        write(number, revoked);
+        identity.reload().unwrap();
+        for _ in 0..3 {
+            assert_eq!(peer.name(noon()).map(|_| ()), expected, "{why}");
+        }
+    }
+    let second = Duration::from_secs(1);
+    assert_eq!(peer.name(end - second).map(|_| ()), Ok(()), "the list's last second");
+    assert_eq!(peer.name(end).map(|_| ()), Err(IdentityError::NotTrusted), "it has run out");
+    assert_eq!(peer.name(noon()).map(|_| ()), Ok(()), "the clock was set back: asked again, not remembered");
+}
+
+/// webpki's paths end with the first of their certificates, not with the leaf alone.
+#[test]
+fn a_name_ends_with_the_certificate_above_it() {
+    let corp = Authority::new("corp");
+    let end = noon() + Duration::from_secs(90);
+    let between = living(CertificateParams::default(), noon() - Duration::from_secs(60), end);
+    let between = corp.subordinate_of(&[KeyUsagePurpose::KeyCertSign], between);
+    let mut shown = between.issue(&leaf(&[ORDERS], &[]));
+    shown.above = vec![between.der()];
+    let folder = tempfile::tempdir().unwrap();
+    let server = corp.issue(&leaf(&[], &["gatepost.test"]));
+    let identity = ServerIdentity::load(&write_server(folder.path(), &server, &corp.pem()), clock()).unwrap();
+    let peer = peer_at(&identity, &corp, &shown, &names(false));
+    let second = Duration::from_secs(1);
+    for (now, expected, why) in [
+        (noon(), Ok(()), "all of them live"),
+        (end - 31 * second, Ok(()), "still, and verified for no longer than that"),
+        (end, Ok(()), "its last second"),
+        (end + second, Err(IdentityError::NotTrusted), "the one above has ended"),
+    ] {
+        assert_eq!(peer.name(now).map(|_| ()), expected, "{why}");
+    }
 }

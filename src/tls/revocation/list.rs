@@ -197,3 +197,42 @@ fn instant(time: &ASN1Time) -> Option<SystemTime> {
     let seconds = u64::try_from(time.timestamp()).ok()?;
     SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tls::fixture::{Authority, noon};
+
+    #[test]
+    fn numbers_are_compared_as_numbers_and_any_beats_none() {
+        let number = |digits: &[u8]| Some(Number(digits.iter().copied().skip_while(|byte| *byte == 0).collect()));
+        let table: [(Option<Number>, Option<Number>, Ordering, &str); 7] = [
+            (number(&[2]), number(&[10]), Ordering::Less, "two and ten"),
+            (number(&[1, 0]), number(&[0xff]), Ordering::Greater, "256 and 255"),
+            (number(&[0, 0xff]), number(&[0xff]), Ordering::Equal, "a leading zero keeps it positive"),
+            (number(&[0xff; 20]), number(&[1]), Ordering::Greater, "the longest"),
+            (number(&[0]), None, Ordering::Greater, "zero is a number"),
+            (None, number(&[1]), Ordering::Less, "none is not"),
+            (None, None, Ordering::Equal, "neither has one"),
+        ];
+        for (left, right, expected, why) in table {
+            assert_eq!(left.cmp(&right), expected, "{why}");
+        }
+    }
+
+    /// RUSTSEC-2026-0104: read before any signature is looked at, so nobody has to be trusted to bring it.
+    #[test]
+    fn a_list_for_no_reasons_at_all_is_refused_and_brings_nobody_down() {
+        let list = Authority::new("corp").list_of(1, noon(), &[7], Some("http://corp.test/1.crl"));
+        let der = list.der().to_vec();
+        let file = Arc::new(PathBuf::from("odd.crl"));
+        assert!(RevocationList::read(&der, &file).is_ok());
+        // `onlyContainsUserCerts` becomes `onlySomeReasons`, a BIT STRING without bits, or without anything.
+        let at = der.windows(3).position(|part| part == [0x81, 0x01, 0xff]).unwrap();
+        for odd in [[0x83, 0x01, 0x00], [0x83, 0x01, 0x07], [0x83, 0x01, 0xff], [0x83, 0x00, 0x00]] {
+            let mut der = der.clone();
+            der[at..at + 3].copy_from_slice(&odd);
+            assert!(RevocationList::read(&der, &file).is_err(), "{odd:02x?}");
+        }
+    }
+}

@@ -16,7 +16,6 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use parking_lot::Mutex;
-use rustls::crypto::CryptoProvider;
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use spiffe::{WorkloadApiClient, X509Context};
@@ -24,7 +23,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::error::TlsError;
-use super::material::Material;
+use super::material::{Material, signing_key};
 use crate::clock::{SharedClock, unix_seconds};
 use crate::config::WorkloadApi;
 use crate::model::spiffe_id::TrustDomain;
@@ -42,7 +41,6 @@ pub(super) struct Agent {
     socket: String,
     start_timeout: Duration,
     trust_domains: BTreeSet<TrustDomain>,
-    provider: Arc<CryptoProvider>,
     clock: SharedClock,
     latest: Mutex<Option<Arc<Material>>>,
 }
@@ -62,12 +60,11 @@ pub(super) enum News {
 }
 
 impl Agent {
-    pub(super) fn new(config: &WorkloadApi, provider: Arc<CryptoProvider>, clock: SharedClock) -> Self {
+    pub(super) fn new(config: &WorkloadApi, clock: SharedClock) -> Self {
         Self {
             socket: config.socket.clone(),
             start_timeout: config.start_timeout,
             trust_domains: config.trust_domains.clone(),
-            provider,
             clock,
             latest: Mutex::new(None),
         }
@@ -190,7 +187,7 @@ impl Agent {
         // The chain's length ends it; the key is what follows, and is hashed like a file's.
         add(svid.private_key().as_bytes());
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(svid.private_key().as_bytes().to_vec()));
-        let key = self.provider.key_provider.load_private_key(key).map_err(|_| bad("its key can't be used"))?;
+        let key = signing_key(key).ok_or_else(|| bad("its key can't be used"))?;
         let identity = CertifiedKey::new(chain, key);
         identity.keys_match().map_err(|_| bad("its key does not belong to its certificate"))?;
 

@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use rustls::crypto::CryptoProvider;
-use rustls::sign::CertifiedKey;
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
+use rustls::sign::{CertifiedKey, SigningKey};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-use zeroize::Zeroizing;
+use zeroize::{Zeroize as _, Zeroizing};
 
 use super::error::{TlsError, read_failed};
 use crate::clock::{SharedClock, unix_seconds};
@@ -68,14 +68,13 @@ impl Files {
     pub(super) fn material(
         &self,
         before: Option<&Arc<Material>>,
-        provider: &CryptoProvider,
         clock: &SharedClock,
     ) -> Result<Arc<Material>, TlsError> {
         let texts = self.read()?;
         let content = texts.content();
         match before {
             Some(before) if before.content == content => Ok(Arc::clone(before)),
-            _ => self.check(&texts, content, provider, clock).map(Arc::new),
+            _ => self.check(&texts, content, clock).map(Arc::new),
         }
     }
 
@@ -88,14 +87,8 @@ impl Files {
         })
     }
 
-    fn check(
-        &self,
-        texts: &Texts,
-        content: blake3::Hash,
-        provider: &CryptoProvider,
-        clock: &SharedClock,
-    ) -> Result<Material, TlsError> {
-        let (identity, expires_at) = self.identity(texts, provider)?;
+    fn check(&self, texts: &Texts, content: blake3::Hash, clock: &SharedClock) -> Result<Material, TlsError> {
+        let (identity, expires_at) = self.identity(texts)?;
         if unix_seconds(clock.now()) > unix_seconds(expires_at) {
             return Err(TlsError::Expired { path: self.certificate.clone() });
         }
@@ -110,14 +103,13 @@ impl Files {
         })
     }
 
-    fn identity(&self, texts: &Texts, provider: &CryptoProvider) -> Result<(CertifiedKey, SystemTime), TlsError> {
+    fn identity(&self, texts: &Texts) -> Result<(CertifiedKey, SystemTime), TlsError> {
         let no_certificate = || TlsError::Certificate { path: self.certificate.clone() };
         let no_key = || TlsError::PrivateKey { path: self.private_key.clone() };
         let chain = certificates(&texts.certificate).ok_or_else(no_certificate)?;
         let (_, expires_at) = chain.first().and_then(peer::validity).ok_or_else(no_certificate)?;
         let key = PrivateKeyDer::from_pem_slice(&texts.private_key).map_err(|_| no_key())?;
-        let key = provider.key_provider.load_private_key(key).map_err(|_| no_key())?;
-        let identity = CertifiedKey::new(chain, key);
+        let identity = CertifiedKey::new(chain, signing_key(key).ok_or_else(no_key)?);
         // A key that can't tell its public half can't be proven to match: refused, like one that doesn't.
         identity.keys_match().map_err(|_| TlsError::Mismatch {
             certificate: self.certificate.clone(),
@@ -148,6 +140,13 @@ impl Texts {
         }
         hasher.finalize()
     }
+}
+
+/// The key, ready to sign; its bytes are wiped, which the provider's own way leaves out.
+pub(super) fn signing_key(mut key: PrivateKeyDer<'static>) -> Option<Arc<dyn SigningKey>> {
+    let signing = any_supported_type(&key);
+    key.zeroize();
+    signing.ok()
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {

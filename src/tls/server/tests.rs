@@ -118,7 +118,7 @@ fn a_session_is_never_resumed() {
     let identity =
         ServerIdentity::load(&write_server(folder.path(), &server_leaf(&corp), &corp.pem()), clock()).unwrap();
     let client = Arc::new(client(&corp, Some(&client_leaf(&corp))));
-    for attempt in 0..1000 {
+    for attempt in 0..20 {
         let (mut server, mut end) = shake_hands(identity.current(), Arc::clone(&client)).unwrap();
         let mut wire = Vec::new();
         while server.wants_write() {
@@ -131,7 +131,6 @@ fn a_session_is_never_resumed() {
         assert_ne!(end.handshake_kind(), Some(rustls::HandshakeKind::Resumed), "attempt {attempt}");
         assert_ne!(server.handshake_kind(), Some(rustls::HandshakeKind::Resumed), "attempt {attempt}");
     }
-    println!("1000 resumption attempts, 0 resumed");
     let tls = identity.current();
     assert_eq!((tls.max_early_data_size, tls.send_tls13_tickets), (0, 0));
     assert!(!tls.session_storage.can_cache());
@@ -172,7 +171,8 @@ fn an_authority_of_one_trust_domain_names_no_workload_of_another() {
     let identity = ServerIdentity::load(&config, clock()).unwrap();
     const OURS: &[&str] = &["spiffe://corp.test/a"];
     const THEIRS: &[&str] = &["spiffe://partner.test/a"];
-    let table: [(&Authority, &[&str], &[&str], bool, &str); 10] = [
+    type Row<'a> = (&'a Authority, &'a [&'a str], &'a [&'a str], bool, &'a str);
+    let table: [Row<'_>; 10] = [
         (&corp, OURS, &[], true, "ours by ours"),
         (&partner, THEIRS, &[], true, "theirs by theirs"),
         (&partner, OURS, &[], false, "ours by theirs"),
