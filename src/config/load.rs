@@ -149,7 +149,8 @@ impl std::error::Error for ConfigReport {}
 
 /// Reads and checks all settings.
 ///
-/// Opens the files that they name, to see that they are there; reads none but shared keys.
+/// Opens the files that they name, to see that they are there; reads none but shared keys and
+/// client secrets.
 ///
 /// # Errors
 /// [`ConfigReport`] names every problem by key and place.

@@ -18,7 +18,10 @@ use super::claims::instant;
 use super::fetch::{FetchError, Fetcher};
 use super::{SetupProblem, TokenError, UnverifiedToken, VerifiedToken, Verifier};
 use crate::clock::ManualClock;
-use crate::config::{ClaimMapping, KeySource, Limits, StatusLists, TokenAlgorithm, TrustedIssuer};
+use crate::config::{
+    ClaimMapping, ClientAuthentication, IntrospectionConfig, KeySource, Limits, StatusLists, TokenAlgorithm,
+    TrustedIssuer,
+};
 use crate::model::entity::EntityType;
 use crate::secret::{ExposeSecret as _, SecretString};
 
@@ -367,7 +370,42 @@ fn an_issuer_that_could_not_be_safe_is_refused_at_start() {
     let nobody = TrustedIssuer { audiences: Vec::new(), ..good.clone() };
     let mixed = TrustedIssuer { algorithms: vec![TokenAlgorithm::Hs256, TokenAlgorithm::Rs256], ..good.clone() };
     let missing = KeySource::File("/nonexistent/jwks.json".into());
+    let secret = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(secret.path(), "s3cret").unwrap();
+    let asking = |name: &str, prefix: &str, authentication: ClientAuthentication| TrustedIssuer {
+        issuer: name.to_owned(),
+        introspection: Some(IntrospectionConfig {
+            url: "https://as.test/introspect".parse().unwrap(),
+            client_id: "us".to_owned(),
+            authentication,
+            ca: None,
+            allow_private_addresses: false,
+            token_prefix: prefix.to_owned(),
+            max_cache: Duration::from_secs(30),
+            require_audience: true,
+        }),
+        ..issuer(TokenAlgorithm::EdDsa, KeySource::Nowhere)
+    };
+    let with_secret = || ClientAuthentication::SecretFile(secret.path().to_owned());
+    let no_certificate = ClientAuthentication::Certificate {
+        certificate: secret.path().to_owned(),
+        private_key: secret.path().to_owned(),
+    };
+    let no_secret = ClientAuthentication::SecretFile(file.path().to_owned());
     let table = [
+        (vec![asking("a", "a_", with_secret()), asking("b", "b_", with_secret())], None, "letters tell whose it is"),
+        (
+            vec![asking("a", "a", with_secret()), asking("b", "ab", with_secret())],
+            Some(SetupProblem::Prefix),
+            "letters that could be both's",
+        ),
+        (
+            vec![asking("a", "", with_secret()), asking("b", "b", with_secret())],
+            Some(SetupProblem::Prefix),
+            "no letters are everybody's",
+        ),
+        (vec![asking("a", "", no_secret)], Some(SetupProblem::ClientSecret), "an empty client secret"),
+        (vec![asking("a", "", no_certificate)], Some(SetupProblem::ClientCertificate), "no certificate in the file"),
         (vec![good.clone()], None, "the everyday shape"),
         (vec![good.clone(), good.clone()], Some(SetupProblem::Duplicate), "listed twice"),
         (vec![nobody], Some(SetupProblem::Audiences), "tokens for anybody"),

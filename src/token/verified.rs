@@ -6,8 +6,10 @@ use std::time::SystemTime;
 use super::TokenFacts;
 use crate::model::entity::RawEntity;
 
-/// A token whose signature, issuer, audience and lifetime have all been checked.
-/// Holding one is the proof: [`Verifier::verify`](super::Verifier::verify) is the only way to get one.
+/// A token whose signature (or its issuer's word for it), issuer, audience and lifetime have all been checked; or an API
+/// key whose secret, life and network have. Holding one is the proof: [`Verifier::check`](super::Verifier::check),
+/// [`Verifier::verify`](super::Verifier::verify) and [`ApiKeys::verify`](super::api_key::ApiKeys::verify) are the only
+/// ways to get one.
 ///
 /// ```compile_fail,E0451
 /// use gatepost::token::VerifiedToken;
