@@ -397,7 +397,11 @@ async fn a_store_behind_tls_and_a_password_is_reached_and_the_password_is_never_
     let port = free_port().port();
     let path = |name: &str| fleet.path(name).to_str().unwrap().to_owned();
     let (port_text, ca, certificate, key) = (port.to_string(), path("ca.pem"), path("server.pem"), path("server.key"));
-    let tls = [
+    // No more than what docs/revocation.md says.
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/revocation.md")).unwrap();
+    let rights = page.split("The user needs `").nth(1).unwrap().split('`').next().unwrap();
+    let secret = format!(">{PASSWORD}");
+    let mut tls = vec![
         "--tls-port",
         &port_text,
         "--tls-ca-cert-file",
@@ -408,15 +412,23 @@ async fn a_store_behind_tls_and_a_password_is_reached_and_the_password_is_never_
         &key,
         "--tls-auth-clients",
         "yes",
-        "--requirepass",
-        PASSWORD,
+        "--user",
+        "default",
+        "off",
+        "--user",
+        "gatepost",
+        "on",
+        &secret,
+        "~shop:gatepost:*",
+        "-@all",
     ];
+    tls.extend(rights.split(' '));
     let Some(_redis) = Redis::start(port, &tls).await else { return };
     fleet.world.write("right.txt", &format!("{PASSWORD}\n")).unwrap();
     fleet.world.write("wrong.txt", "canary-wrong").unwrap();
     let store = |password: &str| {
         json!({ "redis": {
-            "url": format!("rediss://localhost:{port}/2"), "password_file": password, "ca": "ca.pem",
+            "url": format!("rediss://gatepost@localhost:{port}/2"), "password_file": password, "ca": "ca.pem",
             "certificate": "storefront.pem", "private_key": "storefront.key", "prefix": "shop:gatepost",
         }})
     };
