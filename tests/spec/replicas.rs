@@ -366,6 +366,28 @@ async fn replicas_tell_each_other_through_redis_and_outlast_it() {
     }
     assert!(!fleet.allowed(&there, &fleet.token("t-3", "s")).await);
 
+    // Whoever starts now knows everything before its first answer.
+    let last = fleet.start("last", &store);
+    assert!(!fleet.allowed(&fleet.client(&last), &fleet.token("t-5", "s")).await);
+
+    // It hangs: nothing here waits for it, and that can be seen.
+    let signal = |name: &str| {
+        assert!(Command::new("kill").args([name, &redis.child.id().to_string()]).status().unwrap().success());
+    };
+    signal("-STOP");
+    let begun = fleet.clock.monotonic();
+    ops.revoke_token(token_request("hung")).await.unwrap();
+    assert!(!fleet.allowed(&here, &fleet.token("hung", "s")).await);
+    assert!(fleet.clock.monotonic() - begun < Duration::from_secs(1), "an operator waits for no store");
+    let seen = one.until(STALENESS, &fleet.clock, |seconds| seconds > 0.0).await;
+    println!("Redis hangs: seen {seen:?} later");
+    signal("-CONT");
+    let going = fleet.clock.monotonic();
+    while fleet.allowed(&there, &fleet.token("hung", "s")).await {
+        assert!(fleet.clock.monotonic() - going < Duration::from_secs(5), "within 5 s of its return");
+    }
+    one.until(STALENESS, &fleet.clock, |seconds| seconds == 0.0).await;
+
     // What is no entry is refused one by one; what is one counts, though it was written by hand and is no news.
     let by_hand =
         Revocation::whole(Kind::Token, Key::of(Kind::Token, ISSUER, "by-hand"), unix_seconds(fleet.clock.now()) + 600);
