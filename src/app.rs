@@ -240,7 +240,7 @@ impl Gatepost {
         pdp.tokens.start(&helpers, Arc::new(move |issuer, well| metrics.jwks_refresh(issuer, well)));
         watch_levels(&pdp, &identity, &clock);
         watch_policies(&pdp, &config.policies, &helpers);
-        sources.start(&pdp, &helpers);
+        sources.start(&pdp, &helpers).await;
         watch_api_keys(&pdp, &helpers);
         let metrics = pdp.metrics.clone();
         drop(identity.spawn_watch(helpers.clone(), move |outcome| {

@@ -15,7 +15,7 @@ pub mod replicas;
 mod tests;
 mod touch;
 
-pub use entry::{Flaw, Key, Kind, LATEST_CUT_OFF, LATEST_END, Revocation};
+pub use entry::{Flaw, Key, Kind, LATEST_CUT_OFF, Revocation};
 pub use list::{Full, Hit, Place, Revocations, Room};
 pub use touch::Touch;
 

@@ -9,7 +9,7 @@ use crate::audit::ChangeFacts;
 use crate::clock::unix_seconds;
 use crate::config::TrustedIssuer;
 use crate::model::entity::{EntityId, is_hidden};
-use crate::revocation::{Key, Kind, LATEST_CUT_OFF, LATEST_END, Revocation};
+use crate::revocation::{Key, Kind, LATEST_CUT_OFF, Revocation};
 
 /// Ids of tokens and sessions, bytes.
 const ID_BYTES: usize = 1024;
@@ -48,6 +48,17 @@ pub enum AskedFor {
     Certificate(String),
 }
 
+impl AskedFor {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Token(_) | Self::TokenSha256(_) | Self::NoToken => Kind::Token,
+            Self::Subject(..) => Kind::Subject,
+            Self::Session(_) => Kind::Session,
+            Self::Certificate(_) => Kind::Certificate,
+        }
+    }
+}
+
 /// What was asked for, checked.
 #[derive(Debug)]
 pub(super) struct Change {
@@ -77,7 +88,7 @@ impl Checks {
         reason(&asked.reason)?;
         let until = match asked.until {
             None => None,
-            Some(until) => Some(within("expire_time", until, seconds, LATEST_END)?),
+            Some(until) => Some(within("expire_time", until, seconds, asked.what.kind())?),
         };
         let (revocation, subject) = match asked.what {
             AskedFor::Certificate(sha256) => {
@@ -177,12 +188,12 @@ fn plain<'a>(field: &'static str, id: &'a str) -> Result<&'a str, AdminError> {
     Ok(id)
 }
 
-fn within(field: &'static str, seconds: Result<u64, &'static str>, now: u64, ahead: u64) -> Result<u64, AdminError> {
+fn within(field: &'static str, seconds: Result<u64, &'static str>, now: u64, kind: Kind) -> Result<u64, AdminError> {
     let seconds = seconds.map_err(|rule| invalid(field, rule))?;
     if seconds < now {
         return Err(invalid(field, "is past: there is nothing left to revoke"));
     }
-    if seconds > now.saturating_add(ahead) {
+    if seconds > kind.latest_end(now) {
         return Err(invalid(field, "must not be more than ten years ahead"));
     }
     Ok(seconds)

@@ -56,8 +56,8 @@ impl Sources {
         Ok(Self { file, replicas })
     }
 
-    /// Keeps all of them joined until `helpers` ends.
-    pub(super) fn start(&self, pdp: &Arc<Pdp>, helpers: &CancellationToken) {
+    /// Keeps all of them joined until `helpers` ends. Returns when the store was looked at once, or can't be.
+    pub(super) async fn start(&self, pdp: &Arc<Pdp>, helpers: &CancellationToken) {
         if let Some(file) = &self.file {
             file.spawn_watch(helpers.clone());
         }
@@ -80,6 +80,9 @@ impl Sources {
                 list.purge();
             }
         });
+        if let Some(replicas) = &self.replicas {
+            replicas.first_look().await;
+        }
     }
 }
 

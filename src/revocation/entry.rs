@@ -26,6 +26,15 @@ impl Kind {
     /// All of them.
     pub const ALL: [Self; 4] = [Self::Token, Self::Subject, Self::Session, Self::Certificate];
 
+    /// When an entry of this kind may end, at the latest.
+    #[must_use]
+    pub fn latest_end(self, now: u64) -> u64 {
+        match self {
+            Self::Token | Self::Subject | Self::Session => now.saturating_add(LATEST_END),
+            Self::Certificate => LAST_SECOND,
+        }
+    }
+
     /// The word in lines, records and answers.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -115,7 +124,9 @@ pub struct Revocation {
 /// The cut-off of what is revoked whenever it was issued.
 pub const EVERYTHING: u64 = u64::MAX;
 /// How far ahead an entry may end, in seconds: ten years. One that ends later would take its place for good.
-pub const LATEST_END: u64 = 10 * 366 * 24 * 3600;
+const LATEST_END: u64 = 10 * 366 * 24 * 3600;
+/// 9999-12-31T23:59:59Z. Certificates live as long as their authority likes, and their entries as long as they.
+const LAST_SECOND: u64 = 253_402_300_799;
 /// How far ahead a cut-off may lie, in seconds: a cut-off never moves back, so one in the far future would lock its
 /// subject out.
 pub const LATEST_CUT_OFF: u64 = 120;
@@ -141,7 +152,7 @@ pub enum Flaw {
     #[error("has an `issued_before` more than 120 s ahead: it would lock the subject out")]
     CutOffAhead,
     /// It ends too late.
-    #[error("has an `until` more than ten years ahead")]
+    #[error("has an `until` more than ten years ahead, or after the year 9999 for a certificate")]
     EndsTooLate,
     /// The line was never finished.
     #[error("was not finished")]
@@ -186,7 +197,7 @@ impl Revocation {
                 return Err(Flaw::CutOff);
             }
         };
-        if line.until > now.saturating_add(LATEST_END) {
+        if line.until > line.kind.latest_end(now) {
             return Err(Flaw::EndsTooLate);
         }
         Ok(Self { kind: line.kind, key, issued_before, until: line.until })

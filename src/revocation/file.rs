@@ -287,6 +287,8 @@ impl RevocationFile {
             text.insert(0, '\n');
         }
         let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_data());
+        // A new file is there for good only once its folder says so.
+        let written = written.and_then(|()| if length == 0 { sync_folder(&self.path) } else { Ok(()) });
         if let Err(error) = written {
             // Nothing half done: what got there must not take effect later, here or elsewhere.
             if let Err(error) = file.set_len(length).and_then(|()| file.sync_data()) {
@@ -337,7 +339,7 @@ impl RevocationFile {
         replaced
             .and_then(|mut file| file.write_all(&kept).and_then(|()| file.sync_all()))
             .and_then(|()| fs::rename(&aside, &self.path))
-            .and_then(|()| File::open(folder_of(&self.path))?.sync_all())
+            .and_then(|()| sync_folder(&self.path))
             .map_err(self.io("compacted"))?;
         *self.read.lock() = Progress::default();
         self.look()
@@ -395,6 +397,10 @@ fn beside(path: &Path, ending: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(ending);
     name.into()
+}
+
+fn sync_folder(path: &Path) -> io::Result<()> {
+    File::open(folder_of(path))?.sync_all()
 }
 
 fn folder_of(path: &Path) -> &Path {

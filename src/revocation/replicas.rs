@@ -17,6 +17,7 @@ use std::time::Duration;
 use redis::aio::MultiplexedConnection;
 use redis::streams::StreamReadReply;
 use redis::{RedisError, Value};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::entry::Revocation;
@@ -38,6 +39,8 @@ const BACK_OFF: (Duration, Duration) = (Duration::from_millis(100), Duration::fr
 const WHOLE_EVERY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
 /// What is over is taken out of the store so often.
 const PURGE_EVERY: Duration = Duration::from_secs(600);
+/// How long the start waits for the store.
+const FIRST_LOOK: Duration = Duration::from_secs(5);
 /// Members asked for, news read, and entries sent at once.
 const BATCH: usize = 500;
 /// News kept. Who misses some reads the set.
@@ -96,6 +99,8 @@ pub struct Replicas {
     list: Arc<Revocations>,
     settings: RedisConfig,
     touch: Touch,
+    /// Whether the first look has ended, well or badly.
+    looked: watch::Sender<bool>,
 }
 
 /// What the store is known to hold.
@@ -113,13 +118,21 @@ impl Replicas {
     #[must_use]
     pub fn new(settings: RedisConfig, list: &Arc<Revocations>) -> Arc<Self> {
         let touch = Touch::new(Arc::clone(list.clock()));
-        Arc::new(Self { list: Arc::clone(list), settings, touch })
+        Arc::new(Self { list: Arc::clone(list), settings, touch, looked: watch::Sender::new(false) })
     }
 
     /// How long the store has been out of touch; nothing while all is well.
     #[must_use]
     pub fn staleness(&self) -> Duration {
         self.touch.staleness()
+    }
+
+    /// Returns once the first look has ended: then what the store knows is in force, or it is out of reach. Whoever serves
+    /// before would allow for a moment what is revoked. Waits for [`FIRST_LOOK`] at most.
+    pub async fn first_look(&self) {
+        let mut looked = self.looked.subscribe();
+        // Past that time, or if nobody looks, we go on without: that can be seen by the staleness.
+        let _ = tokio::time::timeout(FIRST_LOOK, looked.wait_for(|looked| *looked)).await;
     }
 
     /// Joins store and list until `cancel`, whatever happens to the store. Must be called inside a runtime.
@@ -135,6 +148,7 @@ impl Replicas {
                 Ok(connected) => self.converse(connected, &mut theirs, &mut failures, &mut complained).await,
                 Err(error) => error,
             };
+            self.looked.send_replace(true);
             if self.touch.lost() || !complained {
                 complained = true;
                 tracing::error!(
@@ -190,6 +204,7 @@ impl Replicas {
             }
             *failures = 0;
             *complained = false;
+            self.looked.send_replace(true);
             if self.touch.reached() {
                 tracing::info!(entries = self.list.len(), "in touch with the store of revocations");
             }

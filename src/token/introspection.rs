@@ -229,7 +229,7 @@ impl Introspection {
         }
         let validity = claims.validity()?;
         validity.check(&self.issuer, self.clock.now())?;
-        let facts = facts(claims, &self.issuer.issuer, &validity, ALGORITHM, None, &self.limits)?;
+        let facts = facts(claims, &self.issuer, &validity, ALGORITHM, None, &self.limits)?;
         let principal = mapping::principal(claims, &self.issuer.mapping, &self.limits)?;
         let status = self.statuses.reference(claims)?;
         Ok(Active { token: Arc::new(VerifiedToken::seal(principal, facts, digest)), status, validity })

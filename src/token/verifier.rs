@@ -219,7 +219,10 @@ impl Verifier {
     ///
     /// Source: RFC 7519 section 7.2; RFC 8725 section 3.1 (the algorithm comes from our configuration, never from the
     /// token).
-    #[expect(clippy::unused_async, reason = "revocation and introspection will ask others; callers need not change")]
+    #[expect(
+        clippy::unused_async,
+        reason = "the other kinds of token wait for others; callers need not know which kind does not"
+    )]
     pub async fn verify(&self, token: UnverifiedToken, now: SystemTime) -> Result<Arc<VerifiedToken>, TokenError> {
         if let Some(kept) = self.recall(&token, now) {
             // Asked on every question: a status may change while the token is known.
@@ -234,10 +237,7 @@ impl Verifier {
         claims.check_audience(&issuer.settings, &self.limits)?;
         let validity = claims.validity()?;
         validity.check(&issuer.settings, now)?;
-        let facts = facts(&claims, claims.issuer()?, &validity, token.algorithm().as_str(), key_id, &self.limits)?;
-        if issuer.settings.require_token_id && facts.id_sha256.is_none() {
-            return Err(TokenError::NoTokenId);
-        }
+        let facts = facts(&claims, &issuer.settings, &validity, token.algorithm().as_str(), key_id, &self.limits)?;
         let principal = mapping::principal(&claims, &issuer.settings.mapping, &self.limits)?;
         let status = issuer.statuses.reference(&claims)?;
         status.as_ref().map_or(Ok(()), |status| status.check(now))?;
@@ -262,18 +262,22 @@ impl Verifier {
 /// What the claims say that policies and records may know. The caller has checked who vouches for them: `issuer`.
 pub(super) fn facts(
     claims: &Claims,
-    issuer: &str,
+    issuer: &TrustedIssuer,
     validity: &Validity,
     algorithm: &'static str,
     key_id: Option<String>,
     limits: &Limits,
 ) -> Result<TokenFacts, TokenError> {
+    let id_sha256 = claims.id_sha256()?;
+    if issuer.require_token_id && id_sha256.is_none() {
+        return Err(TokenError::NoTokenId);
+    }
     Ok(TokenFacts {
-        issuer: issuer.to_owned(),
+        issuer: issuer.issuer.clone(),
         subject: claims.subject(limits)?.to_owned(),
         issued_at: instant(validity.issued_at),
         expires_at: instant(validity.expires_at),
-        id_sha256: claims.id_sha256()?,
+        id_sha256,
         scopes: claims.scopes()?,
         acr: claims.optional_text("acr")?,
         amr: claims.authentication_methods()?,

@@ -90,6 +90,10 @@ fn verifier(now: std::time::SystemTime) -> Verifier {
         token_types: Some(["at+jwt".to_owned()].into()),
         clock_skew: Duration::from_secs(0),
         max_lifetime: Duration::from_secs(900),
+        require_sender_constrained: false,
+        require_token_id: false,
+        introspection: None,
+        status_lists: gatepost::config::StatusLists::default(),
         mapping: ClaimMapping {
             principal_type: EntityType::parse("User").unwrap(),
             id_claim: "sub".to_owned(),

@@ -24,9 +24,9 @@ pub fn machines() -> PathBuf {
 pub fn machine_settings(settings: &mut Value, issuers: Value) {
     settings["callers"] = json!([
         { "spiffe_id": gatepost::cli::demo::world::spiffe_id("storefront"), "name": "storefront",
-          "resource_types": ["Thing"], "actions": ["read", "write"], "presents_api_keys": true },
+          "resource_types": ["Thing"], "actions": ["read", "write"], "presents_api_keys": true, "presents_for": "*" },
         { "spiffe_id": gatepost::cli::demo::world::spiffe_id("back-office"), "name": "back-office",
-          "resource_types": ["Thing"], "actions": ["read", "write"] },
+          "resource_types": ["Thing"], "actions": ["read", "write"], "presents_for": "*" },
     ]);
     settings["issuers"] = issuers;
     settings["audit"]["keep"] = json!([]);
@@ -100,6 +100,61 @@ async fn an_opaque_token_is_whom_its_issuer_says() {
         let line = format!("gatepost_introspections_total{{issuer=\"https://as.test\",result=\"{result}\"}} {count}");
         assert!(metrics.contains(&line), "{line} in\n{metrics}");
     }
+}
+
+/// What introspection says of a token binds it as its own claims would: to its client, and to a certificate.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_opaque_token_counts_in_its_client_s_hands_alone() {
+    let server = AuthorizationServer::start().await;
+    let issuer = server.issuer();
+    let gatepost = Gatepost::start_over(&machines(), |settings| {
+        machine_settings(settings, json!([issuer]));
+        settings["callers"][0]["presents_for"] = json!([{ "client": "web" }]);
+    })
+    .await;
+    let clock = Arc::clone(&gatepost.clock);
+    server.answer(move |asked| {
+        let changes = match asked.form["token"].as_str() {
+            "ours" => json!({}),
+            "another-client" => json!({ "client_id": "batch" }),
+            "no-client" => json!({ "client_id": null }),
+            "another-actor" => json!({ "act": { "sub": "batch" } }),
+            _ => json!({ "cnf": { "x5t#S256": STANDARD.encode([0; 32]).replace('=', "") } }),
+        };
+        Reply::Body(active("alice", clock.now(), &changes).to_string())
+    });
+    assert_eq!(denial(gatepost.ask(thing("read").token("ours")).await), None);
+    let table = [
+        ("another-client", "CLIENT_NOT_CALLER"),
+        ("no-client", "NO_CLIENT"),
+        ("another-actor", "ACTOR_NOT_CALLER"),
+        ("another-certificate", "WRONG_CERTIFICATE"),
+    ];
+    for (token, word) in table {
+        // Asked twice: what is known of the token is kept, and its bearer looked at all the same.
+        for _ in 0..2 {
+            assert_eq!(denial(gatepost.ask(thing("read").token(token)).await), Some(DenialCode::TokenNotForCaller));
+            assert_eq!(recorded(&gatepost)["token_refusal"], word, "{token}");
+        }
+    }
+    assert_eq!(server.asked().len(), 5, "once each");
+}
+
+/// RFC 9068 section 2.2 wants a `jti` of every token; RFC 7662 section 2.2 leaves it open.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_opaque_token_without_an_id_is_refused_where_ids_are_demanded() {
+    let server = AuthorizationServer::start().await;
+    let mut issuer = server.issuer();
+    issuer["require_token_id"] = json!(true);
+    let gatepost = Gatepost::start_over(&machines(), |settings| machine_settings(settings, json!([issuer]))).await;
+    let clock = Arc::clone(&gatepost.clock);
+    server.answer(move |asked| match asked.form["token"].as_str() {
+        "with" => Reply::Body(active("alice", clock.now(), &json!({ "jti": "j-1" })).to_string()),
+        _ => Reply::Body(active("alice", clock.now(), &json!({})).to_string()),
+    });
+    assert_eq!(denial(gatepost.ask(thing("read").token("with")).await), None);
+    assert_eq!(denial(gatepost.ask(thing("read").token("without")).await), Some(DenialCode::TokenRejected));
+    assert_eq!(recorded(&gatepost)["token_refusal"], "NO_TOKEN_ID");
 }
 
 /// Each row is asked twice: what is no plain yes or no is not kept, so the server is asked again.

@@ -366,6 +366,28 @@ async fn replicas_tell_each_other_through_redis_and_outlast_it() {
     }
     assert!(!fleet.allowed(&there, &fleet.token("t-3", "s")).await);
 
+    // Whoever starts now knows everything before its first answer.
+    let last = fleet.start("last", &store);
+    assert!(!fleet.allowed(&fleet.client(&last), &fleet.token("t-5", "s")).await);
+
+    // It hangs: nothing here waits for it, and that can be seen.
+    let signal = |name: &str| {
+        assert!(Command::new("kill").args([name, &redis.child.id().to_string()]).status().unwrap().success());
+    };
+    signal("-STOP");
+    let begun = fleet.clock.monotonic();
+    ops.revoke_token(token_request("hung")).await.unwrap();
+    assert!(!fleet.allowed(&here, &fleet.token("hung", "s")).await);
+    assert!(fleet.clock.monotonic() - begun < Duration::from_secs(1), "an operator waits for no store");
+    let seen = one.until(STALENESS, &fleet.clock, |seconds| seconds > 0.0).await;
+    println!("Redis hangs: seen {seen:?} later");
+    signal("-CONT");
+    let going = fleet.clock.monotonic();
+    while fleet.allowed(&there, &fleet.token("hung", "s")).await {
+        assert!(fleet.clock.monotonic() - going < Duration::from_secs(5), "within 5 s of its return");
+    }
+    one.until(STALENESS, &fleet.clock, |seconds| seconds == 0.0).await;
+
     // What is no entry is refused one by one; what is one counts, though it was written by hand and is no news.
     let by_hand =
         Revocation::whole(Kind::Token, Key::of(Kind::Token, ISSUER, "by-hand"), unix_seconds(fleet.clock.now()) + 600);
@@ -397,7 +419,11 @@ async fn a_store_behind_tls_and_a_password_is_reached_and_the_password_is_never_
     let port = free_port().port();
     let path = |name: &str| fleet.path(name).to_str().unwrap().to_owned();
     let (port_text, ca, certificate, key) = (port.to_string(), path("ca.pem"), path("server.pem"), path("server.key"));
-    let tls = [
+    // No more than what docs/revocation.md says.
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/revocation.md")).unwrap();
+    let rights = page.split("The user needs `").nth(1).unwrap().split('`').next().unwrap();
+    let secret = format!(">{PASSWORD}");
+    let mut tls = vec![
         "--tls-port",
         &port_text,
         "--tls-ca-cert-file",
@@ -408,15 +434,23 @@ async fn a_store_behind_tls_and_a_password_is_reached_and_the_password_is_never_
         &key,
         "--tls-auth-clients",
         "yes",
-        "--requirepass",
-        PASSWORD,
+        "--user",
+        "default",
+        "off",
+        "--user",
+        "gatepost",
+        "on",
+        &secret,
+        "~shop:gatepost:*",
+        "-@all",
     ];
+    tls.extend(rights.split(' '));
     let Some(_redis) = Redis::start(port, &tls).await else { return };
     fleet.world.write("right.txt", &format!("{PASSWORD}\n")).unwrap();
     fleet.world.write("wrong.txt", "canary-wrong").unwrap();
     let store = |password: &str| {
         json!({ "redis": {
-            "url": format!("rediss://localhost:{port}/2"), "password_file": password, "ca": "ca.pem",
+            "url": format!("rediss://gatepost@localhost:{port}/2"), "password_file": password, "ca": "ca.pem",
             "certificate": "storefront.pem", "private_key": "storefront.key", "prefix": "shop:gatepost",
         }})
     };

@@ -125,7 +125,8 @@ pub(super) fn status_lists(key: &str, raw: &RawIssuer, checks: &mut Checks<'_>) 
         checks.refuse(&list_key, format!("must list at most {MAX_STATUS_LISTS}"), "");
         return None;
     }
-    if !urls.is_empty() && raw.jwks_file.is_none() && raw.jwks_url.is_none() && raw.shared_key_file.is_none() {
+    let sources = [&raw.jwks_file, &raw.jwks_url, &raw.discovery_url, &raw.shared_key_file];
+    if !urls.is_empty() && sources.iter().all(|source| source.is_none()) {
         checks.refuse(&list_key, "can't be verified", "a status list is signed with the issuer's keys: name them too");
         return None;
     }
@@ -136,7 +137,7 @@ pub(super) fn status_lists(key: &str, raw: &RawIssuer, checks: &mut Checks<'_>) 
     let ca = match raw.jwks_ca.as_ref().filter(|_| !urls.is_empty()) {
         None => Some(None),
         // What is wrong with the file is told beside the URL of the keys.
-        Some(text) if raw.jwks_url.is_some() => Some(Some(checks.path(text))),
+        Some(text) if raw.jwks_url.is_some() || raw.discovery_url.is_some() => Some(Some(checks.path(text))),
         Some(text) => checks.readable_file(&format!("{key}.jwks_ca"), text, "a PEM file with authorities").map(Some),
     };
     Some(StatusLists::Only { lists: lists?, ca: ca?, allow_private_addresses: raw.allow_private_addresses })
@@ -244,6 +245,12 @@ issuers:
         assert_eq!((second.max_cache.as_secs(), second.require_audience), (300, false));
         assert!(matches!(&config.issuers[1].status_lists, StatusLists::Only { lists, .. } if lists.len() == 1));
         assert_eq!(config.api_keys.unwrap().principal_type.as_str(), "Machine");
+        let discovered = "discovery_url: https://b.test/.well-known/openid-configuration\n    jwks_ca: ca.pem";
+        let discovered = loaded(&BASE.replace("jwks_file: jwks.json", discovered)).unwrap();
+        assert!(
+            matches!(&discovered.issuers[1].status_lists, StatusLists::Only { ca: Some(_), .. }),
+            "keys by discovery"
+        );
         let ignoring = BASE.replace("[https://b.test/lists/1]", "ignore");
         assert_eq!(loaded(&ignoring).unwrap().issuers[1].status_lists, StatusLists::Ignore);
     }

@@ -834,3 +834,76 @@ fn a_listener_has_its_identity_from_one_source() {
     assert_eq!(tls.domain_ca.len(), 1);
     assert_eq!(config.identity.trust_domains.len(), 2, "a name is a name, with authorities or without");
 }
+
+/// `admin` and `revocation`: a slip here lets somebody revoke who should not, or lets nobody.
+const REVOKING: &str = r#"admin:
+  listen: 127.0.0.1:9444
+  certificate: tls.crt
+  private_key: tls.key
+  client_ca: ca.crt
+  trust_domains: [ops.example]
+  operators:
+    - { spiffe_id: spiffe://ops.example/on-call, name: on-call, may: [RevokeToken, ListRevocations] }
+    - { dns: hook.internal, name: hook, may: [RevokeSession] }
+revocation:
+  file: revocations.jsonl
+  redis:
+    url: rediss://gatepost@redis.internal:6380/3
+    password_file: shared.key
+    ca: ca.crt
+    certificate: tls.crt
+    private_key: tls.key
+    prefix: shop
+"#;
+
+#[test]
+fn who_revokes_and_where_it_is_kept_is_taken_whole() {
+    let folder = Folder::new();
+    let config = folder.load(&format!("{LEAST}{REVOKING}")).unwrap_or_else(|report| panic!("{report}"));
+    let admin = config.admin.unwrap();
+    assert_eq!(admin.operators.len(), 2);
+    assert!(admin.identity.dns_san && admin.identity.trust_domains.len() == 1);
+    let redis = config.revocation.redis.unwrap();
+    assert_eq!((redis.host.as_str(), redis.port, redis.database), ("redis.internal", 6380, 3));
+    assert_eq!((redis.username.as_deref(), redis.prefix.as_str()), (Some("gatepost"), "shop"));
+    assert!(redis.tls.unwrap().identity.is_some());
+    let bare = folder.load(LEAST).unwrap();
+    assert!(bare.admin.is_none() && bare.revocation.file.is_none() && bare.revocation.redis.is_none());
+}
+
+#[test]
+fn every_slip_about_revoking_is_refused_by_its_key() {
+    let table = [
+        ("listen: 127.0.0.1:9444", "listen: 127.0.0.1:8443", "admin.listen", "the data listener's"),
+        ("  listen: 127.0.0.1:9444\n", "", "admin.listen", "nowhere"),
+        ("  client_ca: ca.crt\n", "", "admin.client_ca", "anybody's clients"),
+        ("client_ca: ca.crt", "client_ca: gone.crt", "admin.client_ca", "not there"),
+        ("[ops.example]", "[Ops]", "admin.trust_domains[0]", "not a trust domain"),
+        ("[ops.example]", "[other.example]", "admin.operators[0].spiffe_id", "a foreign trust domain"),
+        ("/on-call, name", ", name", "admin.operators[0].spiffe_id", "no workload"),
+        ("may: [RevokeSession]", "may: []", "admin.operators[1].may", "a right to nothing"),
+        ("may: [RevokeSession]", "may: [\"*\"]", "admin.operators[1].may[0]", "there is no word for all"),
+        ("may: [RevokeSession]", "may: [revokesession]", "admin.operators[1].may[0]", "names are exact"),
+        ("name: hook,", "name: on-call,", "admin.operators[1].name", "two of one name"),
+        ("dns: hook.internal", "spiffe_id: spiffe://ops.example/on-call", "admin.operators[1].spiffe_id", "twice"),
+        ("dns: hook.internal", "dns: \"*.internal\"", "admin.operators[1].dns", "a wildcard"),
+        ("file: revocations.jsonl", "file: policies", "revocation.file", "a folder"),
+        ("file: revocations.jsonl", "file: gone/revocations.jsonl", "revocation.file", "no such folder"),
+        ("rediss://gatepost@", "rediss://gatepost:hunter2@", "revocation.redis.url", "a password in a URL"),
+        ("rediss://", "https://", "revocation.redis.url", "no store"),
+        ("6380/3", "6380/three", "revocation.redis.url", "no number"),
+        ("6380/3", "6380/3?x=1", "revocation.redis.url", "a query"),
+        ("rediss://", "redis://", "revocation.redis.ca", "an authority, and no TLS"),
+        ("password_file: shared.key", "password_file: gone.key", "revocation.redis.password_file", "not there"),
+        ("    private_key: tls.key\n    prefix", "    prefix", "revocation.redis.private_key", "half an identity"),
+        ("prefix: shop", "prefix: \"a b\"", "revocation.redis.prefix", "a space"),
+        ("prefix: shop", "prefix: \"{a}\"", "revocation.redis.prefix", "a hash tag"),
+    ];
+    let folder = Folder::new();
+    for (text, becomes, key, why) in table {
+        assert!(REVOKING.contains(text), "{text}");
+        let report = folder.refusal(&format!("{LEAST}{}", REVOKING.replacen(text, becomes, 1)));
+        assert!(keys(&report).contains(&key), "{text} -> {becomes}, {why}; expected {key}, got:\n{report}");
+        assert!(!report.to_string().contains("hunter2"), "{why}: repeats a secret");
+    }
+}

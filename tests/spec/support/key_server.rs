@@ -65,7 +65,10 @@ impl Signer {
 /// What the issuer's tokens say.
 pub fn claims(subject: &str, now: SystemTime) -> Value {
     let now = unix_seconds(now);
-    json!({ "iss": ISSUER, "aud": AUDIENCE, "sub": subject, "tenant": "acme", "roles": [], "iat": now, "exp": now + 600 })
+    json!({
+        "iss": ISSUER, "aud": AUDIENCE, "sub": subject, "client_id": "shop-app", "tenant": "acme", "roles": [],
+        "iat": now, "exp": now + 600,
+    })
 }
 
 /// A token that names this key and this algorithm, and that nobody signed.
