@@ -1,8 +1,8 @@
 //! Our own identity on the listener, and the authorities whose clients we believe.
 //!
 //! [`ServerIdentity`] keeps one rustls configuration behind an atomic pointer: a certificate, a key, the authorities of
-//! clients and the revocation lists. The first three come from files ([`material`]) or from the SPIFFE Workload API
-//! ([`agent`]), the lists always from files. A connection takes what is current when it comes. A reload that fails leaves
+//! clients and the revocation lists. The first three come from files (`material`) or from the SPIFFE Workload API
+//! (`agent`), the lists always from files. A connection takes what is current when it comes. A reload that fails leaves
 //! the old configuration in force, and what is wrong with the one part does not keep the other from being renewed. How
 //! changes are noticed is `watcher`'s business, what makes a client's chain good is [`verifier`]'s.
 //!

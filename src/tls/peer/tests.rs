@@ -134,7 +134,8 @@ fn a_name_is_lost_and_found_again_with_the_lists_in_force() {
     let shown = corp.issue(&numbered(5, leaf(&[ORDERS], &[])));
     let peer = peer_at(&identity, &corp, &shown, &names(false));
     assert!(peer.name(noon()).is_ok());
-    let table: [(u64, &[u64], Result<(), IdentityError>, &str); 4] = [
+    type Row<'a> = (u64, &'a [u64], Result<(), IdentityError>, &'a str);
+    let table: [Row<'_>; 4] = [
         (2, &[4, 6], Ok(()), "its neighbours are revoked"),
         (3, &[4, 5, 6], Err(IdentityError::Revoked), "it is"),
         (3, &[], Err(IdentityError::Revoked), "another list of the same number is not newer"),
