@@ -183,18 +183,18 @@ impl World {
                     "resource_types": ["Account", "Order", "Product"],
                     "actions": ["Account.*", "Order.*", "Product.*"],
                     "supply_attributes": ["Account", "Order", "Product"], "sees_policies": true,
-                    "presents_for": [{ "client": CLIENT }], "tenants": ["acme", "globex"],
+                    "presents_for": [{ "issuer": ISSUER, "client": CLIENT }], "tenants": ["acme", "globex"],
                 },
                 {
                     "spiffe_id": spiffe_id("back-office"), "name": "back-office",
                     "resource_types": "*", "actions": "*",
                     "supply_attributes": ["Account", "Order", "Product", "User"], "sees_policies": true,
-                    "presents_for": [{ "client": CLIENT }], "tenants": "*", "explain": true,
+                    "presents_for": [{ "issuer": ISSUER, "client": CLIENT }], "tenants": "*", "explain": true,
                 },
                 {
                     "spiffe_id": spiffe_id("fulfilment"), "name": "fulfilment",
                     "resource_types": ["Order"], "actions": ["Order.read"], "supply_attributes": ["Order"],
-                    "clients": [{ "id": "fulfilment" }], "tenants": ["acme"],
+                    "clients": [{ "issuer": ISSUER, "id": "fulfilment" }], "tenants": ["acme"],
                 },
                 {
                     "spiffe_id": spiffe_id("fraud"), "name": "fraud",
