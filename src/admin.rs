@@ -147,19 +147,20 @@ impl Admin {
         };
         known.change = Some(change.facts);
         let admin = Arc::clone(self);
-        let call = AdminCall { method: call.method, peer: None, request_id: call.request_id.clone() };
-        let carried = tokio::spawn(async move {
-            match admin.carry_out(&call, &begun, &known, change.revocation).await {
+        let carried = AdminCall { method: call.method, peer: None, request_id: call.request_id.clone() };
+        let carrying = tokio::spawn(async move {
+            match admin.carry_out(&carried, &begun, &known, change.revocation).await {
                 Ok(outcome) => {
-                    admin.count(&call, "OK");
+                    admin.count(&carried, "OK");
                     Ok(Done { call_id: begun.id, outcome })
                 }
-                Err(error) => Err(admin.refuse(&call, begun, known, error).await),
+                Err(error) => Err(admin.refuse(&carried, begun, known, error).await),
             }
         });
-        match carried.await {
+        match carrying.await {
             Ok(done) => done,
-            Err(_) => Err(AdminRefusal { id: DecisionId::mint(self.clock.now()), error: AdminError::Panicked }),
+            // A fault of ours ended it somewhere; that has to be on record too.
+            Err(_) => Err(self.record_refused(call, AdminError::Panicked).await),
         }
     }
 

@@ -7,7 +7,6 @@
 //! Writers hold an advisory lock on `<file>.lock` (the file itself is replaced when it is compacted), and an entry
 //! counts as written once it is on the disk. Readers need no lock: they take whole lines alone.
 
-use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
@@ -17,20 +16,20 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use super::Touch;
 use super::entry::{Flaw, LINE_BYTES, Revocation};
-use super::list::{Joined, Revocations, is_over};
-use super::{Source, Touch};
+use super::list::{Revocations, is_over};
 
+mod progress;
 mod watch;
+
+use progress::{MARK_BYTES, Progress, Seen};
 
 /// How long the lock is waited for. Whoever holds it writes a few lines.
 const LOCK_WITHIN: Duration = Duration::from_secs(2);
 const LOCK_RETRY: Duration = Duration::from_millis(5);
 /// The file may be so much longer than its entries can make it: lines that others made superfluous.
 const SLACK_LINES: u64 = 10_000;
-/// So many bytes before the place that was read up to are looked at again, to see whether it is still the same file.
-const MARK_BYTES: usize = 200;
-
 /// Why the file could not be read or written. Names the file and the mend.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
@@ -71,43 +70,6 @@ pub struct RevocationFile {
     list: Arc<Revocations>,
     touch: Touch,
     read: Mutex<Progress>,
-}
-
-/// How far it was read.
-#[derive(Debug, Default)]
-struct Progress {
-    /// What the file looked like then. `None`: it has to be read whole.
-    seen: Option<Seen>,
-    /// Whole lines end here.
-    offset: u64,
-    /// And everything that was seen here.
-    end: u64,
-    lines: u64,
-    /// The last bytes before `offset`.
-    mark: Vec<u8>,
-    /// What stands after `offset`, when it did not change from one look to the next: a line that nobody finishes.
-    unfinished: Option<Vec<u8>>,
-    /// What its lines say.
-    said: Joined,
-    /// Lines that were told of, by their hash, so that each is told once.
-    told: BTreeSet<[u8; 32]>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Seen {
-    file: (u64, u64),
-    length: u64,
-    modified: (i64, i64),
-}
-
-impl Seen {
-    fn of(metadata: &fs::Metadata) -> Self {
-        Self {
-            file: (metadata.dev(), metadata.ino()),
-            length: metadata.len(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-        }
-    }
 }
 
 impl RevocationFile {
@@ -179,88 +141,6 @@ impl RevocationFile {
         self.take_lines(&mut read, &bytes);
         read.seen = Some(seen);
         Ok(())
-    }
-
-    /// Whether the file is the one that was read, with perhaps more at its end.
-    fn goes_on(&self, read: &Progress, file: &mut File, seen: Seen) -> io::Result<bool> {
-        let Some(before) = read.seen else { return Ok(false) };
-        if before.file != seen.file || seen.length < read.offset {
-            return Ok(false);
-        }
-        // As long as before and written since: who knows where.
-        if before.length == seen.length && before.modified != seen.modified {
-            return Ok(false);
-        }
-        let length = u64::try_from(read.mark.len()).unwrap_or(0);
-        file.seek(SeekFrom::Start(read.offset.saturating_sub(length)))?;
-        let mut mark = vec![0; read.mark.len()];
-        match file.read_exact(&mut mark) {
-            Ok(()) => Ok(mark == read.mark),
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Takes the whole lines at the start of `bytes`. What is left is taken too if it is an entry already, and told of
-    /// when it was there at the last look and still isn't.
-    fn take_lines(&self, read: &mut Progress, bytes: &[u8]) {
-        let now = self.list.now();
-        let (mut entries, mut flaws) = (Vec::new(), Vec::new());
-        let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
-        let (lines, rest) = bytes.split_at(whole);
-        for line in lines.split_inclusive(|byte| *byte == b'\n') {
-            read.lines += 1;
-            let line = line.strip_suffix(b"\n").unwrap_or(line);
-            match Revocation::read(line, now) {
-                Ok(one) => entries.push(one),
-                Err(flaw) => flaws.push((read.lines, line, flaw)),
-            }
-        }
-        read.end = read.offset + u64::try_from(bytes.len()).unwrap_or(0);
-        read.offset += u64::try_from(whole).unwrap_or(0);
-        if let Some(mark) = lines.get(lines.len().saturating_sub(MARK_BYTES)..).filter(|mark| !mark.is_empty()) {
-            read.mark = mark.to_vec();
-        }
-        if rest.is_empty() {
-            read.unfinished = None;
-        } else if let Ok(one) = Revocation::read(rest, now) {
-            // No entry is the beginning of another, so this one is whole: somebody's editor ends files without a line
-            // break.
-            entries.push(one);
-            read.unfinished = None;
-        } else {
-            if read.unfinished.as_deref() == Some(rest) {
-                flaws.push((read.lines + 1, rest, Flaw::Torn));
-            }
-            read.unfinished = Some(rest.to_vec());
-        }
-        for one in entries.iter().filter(|one| !is_over(one.until, now)) {
-            read.said.join(one);
-        }
-        self.list.take(Source::File, &entries);
-        self.tell(read, &flaws);
-    }
-
-    /// Each line that is no entry, once.
-    fn tell(&self, read: &mut Progress, flaws: &[(u64, &[u8], Flaw)]) {
-        /// More in one look are counted and not told one by one.
-        const LINES: usize = 20;
-        // Bounded: a file has so many lines and no more, and what is forgotten is told again.
-        if read.told.len() > self.list.limit() {
-            read.told.clear();
-        }
-        let fresh: Vec<_> =
-            flaws.iter().filter(|(_, line, _)| read.told.insert(*blake3::hash(line).as_bytes())).collect();
-        for (line, _, flaw) in fresh.iter().take(LINES) {
-            tracing::error!(file = %self.path.display(), line, "a line of the revocation file revokes nothing: it {flaw}");
-        }
-        if fresh.len() > LINES {
-            let more = fresh.len() - LINES;
-            tracing::error!(file = %self.path.display(), more, "and more lines of the revocation file are no entries");
-        }
-        if !fresh.is_empty() {
-            self.list.tell_malformed(Source::File, fresh.len());
-        }
     }
 
     /// Appends what the file does not say, in one stroke, and sees it onto the disk.
