@@ -44,7 +44,7 @@ mean stands in the [error reference](errors.md).
 come lines that are no condition, one for each issuer: `issuer https://idp.example.org ready`, or `not ready` while its keys
 were never had or are older than `limits.jwks_max_stale`. Its tokens are then denied, and nobody else's.
 
-Five to be woken by:
+Eight to be woken by:
 
 | what | why |
 |---|---|
@@ -53,6 +53,9 @@ Five to be woken by:
 | `gatepost_policy_reloads_total{result=\"refused\"}` rises | somebody's change is not in force; the old policies are |
 | `gatepost_tls_certificate_expiry_seconds` below a week | renewal has stopped working |
 | `gatepost_issuer_keys_age_seconds` above 10 minutes | an issuer's keys can't be had; past `limits.jwks_max_stale` its tokens are denied |
+| `gatepost_tls_revocation_expiry_seconds` below a day | a revocation list is about to run out; then the clients that it speaks of are refused |
+| `gatepost_revocation_staleness_seconds` above 5 | the file or the store of revocations is out of reach: what others revoke is not heard of |
+| `gatepost_revocation_entries_total{result!=\"taken\"}` rises | somebody's revocation is malformed, or the list is full: it revokes nothing |
 
 ";
     let table = metrics::reference_markdown();
