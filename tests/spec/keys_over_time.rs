@@ -107,6 +107,10 @@ async fn an_issuer_that_is_down_is_shown_and_takes_nothing_from_the_others() {
         server.give_keys_to(&mut second);
         second["issuer"] = json!(SECOND);
         settings["issuers"].as_array_mut().unwrap().push(second);
+        // The storefront presents for its app, whichever of the two issued the token.
+        let mut app = settings["callers"][0]["presents_for"][0].clone();
+        app["issuer"] = json!(SECOND);
+        settings["callers"][0]["presents_for"].as_array_mut().unwrap().push(app);
     })
     .await;
     let of_first = |subject: &str| gatepost.token(subject, &[]);
