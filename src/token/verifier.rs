@@ -8,6 +8,7 @@ use aws_lc_rs::digest;
 use moka::sync::Cache;
 use tokio_util::sync::CancellationToken;
 
+use super::api_key::text::KeyText;
 use super::claims::{Claims, Validity, instant};
 use super::error::{SetupProblem, TokenError, TokenSetupError};
 use super::introspection::{Introspection, is_bearer_token};
@@ -188,7 +189,8 @@ impl Verifier {
         if token.len() > self.limits.token_bytes {
             return Err(TokenError::Size);
         }
-        let opaque = token.split('.').count() != 3 && is_bearer_token(token);
+        // An API key in a token's place is a slip, and no authorization server's to see.
+        let opaque = token.split('.').count() != 3 && is_bearer_token(token) && KeyText::parse(token).is_none();
         let asked = self.introspections.iter().find(|one| opaque && token.starts_with(one.prefix()));
         let Some(introspection) = asked else {
             return self.verify(UnverifiedToken::new(text, &self.limits)?, now).await;

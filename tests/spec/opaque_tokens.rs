@@ -9,6 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use gatepost::client::{Answer, Ask, AskError};
 use gatepost::clock::Clock as _;
 use gatepost::model::decision::DenialCode;
+use gatepost::secret::ExposeSecret as _;
 use serde_json::{Value, json};
 use tonic::Code;
 
@@ -413,6 +414,20 @@ async fn a_token_is_shown_to_its_own_issuer_alone() {
     let long = format!("left_{}", "x".repeat(16 * 1024));
     assert_eq!(denial(gatepost.ask(thing("read").token(long)).await), Some(DenialCode::TokenRejected));
     assert_eq!((recorded(&gatepost)["token_refusal"].clone(), left.asked().len()), (json!("SIZE"), 1));
+}
+
+/// A key in the token's field of the message is refused where it is: whoever runs an authorization server could use it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_api_key_in_a_token_s_place_is_shown_to_nobody() {
+    let server = AuthorizationServer::start().await;
+    let gatepost = start(&server, json!({}), json!({})).await;
+    let clock = Arc::clone(&gatepost.clock);
+    server.answer(move |_| Reply::Body(active("alice", clock.now(), &json!({})).to_string()));
+    let key = gatepost::token::api_key::text::new_key().unwrap();
+    let ask = |token: &str| gatepost.ask(thing("read").token(token));
+    assert_eq!(denial(ask(key.expose_secret()).await), Some(DenialCode::TokenRejected));
+    assert_eq!((recorded(&gatepost)["token_refusal"].clone(), server.asked().len()), (json!("SHAPE"), 0));
+    assert_eq!(denial(ask(&key.expose_secret().replace("gpk_", "tok_")).await), None, "what is no key is asked about");
 }
 
 /// Neither the token nor the client's secret comes out anywhere, whatever the server does with them.
