@@ -78,9 +78,7 @@ impl Verifier {
     ) -> Result<Self, TokenSetupError> {
         let mut opened = HashMap::new();
         let mut introspections: Vec<Arc<Introspection>> = Vec::new();
-        // Each has its own share, so that one that does not answer takes nothing from the others.
-        let asked = issuers.iter().filter(|issuer| issuer.introspection.is_some()).count().max(1);
-        let flights = (limits.introspection_flights / asked).max(1);
+        let servers = issuers.iter().filter(|issuer| issuer.introspection.is_some()).count();
         for settings in issuers {
             let failed = |problem| TokenSetupError { issuer: settings.issuer.clone(), problem };
             if settings.audiences.is_empty() || settings.audiences.iter().any(String::is_empty) {
@@ -95,7 +93,7 @@ impl Verifier {
                     return Err(failed(SetupProblem::Prefix));
                 }
                 let statuses = Arc::clone(&statuses);
-                let way = Introspection::open(settings, config, statuses, flights, token_cache_entries, limits, &clock);
+                let way = Introspection::open(settings, config, statuses, servers, token_cache_entries, limits, &clock);
                 introspections.push(Arc::new(way.map_err(failed)?));
             }
             let issuer = Issuer {
