@@ -45,7 +45,8 @@ pub type Told = std::sync::Arc<dyn Fn(&str, bool) + Send + Sync>;
 /// What the verifier did on its own account, for the metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum News<'n> {
-    /// An introspection ended: `active`, `inactive`, `rejected` (active, but not for us), `failed`, or `shed` (not begun).
+    /// An introspection ended: `active`, `inactive`, `rejected` (active, but not for us), `failed`, or `shed` (not begun, or
+    /// not waited for).
     Introspection {
         /// Whose token it was about.
         issuer: &'n str,
