@@ -26,6 +26,7 @@ mod mapping;
 mod ring;
 mod roca;
 mod status_list;
+mod tend;
 #[cfg(test)]
 mod tests;
 mod unverified;

@@ -15,6 +15,7 @@ use super::introspection::{Introspection, is_bearer_token};
 use super::mapping;
 use super::ring::KeyRing;
 use super::status_list::{StatusReference, Statuses};
+use super::tend::tend;
 use super::unverified::{UnverifiedToken, plain_type};
 use super::verified::VerifiedToken;
 use super::{Heard, TokenFacts};
@@ -130,10 +131,13 @@ impl Verifier {
         self.start_lookups(cancel);
         for issuer in self.issuers.values() {
             if let KeyRing::Public(_) = &issuer.keys {
-                let (issuer, cancel, told) = (Arc::clone(issuer), cancel.clone(), Arc::clone(&told));
-                tokio::spawn(async move {
-                    if let KeyRing::Public(keys) = &issuer.keys {
-                        keys.keep_fresh(cancel, &told).await;
+                let (issuer, ending, told) = (Arc::clone(issuer), cancel.clone(), Arc::clone(&told));
+                tend("an issuer's keys", cancel, move || {
+                    let (issuer, cancel, told) = (Arc::clone(&issuer), ending.clone(), Arc::clone(&told));
+                    async move {
+                        if let KeyRing::Public(keys) = &issuer.keys {
+                            keys.keep_fresh(cancel, &told).await;
+                        }
                     }
                 });
             }
@@ -144,13 +148,18 @@ impl Verifier {
     fn start_lookups(&self, cancel: &CancellationToken) {
         for issuer in self.issuers.values() {
             for list in issuer.statuses.lists() {
-                let (list, issuer, cancel) = (Arc::clone(list), Arc::clone(issuer), cancel.clone());
+                let (list, issuer, ending) = (Arc::clone(list), Arc::clone(issuer), cancel.clone());
                 let heard = Arc::clone(&self.heard.0);
-                tokio::spawn(async move { list.keep_fresh(&issuer.settings, &issuer.keys, cancel, &heard).await });
+                tend("a status list", cancel, move || {
+                    let (list, issuer, cancel) = (Arc::clone(&list), Arc::clone(&issuer), ending.clone());
+                    let heard = Arc::clone(&heard);
+                    async move { list.keep_fresh(&issuer.settings, &issuer.keys, cancel, &heard).await }
+                });
             }
         }
         for introspection in &self.introspections {
-            tokio::spawn(Arc::clone(introspection).keep_credentials(cancel.clone()));
+            let (introspection, ending) = (Arc::clone(introspection), cancel.clone());
+            tend("client credentials", cancel, move || Arc::clone(&introspection).keep_credentials(ending.clone()));
         }
     }
 
