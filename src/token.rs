@@ -26,6 +26,7 @@ mod mapping;
 mod ring;
 mod roca;
 mod status_list;
+mod tend;
 #[cfg(test)]
 mod tests;
 mod unverified;
@@ -45,7 +46,8 @@ pub type Told = std::sync::Arc<dyn Fn(&str, bool) + Send + Sync>;
 /// What the verifier did on its own account, for the metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum News<'n> {
-    /// An introspection ended: `active`, `inactive`, `rejected` (active, but not for us), `failed`, or `shed` (not begun).
+    /// An introspection ended: `active`, `inactive`, `rejected` (active, but not for us), `failed`, or `shed` (not begun, or
+    /// not waited for).
     Introspection {
         /// Whose token it was about.
         issuer: &'n str,

@@ -886,7 +886,8 @@ limits! {
     status_list_refresh_floor: RawDuration, duration("1s", "1h");
     /// How often a status list is fetched that does not say how long it may be kept; no more than `status_list_max_age`.
     status_list_refresh_interval: RawDuration, duration("1s", "24h");
-    /// How long a status list is believed that does not say when it ends.
+    /// How long a status list is believed that does not say when it ends, and the longest that any is kept before the
+    /// next is fetched, whatever its `ttl`.
     status_list_max_age: RawDuration, duration("1s", "168h");
     /// One audit record, bytes.
     audit_record_bytes: RawSize, size("1KiB", "16MiB");

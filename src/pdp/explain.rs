@@ -13,7 +13,7 @@ pub struct Explained {
     pub answer: Answer,
     /// At which level it was asked.
     pub level: &'static str,
-    /// The principal, as far as it is known.
+    /// The principal, if what was sent makes one.
     pub principal: Option<EntityUid>,
     /// Why the token was refused, from a closed list.
     pub token_refusal: Option<&'static str>,
@@ -39,7 +39,9 @@ impl Pdp {
         let asked = known.question.as_ref();
         let level = known.level.or(asked.map(QuestionFacts::level)).unwrap_or("object");
         let asserted = asked.map(|asked| asked.asserted.clone()).unwrap_or_default();
-        let (principal, token_refusal) = (known.subject.principal.clone(), known.subject.token_refusal);
+        let token_refusal = known.subject.token_refusal;
+        // Whose a refused token is stands in the record. Whoever shows one that is not for it has no right to hear that.
+        let principal = known.subject.principal.clone().filter(|_| token_refusal.is_none());
         let answer = self.conclude(call, &begun, known, call.circumstances.clone(), decided).await?;
         Ok(Explained { answer, level, principal, token_refusal, asserted })
     }

@@ -102,7 +102,7 @@ instruments! {
         "Attempts to fetch or read an issuer's keys.";
     INTROSPECTIONS = "gatepost.introspections", Counter, "{introspection}",
         [("issuer", "an issuer of the configuration"), ("result", "`active`, `inactive`, `rejected`, `failed`, `shed`")],
-        "Questions to an authorization server about opaque tokens. `rejected`: active, but not for us; `shed`: not asked, too many were under way.";
+        "Questions to an authorization server about opaque tokens. `rejected`: active, but not for us; `shed`: not asked or not waited for, too many were.";
     STATUS_LIST_REFRESHES = "gatepost.status_list.refreshes", Counter, "{refresh}",
         [("issuer", "an issuer of the configuration"), ("result", "`ok`, `failed`")],
         "Attempts to fetch an issuer's token status lists.";

@@ -121,13 +121,14 @@ impl ApiKeys {
         let path = self.config.as_ref()?.file.clone();
         let keys = Arc::clone(self);
         Some(tokio::spawn(async move {
-            let mut seen = keys.current.load().stamp.clone();
+            let stamp = keys.current.load().stamp.clone();
+            let mut progress = Progress { seen: stamp.clone(), told: stamp };
             loop {
                 tokio::select! {
                     () = cancel.cancelled() => return,
                     () = tokio::time::sleep(LOOKED_AT) => {}
                 }
-                let (looking, path, before) = (Arc::clone(&keys), path.clone(), seen.clone());
+                let (looking, path, before) = (Arc::clone(&keys), path.clone(), progress.seen.clone());
                 let look = tokio::task::spawn_blocking(move || {
                     let stamp = Stamp::of(&path);
                     (stamp != before).then(|| (stamp, looking.reload()))
@@ -135,8 +136,9 @@ impl ApiKeys {
                 match look.await {
                     Ok(None) => {}
                     Ok(Some((stamp, outcome))) => {
-                        seen = stamp;
-                        on(outcome.as_ref().map(|count| *count));
+                        if progress.is_news(stamp, &outcome) {
+                            on(outcome.as_ref().map(|count| *count));
+                        }
                     }
                     Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "a reload broke off"),
                 }
@@ -154,12 +156,34 @@ impl ApiKeys {
     }
 }
 
+/// How far the watching has come.
+struct Progress {
+    /// The state that needs no second look.
+    seen: Option<Stamp>,
+    /// The state that was last told of.
+    told: Option<Stamp>,
+}
+
+impl Progress {
+    /// Takes note of what came of the state `stamp`; whether that is to be told.
+    fn is_news(&mut self, stamp: Option<Stamp>, outcome: &Result<usize, ApiKeyFileError>) -> bool {
+        let is_news = outcome.is_ok() || self.told != stamp;
+        self.told.clone_from(&stamp);
+        // What could not be read now (no file descriptor left, a disk that stalls) may be read at the next look without
+        // any further change. Until then a revoked key would go on counting.
+        if !matches!(outcome, Err(ApiKeyFileError::Io { .. })) {
+            self.seen = stamp;
+        }
+        is_news
+    }
+}
+
 impl Loaded {
     fn read(config: &ApiKeyConfig, limits: &Limits) -> Result<Self, ApiKeyFileError> {
         // Taken before the content: a change in between is seen at the next look.
         let stamp = Stamp::of(&config.file);
-        file::warn_if_open(&config.file);
         let file = ApiKeyFile::read(&config.file, limits)?;
+        file::warn_if_open(&config.file);
         let mut by_id = HashMap::with_capacity(file.keys.len());
         for entry in file.keys {
             let owner = EntityId::parse(&entry.owner, limits.id_bytes)

@@ -1,7 +1,7 @@
 //! Opaque tokens: the issuer is asked whether they count (RFC 7662), and its answer is read like a JWT's claims.
 //!
 //! The one place where a question waits for the network, so everything about it is bounded: one flight a token, so many
-//! flights an issuer, so many bytes and so much time each. A flight goes on when whoever asked first has gone: the next
+//! flights an issuer, so many who wait for them, so many bytes and so much time each. A flight goes on when whoever asked first has gone: the next
 //! one finds its answer. An answer is kept for a short time, a failure never is.
 
 use std::collections::HashMap;
@@ -51,6 +51,8 @@ pub(super) struct Introspection {
     answers: Option<Cache<[u8; 32], Kept>>,
     under_way: Mutex<HashMap<[u8; 32], Flight>>,
     flights: Arc<Semaphore>,
+    /// Questions that may wait for a flight at once.
+    seats: Semaphore,
     limits: Limits,
     clock: SharedClock,
 }
@@ -80,17 +82,19 @@ enum Found {
 }
 
 impl Introspection {
-    /// Opens the way to the issuer's authorization server; nothing is asked yet. At most `flights` are under way at once,
-    /// and about `entries` answers are kept; with 0 none.
+    /// Opens the way to the issuer's authorization server, one of `servers`; nothing is asked yet. About `entries` answers
+    /// are kept; with 0 none.
     pub(super) fn open(
         issuer: &TrustedIssuer,
         config: &IntrospectionConfig,
         statuses: Arc<Statuses>,
-        flights: usize,
+        servers: usize,
         entries: u64,
         limits: &Limits,
         clock: &SharedClock,
     ) -> Result<Self, SetupProblem> {
+        // Each has its own share, so that one that does not answer takes nothing from the others.
+        let share = |of: usize| (of / servers.max(1)).clamp(1, Semaphore::MAX_PERMITS);
         let answers = (entries > 0).then(|| {
             let longest = config.max_cache.max(INACTIVE_KEPT) + Duration::from_secs(1);
             Cache::builder().max_capacity(entries).time_to_live(longest).build()
@@ -102,7 +106,9 @@ impl Introspection {
             door: ArcSwap::from_pointee(Door::open(config, limits)?),
             answers,
             under_way: Mutex::default(),
-            flights: Arc::new(Semaphore::new(flights)),
+            flights: Arc::new(Semaphore::new(share(limits.introspection_flights))),
+            // Whoever waits takes up a decision: half of them stay for questions that need nobody.
+            seats: Semaphore::new(share(limits.concurrent_decisions / 2)),
             limits: limits.clone(),
             clock: Arc::clone(clock),
         })
@@ -129,6 +135,7 @@ impl Introspection {
             Found::Known(answer) => return answer,
             Found::UnderWay(flight) => flight,
         };
+        let Ok(_seat) = self.seats.try_acquire() else { return Err(self.shed(heard)) };
         // The sender is dropped without an answer only if the flight broke off.
         let landed = flight.wait_for(Option::is_some).await.map_err(|_| TokenError::IssuerUnavailable)?;
         landed.clone().unwrap_or(Err(TokenError::IssuerUnavailable))
@@ -153,8 +160,7 @@ impl Introspection {
             return Ok(Found::Known(answer));
         }
         let Ok(permit) = Arc::clone(&self.flights).try_acquire_owned() else {
-            heard(News::Introspection { issuer: &self.issuer.issuer, result: "shed" });
-            return Err(TokenError::IssuerUnavailable);
+            return Err(self.shed(heard));
         };
         let (landed, flight) = watch::channel(None);
         under_way.insert(digest, flight.clone());
@@ -169,6 +175,12 @@ impl Introspection {
             landed.send_replace(Some(answer));
         });
         Ok(Found::UnderWay(flight))
+    }
+
+    /// What becomes of a question that there is no room for.
+    fn shed(&self, heard: &Heard) -> TokenError {
+        heard(News::Introspection { issuer: &self.issuer.issuer, result: "shed" });
+        TokenError::IssuerUnavailable
     }
 
     /// An answer that may be used again: young enough, and the token still within its time, without any skew.

@@ -179,10 +179,12 @@ impl StatusList {
         believed
     }
 
-    /// How long a list is kept before the next is fetched: its `ttl`, or what the configuration says.
+    /// How long a list is kept before the next is fetched: its `ttl`, or what the configuration says. A `ttl` of years, or
+    /// one in milliseconds, would be the end of all news.
     fn interval(&self, held: &Held) -> Duration {
         let told = held.document.ttl.map(Duration::from_secs);
-        told.unwrap_or(self.limits.status_list_refresh_interval).max(self.limits.status_list_refresh_floor)
+        let (floor, longest) = (self.limits.status_list_refresh_floor, self.limits.status_list_max_age);
+        told.unwrap_or(self.limits.status_list_refresh_interval).min(longest).max(floor)
     }
 
     fn may_attempt(&self) -> bool {

@@ -669,3 +669,22 @@ async fn a_key_file_is_read_again_and_a_broken_one_changes_nothing() {
     assert!(bench.verify(&new_token).await.is_ok());
     assert_eq!(bench.verify(&old_token).await.err(), Some(TokenError::UnknownKey));
 }
+
+/// A fault in the middle of a refresh is not the end of all refreshing.
+#[tokio::test]
+async fn keys_are_looked_for_again_after_a_fault_of_ours() {
+    let (old, new) = (Signer::new("a", 1), Signer::new("b", 2));
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), old.jwks()).unwrap();
+    let bench = Bench::new(issuer(TokenAlgorithm::EdDsa, KeySource::File(file.path().to_owned())));
+    let attempts = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&attempts);
+    let told = move |_: &str, _| assert!(counted.fetch_add(1, Ordering::SeqCst) > 0, "a fault that this test is about");
+    bench.verifier.start(&bench.cancel, Arc::new(told));
+    until(|| attempts.load(Ordering::SeqCst) == 1).await;
+    std::fs::write(file.path(), new.jwks()).unwrap();
+    bench.clock.advance(Limits::default().jwks_refresh_floor);
+    until(|| attempts.load(Ordering::SeqCst) == 2).await;
+    assert!(bench.verify(&new.token(&json!({}))).await.is_ok());
+    assert_eq!(bench.verify(&old.token(&json!({}))).await.unwrap_err(), TokenError::UnknownKey);
+}

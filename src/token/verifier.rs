@@ -8,12 +8,14 @@ use aws_lc_rs::digest;
 use moka::sync::Cache;
 use tokio_util::sync::CancellationToken;
 
+use super::api_key::text::KeyText;
 use super::claims::{Claims, Validity, instant};
 use super::error::{SetupProblem, TokenError, TokenSetupError};
 use super::introspection::{Introspection, is_bearer_token};
 use super::mapping;
 use super::ring::KeyRing;
 use super::status_list::{StatusReference, Statuses};
+use super::tend::tend;
 use super::unverified::{UnverifiedToken, plain_type};
 use super::verified::VerifiedToken;
 use super::{Heard, TokenFacts};
@@ -77,9 +79,7 @@ impl Verifier {
     ) -> Result<Self, TokenSetupError> {
         let mut opened = HashMap::new();
         let mut introspections: Vec<Arc<Introspection>> = Vec::new();
-        // Each has its own share, so that one that does not answer takes nothing from the others.
-        let asked = issuers.iter().filter(|issuer| issuer.introspection.is_some()).count().max(1);
-        let flights = (limits.introspection_flights / asked).max(1);
+        let servers = issuers.iter().filter(|issuer| issuer.introspection.is_some()).count();
         for settings in issuers {
             let failed = |problem| TokenSetupError { issuer: settings.issuer.clone(), problem };
             if settings.audiences.is_empty() || settings.audiences.iter().any(String::is_empty) {
@@ -94,7 +94,7 @@ impl Verifier {
                     return Err(failed(SetupProblem::Prefix));
                 }
                 let statuses = Arc::clone(&statuses);
-                let way = Introspection::open(settings, config, statuses, flights, token_cache_entries, limits, &clock);
+                let way = Introspection::open(settings, config, statuses, servers, token_cache_entries, limits, &clock);
                 introspections.push(Arc::new(way.map_err(failed)?));
             }
             let issuer = Issuer {
@@ -131,10 +131,13 @@ impl Verifier {
         self.start_lookups(cancel);
         for issuer in self.issuers.values() {
             if let KeyRing::Public(_) = &issuer.keys {
-                let (issuer, cancel, told) = (Arc::clone(issuer), cancel.clone(), Arc::clone(&told));
-                tokio::spawn(async move {
-                    if let KeyRing::Public(keys) = &issuer.keys {
-                        keys.keep_fresh(cancel, &told).await;
+                let (issuer, ending, told) = (Arc::clone(issuer), cancel.clone(), Arc::clone(&told));
+                tend("an issuer's keys", cancel, move || {
+                    let (issuer, cancel, told) = (Arc::clone(&issuer), ending.clone(), Arc::clone(&told));
+                    async move {
+                        if let KeyRing::Public(keys) = &issuer.keys {
+                            keys.keep_fresh(cancel, &told).await;
+                        }
                     }
                 });
             }
@@ -145,13 +148,18 @@ impl Verifier {
     fn start_lookups(&self, cancel: &CancellationToken) {
         for issuer in self.issuers.values() {
             for list in issuer.statuses.lists() {
-                let (list, issuer, cancel) = (Arc::clone(list), Arc::clone(issuer), cancel.clone());
+                let (list, issuer, ending) = (Arc::clone(list), Arc::clone(issuer), cancel.clone());
                 let heard = Arc::clone(&self.heard.0);
-                tokio::spawn(async move { list.keep_fresh(&issuer.settings, &issuer.keys, cancel, &heard).await });
+                tend("a status list", cancel, move || {
+                    let (list, issuer, cancel) = (Arc::clone(&list), Arc::clone(&issuer), ending.clone());
+                    let heard = Arc::clone(&heard);
+                    async move { list.keep_fresh(&issuer.settings, &issuer.keys, cancel, &heard).await }
+                });
             }
         }
         for introspection in &self.introspections {
-            tokio::spawn(Arc::clone(introspection).keep_credentials(cancel.clone()));
+            let (introspection, ending) = (Arc::clone(introspection), cancel.clone());
+            tend("client credentials", cancel, move || Arc::clone(&introspection).keep_credentials(ending.clone()));
         }
     }
 
@@ -188,7 +196,8 @@ impl Verifier {
         if token.len() > self.limits.token_bytes {
             return Err(TokenError::Size);
         }
-        let opaque = token.split('.').count() != 3 && is_bearer_token(token);
+        // An API key in a token's place is a slip, and no authorization server's to see.
+        let opaque = token.split('.').count() != 3 && is_bearer_token(token) && KeyText::parse(token).is_none();
         let asked = self.introspections.iter().find(|one| opaque && token.starts_with(one.prefix()));
         let Some(introspection) = asked else {
             return self.verify(UnverifiedToken::new(text, &self.limits)?, now).await;

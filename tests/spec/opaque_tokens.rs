@@ -9,6 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use gatepost::client::{Answer, Ask, AskError};
 use gatepost::clock::Clock as _;
 use gatepost::model::decision::DenialCode;
+use gatepost::secret::ExposeSecret as _;
 use serde_json::{Value, json};
 use tonic::Code;
 
@@ -332,6 +333,42 @@ async fn a_flood_of_opaque_tokens_is_bounded_and_others_do_not_notice() {
     assert!(gatepost.metrics().await.contains("result=\"shed\"} 50"));
 }
 
+/// A server that does not answer keeps half of the decisions busy and no more, however popular one token is.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_a_silent_server_leaves_room_for_others() {
+    let server = AuthorizationServer::start().await;
+    let mut issuer = server.issuer();
+    issuer["principal"]["shared_type"] = json!(true);
+    let gatepost = Gatepost::start_over(&machines(), |settings| {
+        let mut jwts = settings["issuers"][0].clone();
+        jwts["principal"] = json!({ "type": "User", "shared_type": true });
+        machine_settings(settings, json!([issuer, jwts]));
+        settings["limits"]["concurrent_decisions"] = json!(8);
+        settings["limits"]["introspection_timeout"] = json!("20s");
+    })
+    .await;
+    server.answer(|_| Reply::Silence);
+    let client = gatepost.client("storefront");
+    let (told, mut news) = tokio::sync::mpsc::unbounded_channel();
+    for _ in 0..8 {
+        let (client, told) = (client.clone(), told.clone());
+        tokio::spawn(async move { told.send(client.check(thing("read").token("popular")).await) });
+    }
+    for _ in 0..4 {
+        let shed = tokio::time::timeout(PATIENCE, news.recv()).await.expect("half of them don't wait").unwrap();
+        assert_eq!(denial(shed), Some(DenialCode::IssuerUnavailable));
+    }
+    let jwt = gatepost.token_with("alice", &json!({ "scope": "things:read" }), Duration::from_secs(60));
+    assert_eq!(denial(client.check(thing("read").token(jwt)).await), None, "a JWT does not care");
+
+    let now = gatepost.clock.now();
+    server.answer(move |_| Reply::Body(active("alice", now, &json!({})).to_string()));
+    for _ in 0..4 {
+        assert_eq!(denial(news.recv().await.unwrap()), None, "whoever waited gets the answer");
+    }
+    assert_eq!(server.asked().len(), 1);
+}
+
 /// The question's own deadline holds, and what was begun for it is there for the next one.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flight_goes_on_when_whoever_asked_has_gone() {
@@ -413,6 +450,20 @@ async fn a_token_is_shown_to_its_own_issuer_alone() {
     let long = format!("left_{}", "x".repeat(16 * 1024));
     assert_eq!(denial(gatepost.ask(thing("read").token(long)).await), Some(DenialCode::TokenRejected));
     assert_eq!((recorded(&gatepost)["token_refusal"].clone(), left.asked().len()), (json!("SIZE"), 1));
+}
+
+/// A key in the token's field of the message is refused where it is: whoever runs an authorization server could use it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_api_key_in_a_token_s_place_is_shown_to_nobody() {
+    let server = AuthorizationServer::start().await;
+    let gatepost = start(&server, json!({}), json!({})).await;
+    let clock = Arc::clone(&gatepost.clock);
+    server.answer(move |_| Reply::Body(active("alice", clock.now(), &json!({})).to_string()));
+    let key = gatepost::token::api_key::text::new_key().unwrap();
+    let ask = |token: &str| gatepost.ask(thing("read").token(token));
+    assert_eq!(denial(ask(key.expose_secret()).await), Some(DenialCode::TokenRejected));
+    assert_eq!((recorded(&gatepost)["token_refusal"].clone(), server.asked().len()), (json!("SHAPE"), 0));
+    assert_eq!(denial(ask(&key.expose_secret().replace("gpk_", "tok_")).await), None, "what is no key is asked about");
 }
 
 /// Neither the token nor the client's secret comes out anywhere, whatever the server does with them.

@@ -518,6 +518,7 @@ async fn whoever_may_ask_why_hears_what_decided_and_no_more() {
     assert_eq!((denied.determining_policies.len(), denied.principal), (0, Some(parent("User", "bob"))));
     let refused = office.explain(ask(&stolen)).await.unwrap().into_inner();
     assert_eq!(refused.token_refusal, "CLIENT_NOT_CALLER");
+    assert_eq!(refused.principal, None, "whose it is was not meant for this caller");
     assert_eq!(refused.response.unwrap().denial.unwrap().code(), v1::DenialCode::TokenNotForCaller);
 
     // Without the right nothing is told, nor is a malformed question.

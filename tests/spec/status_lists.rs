@@ -207,6 +207,24 @@ async fn a_token_that_was_good_stops_when_its_list_changes_whatever_is_cached() 
     assert_eq!(bench.server.asked().len(), 2);
 }
 
+/// What a list says of itself is the issuer's wish; how old news may be is the operator's word.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_that_would_be_kept_for_years_is_fetched_all_the_same() {
+    let far = json!({ "ttl": 10_000_000_000_u64, "exp": 200_000_000_000_u64 });
+    let mut bench = Bench::start(far.clone(), |_| ()).await;
+    let mut newer = far;
+    newer["status_list"] = revoking();
+    serve(&bench.server, signed(&bench.server, "statuslist+jwt", bench.now(), &newer));
+    let longest = Limits::default().status_list_max_age;
+    bench.gatepost.clock.advance(longest - Duration::from_secs(1));
+    assert_eq!(bench.ask(&bench.at(0)).await.0, None);
+    assert_eq!(bench.server.asked().len(), 1, "not due yet");
+    bench.gatepost.clock.advance(Duration::from_secs(1));
+    assert_eq!(bench.ask(&bench.at(0)).await.0, None, "nobody waits for the fetch");
+    assert_eq!(bench.attempted().await, 2);
+    assert_eq!(bench.ask(&bench.at(0)).await.0, Some(DenialCode::TokenRevoked));
+}
+
 /// Each document says that the token is revoked; none is taken, and the good list from before stays in force.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_list_that_is_not_the_issuer_s_own_changes_nothing() {

@@ -268,6 +268,36 @@ async fn a_changed_file_is_taken_and_a_broken_one_changes_nothing() {
     watching.await.unwrap();
 }
 
+/// A revocation that is written while the process is out of file descriptors takes effect as soon as it has one.
+#[test]
+fn a_file_that_could_not_be_read_is_looked_at_again_and_told_of_once() {
+    let bench = Bench::of(&[key(|_| ()).1]);
+    let path = bench.config().file;
+    let before = Stamp::of(&path);
+    bench.write(&[key(|_| ()).1, key(|_| ()).1]);
+    let after = Stamp::of(&path);
+    assert_ne!(before, after);
+    let unread = || {
+        let source = std::io::Error::other("no file descriptor left");
+        Err(ApiKeyFileError::Io { path: path.clone(), doing: "can't be read", source })
+    };
+    let broken = || Err(ApiKeyFileError::Shape { path: path.clone(), line: 1 });
+
+    let mut progress = Progress { seen: before.clone(), told: before.clone() };
+    let table = [
+        (unread(), true, false, "told, and looked at again"),
+        (unread(), false, false, "as before, and told already"),
+        (Ok(2), true, true, "read at last"),
+    ];
+    for (outcome, news, done, why) in table {
+        assert_eq!(progress.is_news(after.clone(), &outcome), news, "{why}");
+        assert_eq!(progress.seen == after, done, "{why}");
+    }
+    let mut progress = Progress { seen: before.clone(), told: before };
+    assert!(progress.is_news(after.clone(), &broken()), "what is read and broken is told");
+    assert!(progress.seen == after, "and needs no second look until it changes");
+}
+
 /// THREATS T13: whoever guesses ids learns nothing from the clock. Medians of interleaved samples, so that a busy machine
 /// disturbs both alike; the work that must not be skipped, the hash of the secret, is almost half of all.
 #[test]
