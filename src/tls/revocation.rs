@@ -9,7 +9,7 @@
 //!
 //! Follows RFC 5280 sections 5 and 6.3. Indirect and delta lists are not taken.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -29,8 +29,9 @@ use list::RevocationList;
 /// the newest are kept. One of them may be the true one.
 const MAX_UNPROVEN: usize = 4;
 
-/// The lists of one issuer by their issuing distribution point, if they have one; the newest first.
-type Partitions = HashMap<Option<Vec<u8>>, Vec<Arc<RevocationList>>>;
+/// The lists of one issuer by their issuing distribution point, if they have one; the newest first. In order, the whole
+/// list before its parts: webpki asks the first that speaks of a certificate whether it has run out.
+type Partitions = BTreeMap<Option<Vec<u8>>, Vec<Arc<RevocationList>>>;
 
 /// The lists in force.
 #[derive(Debug)]
@@ -139,7 +140,7 @@ impl Lists {
     }
 
     fn of_issuer<'a>(&'a self, subject: &[u8], certificate: &CertificateDer<'_>, chosen: &mut Chosen<'a>) {
-        for lists in self.groups.get(subject).into_iter().flat_map(HashMap::values) {
+        for lists in self.groups.get(subject).into_iter().flat_map(BTreeMap::values) {
             let signed = lists.iter().find(|list| list.is_signed_by(certificate, &self.algorithms));
             chosen.proven.extend(signed.map(|list| &list.parsed));
             chosen.asked.extend(signed.or(lists.first()).map(|list| &list.parsed));
@@ -155,7 +156,7 @@ impl Lists {
     /// When the first list that is asked runs out, or did.
     #[must_use]
     pub fn first_end(&self) -> Option<SystemTime> {
-        let groups = self.groups.values().flat_map(HashMap::values);
+        let groups = self.groups.values().flat_map(BTreeMap::values);
         let asked = groups.flat_map(|lists| {
             let proven: Vec<_> = lists.iter().filter(|list| !list.signers().is_empty()).collect();
             if proven.is_empty() { lists.first().into_iter().collect() } else { proven }
@@ -169,7 +170,7 @@ impl Lists {
     }
 
     fn every(&self) -> impl Iterator<Item = &Arc<RevocationList>> {
-        self.groups.values().flat_map(HashMap::values).flatten()
+        self.groups.values().flat_map(BTreeMap::values).flatten()
     }
 }
 

@@ -67,6 +67,7 @@ fn whatever_the_order_of_files_the_newest_list_of_the_true_signer_counts() {
     let (long, short) = (corp.list(0x0100, end, &[1]), corp.list(0xff, end, &[]));
     let (part, whole) = (corp.list_of(8, end, &[1], Some("http://corp.test/1.crl")), corp.list(7, end, &[]));
     let old_part = corp.list_of(3, end, &[], Some("http://corp.test/1.crl"));
+    let past_part = corp.list_of(3, noon() - HOUR, &[], Some("http://corp.test/1.crl"));
 
     type Row<'a> = (Vec<&'a CertificateRevocationList>, &'a str, &'a str, &'a str);
     let table: Vec<Row<'_>> = vec![
@@ -81,9 +82,12 @@ fn whatever_the_order_of_files_the_newest_list_of_the_true_signer_counts() {
         (vec![&run_out, &revokes], "CrlExpired", "CrlExpired", "the newest has run out: the older does not step in"),
         (vec![&part, &whole], "CertRevoked", "Ok", "on one partition's list, though not on the whole's older one"),
         (vec![&part, &old_part, &whole], "CertRevoked", "Ok", "a partition's older list does not shadow its newer"),
+        (vec![&run_out, &old_part], "CrlExpired", "CrlExpired", "the whole has run out: a part does not step in"),
+        (vec![&past_part, &empty], "Ok", "Ok", "a part that has run out takes nothing from the whole"),
     ];
     for (lists, one, two, why) in table {
-        for turned in [false, true] {
+        // Several times: no chance decides.
+        for turned in [false, true].into_iter().cycle().take(8) {
             let mut lists = lists.clone();
             if turned {
                 lists.reverse();
