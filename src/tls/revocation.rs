@@ -82,6 +82,29 @@ impl Lists {
         (renewed, gone_back)
     }
 
+    /// As [`renewed`](Self::renewed), within `limit` bytes if that can be. Past it those go whose signer is not known and
+    /// that no file holds any more: none of them has ever cleared or revoked anybody.
+    pub(super) fn renewed_within(
+        &self,
+        limit: usize,
+        read: Vec<RevocationList>,
+        authorities: &Authorities,
+    ) -> (Self, Vec<Arc<PathBuf>>) {
+        let offered: HashSet<_> = read.iter().map(|list| list.hash).collect();
+        let (mut renewed, gone_back) = self.renewed(read, authorities);
+        if renewed.bytes() > limit {
+            for lists in renewed.groups.values_mut().flat_map(BTreeMap::values_mut) {
+                lists.retain(|list| offered.contains(&list.hash) || !list.signers().is_empty());
+            }
+            // A part without lists is no part, an issuer without parts no issuer.
+            for partitions in renewed.groups.values_mut() {
+                partitions.retain(|_, lists| !lists.is_empty());
+            }
+            renewed.groups.retain(|_, partitions| !partitions.is_empty());
+        }
+        (renewed, gone_back)
+    }
+
     /// Sorts the lists of one issuer and partition, and drops those that a newer one of the same signer replaces.
     fn settle(&self, lists: &mut Vec<Arc<RevocationList>>, authorities: &[&Authority]) {
         // Whoever is known to have signed one may have signed the others: certificates between leaf and authority are

@@ -146,6 +146,36 @@ fn a_list_of_an_authority_that_clients_bring_along_counts_by_its_own_signature()
     assert_eq!(silent.judge(&good), Err(webpki::Error::UnknownRevocationStatus), "nothing is said of the one between");
 }
 
+/// Lists of an authority that no client has shown yet pile up to a few, and must not keep everybody's from being renewed.
+#[test]
+fn lists_that_nobody_was_ever_held_against_make_room_for_newer_ones() {
+    let root = Authority::new("root");
+    let uses = [KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    let between = root.subordinate(&uses);
+    let end = noon() + HOUR;
+    let many: Vec<u64> = (1000..1200).collect();
+    let limit = 3 * between.list(1, end, &many).der().len() + root.list(1, end, &[]).der().len();
+    let authorities = Authorities::shared(vec![root.der()]).unwrap();
+    let mut lists = Lists::none(algorithms());
+    for number in 1..10 {
+        let offered = [root.list(number, end, &[]), between.list(number, end, &many)];
+        lists = lists.renewed_within(limit, offered.iter().map(read).collect(), &authorities).0;
+        assert!(lists.bytes() <= limit, "reload {number}: {} bytes", lists.bytes());
+        assert!(offered.iter().all(|one| lists.every().any(|list| list.hash == blake3::hash(one.der()))), "{number}");
+    }
+    let revoked = [1000, 5].map(|serial| {
+        let leaf = between.issue(&numbered(serial, leaf(&[ORDERS], &[]))).certificate;
+        let mut world = World::of(&root);
+        std::mem::swap(&mut world.lists, &mut lists);
+        let judged = world.judge(&[leaf, between.der()]);
+        std::mem::swap(&mut world.lists, &mut lists);
+        judged
+    });
+    assert_eq!(revoked, [Err(webpki::Error::CertRevoked), Ok(())], "what is left is asked");
+    let (kept, _) = lists.renewed_within(1, vec![], &authorities);
+    assert_eq!(kept.every().count(), 2, "what has been proven stays, whatever the limit");
+}
+
 #[test]
 fn what_was_in_force_stays_until_something_newer_comes() {
     let corp = Authority::new("corp");
