@@ -238,7 +238,8 @@ impl Gatepost {
         pdp.trail.write(Entry::Lifecycle(LifecycleEntry { time: clock.now(), started: true })).await?;
         let metrics = pdp.metrics.clone();
         pdp.tokens.start(&helpers, Arc::new(move |issuer, well| metrics.jwks_refresh(issuer, well)));
-        watch_levels(&pdp, &identity, &clock);
+        let listeners = std::iter::once(&identity).chain(office.as_ref().map(Office::identity)).cloned().collect();
+        watch_levels(&pdp, listeners, &clock);
         watch_policies(&pdp, &config.policies, &helpers);
         sources.start(&pdp, &helpers).await;
         watch_api_keys(&pdp, &helpers);
@@ -357,7 +358,7 @@ where
 }
 
 /// Levels that are read when somebody looks.
-fn watch_levels(pdp: &Arc<Pdp>, identity: &Arc<ServerIdentity>, clock: &SharedClock) {
+fn watch_levels(pdp: &Arc<Pdp>, listeners: Vec<Arc<ServerIdentity>>, clock: &SharedClock) {
     let metrics = &pdp.metrics;
     let trail = pdp.trail.clone();
     #[expect(clippy::cast_precision_loss, reason = "a gauge")]
@@ -375,13 +376,18 @@ fn watch_levels(pdp: &Arc<Pdp>, identity: &Arc<ServerIdentity>, clock: &SharedCl
         let ages = weak.upgrade().map_or_else(Vec::new, |pdp| pdp.tokens.key_ages());
         ages.into_iter().map(|(issuer, age)| (issuer, age.as_secs_f64())).collect()
     });
-    if identity.lists_expire_at().is_some() {
-        let (identity, clock) = (Arc::clone(identity), Arc::clone(clock));
-        let left = move || identity.lists_expire_at().map_or(f64::NAN, |end| seconds_until(end, clock.now()));
+    let first_list_end =
+        |listeners: &[Arc<ServerIdentity>]| listeners.iter().filter_map(|one| one.lists_expire_at()).min();
+    if first_list_end(&listeners).is_some() {
+        let (listeners, clock) = (listeners.clone(), Arc::clone(clock));
+        let left = move || first_list_end(&listeners).map_or(f64::NAN, |end| seconds_until(end, clock.now()));
         metrics.watch(Watched::RevocationExpiry, left);
     }
-    let (identity, clock) = (Arc::clone(identity), Arc::clone(clock));
-    metrics.watch(Watched::CertificateExpiry, move || seconds_until(identity.certificate_expires_at(), clock.now()));
+    let clock = Arc::clone(clock);
+    metrics.watch(Watched::CertificateExpiry, move || {
+        let first_end = listeners.iter().map(|one| one.certificate_expires_at()).min();
+        first_end.map_or(f64::NAN, |end| seconds_until(end, clock.now()))
+    });
 }
 
 /// Negative once `end` is past.

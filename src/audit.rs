@@ -243,6 +243,8 @@ pub struct AdminFailure {
     pub status: &'static str,
     /// The reason, from a closed list.
     pub reason: &'static str,
+    /// Why whoever called has no identity, when that is what failed.
+    pub caller_refusal: Option<&'static str>,
     /// Whether it was our fault and not our choice.
     pub ours: bool,
 }

@@ -112,7 +112,21 @@ impl AdminError {
     /// As the record tells it.
     pub(super) fn failure(&self) -> AdminFailure {
         let (status, reason, ours) = self.told();
-        AdminFailure { status, reason, ours }
+        let caller_refusal = match self {
+            Self::NotIdentified(word) => Some(*word),
+            Self::NotEnrolled
+            | Self::NotEntitled
+            | Self::TooFast(_)
+            | Self::Invalid { .. }
+            | Self::NoSuchMethod
+            | Self::Unreadable
+            | Self::Full(_)
+            | Self::Audit(_)
+            | Self::NotStored(_)
+            | Self::Deadline
+            | Self::Panicked => None,
+        };
+        AdminFailure { status, reason, caller_refusal, ours }
     }
 }
 

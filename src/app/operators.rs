@@ -116,6 +116,11 @@ impl Office {
         Ok(Self { address, listener, identity, admin })
     }
 
+    /// Who the listener is.
+    pub(super) fn identity(&self) -> &Arc<ServerIdentity> {
+        &self.identity
+    }
+
     /// Serves until `closing`.
     pub(super) fn serve(
         self,

@@ -130,6 +130,8 @@ const LAST_SECOND: u64 = 253_402_300_799;
 /// How far ahead a cut-off may lie, in seconds: a cut-off never moves back, so one in the far future would lock its
 /// subject out.
 pub const LATEST_CUT_OFF: u64 = 120;
+/// Clocks of replicas may differ by so much, in seconds: what one could say, another must be able to read.
+pub const CLOCKS_DIFFER: u64 = 120;
 /// A longer line is not one of ours. The longest that is has 164 bytes.
 pub const LINE_BYTES: usize = 256;
 
@@ -149,7 +151,7 @@ pub enum Flaw {
     #[error("must have `issued_before` if it is a subject, and must not otherwise")]
     CutOff,
     /// The cut-off lies too far ahead.
-    #[error("has an `issued_before` more than 120 s ahead: it would lock the subject out")]
+    #[error("has an `issued_before` more than 240 s ahead: it would lock the subject out, unless our clock is wrong")]
     CutOffAhead,
     /// It ends too late.
     #[error("has an `until` more than ten years ahead, or after the year 9999 for a certificate")]
@@ -177,7 +179,7 @@ impl Revocation {
         Self { kind, key, issued_before: EVERYTHING, until }
     }
 
-    /// Reads one line, without its line break. `now` is in seconds.
+    /// Reads one line, without its line break. `now` is in seconds; whoever wrote it may be [`CLOCKS_DIFFER`] ahead.
     ///
     /// # Errors
     /// [`Flaw`] names the first rule that is broken.
@@ -186,6 +188,7 @@ impl Revocation {
             return Err(Flaw::TooLong);
         }
         let line: Line<'_> = serde_json::from_slice(line).map_err(|_| Flaw::Shape)?;
+        let now = now.saturating_add(CLOCKS_DIFFER);
         let key = Key::parse(&line.key).ok_or(Flaw::Key)?;
         let issued_before = match (line.kind, line.issued_before) {
             (Kind::Subject, Some(cut_off)) if cut_off > now.saturating_add(LATEST_CUT_OFF) => {

@@ -157,9 +157,22 @@ impl RevocationFile {
         if text.is_empty() {
             return Ok(());
         }
-        let mut file = self.options().append(true).open(&self.path).map_err(self.io("opened"))?;
-        let length = file.metadata().map_err(self.io("read"))?.len();
-        if length.saturating_add(u64::try_from(text.len()).unwrap_or(u64::MAX)) > self.limit() {
+        let open = || {
+            let file = self.options().append(true).open(&self.path).map_err(self.io("opened"))?;
+            let length = file.metadata().map_err(self.io("read"))?.len();
+            Ok((file, length))
+        };
+        let too_large =
+            |length: u64| length.saturating_add(u64::try_from(text.len()).unwrap_or(u64::MAX)) > self.limit();
+        let (mut file, mut length) = open()?;
+        if too_large(length) {
+            // Most of a file that has grown for days is over.
+            drop(read);
+            self.drop_what_is_over()?;
+            read = self.read.lock();
+            (file, length) = open()?;
+        }
+        if too_large(length) {
             return Err(FileError::TooLarge { path: self.path.clone(), limit: self.limit() });
         }
         if ends_inside_a_line(&mut file, length).map_err(self.io("read"))? {
@@ -198,14 +211,21 @@ impl RevocationFile {
         Ok(())
     }
 
-    /// Takes what the file says and writes it anew without what is over. Lines that are no entries stay: somebody meant
-    /// something by them, and is told of them at every start until they are mended.
+    /// Takes what the file says and drops what is over.
     fn compact(&self) -> Result<(), FileError> {
         let _lock = self.lock()?;
         drop(self.options().append(true).open(&self.path).map_err(self.io("opened"))?);
         self.look()?;
+        self.drop_what_is_over()
+    }
+
+    /// Writes the file anew without what is over. Lines that are no entries stay: somebody meant something by them, and is
+    /// told of them at every start until they are mended. To be called with the lock held.
+    fn drop_what_is_over(&self) -> Result<(), FileError> {
         let now = self.list.now();
-        let text = fs::read(&self.path).map_err(self.io("read"))?;
+        let mut old = File::open(&self.path).map_err(self.io("opened"))?;
+        let mut text = Vec::new();
+        old.read_to_end(&mut text).map_err(self.io("read"))?;
         let over = |line: &[u8]| Revocation::read(line, now).is_ok_and(|one| is_over(one.until, now));
         let lines = || text.split_inclusive(|byte| *byte == b'\n');
         let bare = |line: &[u8]| line.strip_suffix(b"\n").unwrap_or(line).to_vec();
@@ -217,11 +237,23 @@ impl RevocationFile {
         let mode = fs::metadata(&self.path).map_err(self.io("read"))?.mode();
         let replaced = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&aside);
         replaced
-            .and_then(|mut file| file.write_all(&kept).and_then(|()| file.sync_all()))
-            .and_then(|()| fs::rename(&aside, &self.path))
+            .and_then(|mut file| {
+                file.write_all(&kept).and_then(|()| file.sync_all())?;
+                fs::rename(&aside, &self.path)?;
+                // Somebody may have appended by hand, without the lock, while we wrote.
+                let mut late = Vec::new();
+                if old.read_to_end(&mut late)? > 0 {
+                    let mut file = self.options().append(true).open(&self.path)?;
+                    file.write_all(&late).and_then(|()| file.sync_data())?;
+                }
+                Ok(())
+            })
             .and_then(|()| sync_folder(&self.path))
             .map_err(self.io("compacted"))?;
-        *self.read.lock() = Progress::default();
+        let mut read = self.read.lock();
+        let told = std::mem::take(&mut read.told);
+        *read = Progress { told, ..Progress::default() };
+        drop(read);
         self.look()
     }
 

@@ -220,14 +220,11 @@ impl Replicas {
         // Where the news were before the first page: what comes while we read is read again.
         let last = store.last_news().await?;
         let mut fresh = Theirs { last, ..Theirs::default() };
-        let most = self.list.limit().saturating_mul(2).saturating_add(BATCH);
         let mut cursor = 0;
         loop {
             let (next, lines) = store.page(cursor).await?;
             self.take(lines, &mut fresh, &theirs.members);
-            if fresh.members.len() > most {
-                return Err(StoreError::TooMany { limit: most });
-            }
+            self.bounded(&fresh)?;
             cursor = next;
             if cursor == 0 {
                 break;
@@ -248,10 +245,18 @@ impl Replicas {
                 lines.extend(line);
             }
             self.take(lines, theirs, &HashSet::new());
+            // Without it a store that always has more would be listened to for ever, and all of it kept.
+            self.bounded(theirs)?;
             if !full {
                 return Ok(members == theirs.members.len());
             }
         }
+    }
+
+    /// Whether the store holds no more than we would ever take.
+    fn bounded(&self, theirs: &Theirs) -> Result<(), StoreError> {
+        let limit = self.list.limit().saturating_mul(2).saturating_add(BATCH);
+        if theirs.members.len() > limit { Err(StoreError::TooMany { limit }) } else { Ok(()) }
     }
 
     /// Takes lines one by one; those that are no entries are counted, once each.
@@ -389,3 +394,6 @@ impl Store<'_> {
         &mut self.connected.connection
     }
 }
+
+#[cfg(test)]
+mod tests;

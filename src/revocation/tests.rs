@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 
-use super::entry::{LATEST_CUT_OFF, LINE_BYTES};
+use super::entry::{CLOCKS_DIFFER, LATEST_CUT_OFF, LINE_BYTES};
 use super::file::{FileError, RevocationFile};
 use super::*;
 use crate::clock::{Clock as _, ManualClock, unix_seconds};
@@ -209,8 +209,9 @@ fn a_line_is_one_entry_or_none() {
         (line("session", ""), None, "a session"),
         (line("certificate", ""), None, "a certificate"),
         (line("subject", &ahead(0)), None, "a subject"),
-        (line("subject", &ahead(LATEST_CUT_OFF)), None, "a cut-off at its limit"),
-        (line("subject", &ahead(LATEST_CUT_OFF + 1)), Some(Flaw::CutOffAhead), "one past it"),
+        (line("subject", &ahead(LATEST_CUT_OFF)), None, "a cut-off at the limit of whoever wrote it"),
+        (line("subject", &ahead(LATEST_CUT_OFF + CLOCKS_DIFFER)), None, "by a clock that is ahead of ours"),
+        (line("subject", &ahead(LATEST_CUT_OFF + CLOCKS_DIFFER + 1)), Some(Flaw::CutOffAhead), "one past it"),
         (line("subject", ""), Some(Flaw::CutOff), "a subject without a cut-off"),
         (line("token", &ahead(0)), Some(Flaw::CutOff), "a token with one"),
         (line("cookie", ""), Some(Flaw::Shape), "no kind of ours"),
@@ -220,8 +221,8 @@ fn a_line_is_one_entry_or_none() {
         (line("token", "").replace("0f", "0F"), Some(Flaw::Key), "upper case"),
         (line("token", "") + "{}", Some(Flaw::Shape), "two objects"),
         (format!("{}\r", line("token", "")), None, "JSON allows white space after it"),
-        (end(Kind::Token.latest_end(NOW)), None, "an end at its limit"),
-        (end(Kind::Token.latest_end(NOW) + 1), Some(Flaw::EndsTooLate), "one past it"),
+        (end(Kind::Token.latest_end(NOW) + CLOCKS_DIFFER), None, "an end at its limit, by a clock that is ahead"),
+        (end(Kind::Token.latest_end(NOW) + CLOCKS_DIFFER + 1), Some(Flaw::EndsTooLate), "one past it"),
         (end(253_402_300_799).replace("token", "certificate"), None, "certificates may live long"),
         (end(253_402_300_800).replace("token", "certificate"), Some(Flaw::EndsTooLate), "though not for ever"),
         (end(NOW).replace(&NOW.to_string(), "-1"), Some(Flaw::Shape), "before 1970"),
@@ -380,6 +381,37 @@ fn lines_that_are_over_go_at_the_start_and_those_that_are_no_entries_stay() {
     let (_, list, _) = desk.open();
     assert_eq!(desk.text(), format!("alice\n{}\n{}", line(2), line(3)));
     assert_eq!(list.len(), 2);
+}
+
+/// Whoever revokes a session at every logout fills the file in days: what is over makes room, without a restart.
+#[test]
+fn a_file_that_fills_up_while_it_is_served_drops_what_is_over_and_goes_on() {
+    const AT_ONCE: usize = 10_000;
+    let desk = Desk::new();
+    let (list, clock, _) = list_of(AT_ONCE + 1);
+    let file = RevocationFile::open(&desk.path, &list).unwrap();
+    let other = list_of(AT_ONCE + 1);
+    let reader = RevocationFile::open(&desk.path, &other.0).unwrap();
+    desk.add("alice\n");
+    let mut most = 0;
+    for round in 0..8 {
+        let until = unix_seconds(clock.now()) + 600;
+        let fresh = (0..AT_ONCE).map(|number| Revocation { until, ..token(round * AT_ONCE + number) });
+        list.take(Source::Redis, &fresh.collect::<Vec<_>>());
+        file.join().unwrap_or_else(|error| panic!("round {round}: {error}"));
+        most = most.max(fs::metadata(&desk.path).unwrap().len());
+        reader.join().unwrap();
+        assert_eq!(other.0.len(), AT_ONCE, "round {round}: others follow");
+        clock.advance(Duration::from_secs(800));
+        other.1.advance(Duration::from_secs(800));
+        list.purge();
+        other.0.purge();
+    }
+    assert!(most <= u64::try_from((AT_ONCE + 1 + 10_000) * LINE_BYTES).unwrap());
+    assert!(desk.text().starts_with("alice\n"), "what is no entry stays");
+    let last = token(8 * AT_ONCE);
+    file.append(&Revocation { until: unix_seconds(clock.now()) + 600, ..last }).unwrap();
+    assert!(desk.text().contains(&last.key.to_string()));
 }
 
 #[test]

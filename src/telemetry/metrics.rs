@@ -84,10 +84,10 @@ instruments! {
     TLS_RELOADS = "gatepost.tls.reloads", Counter, "{reload}", [("result", "`ok`, `refused`")],
         "Changed certificates, keys and authorities that were looked at.";
     CERTIFICATE_EXPIRY = "gatepost.tls.certificate.expiry", Gauge, "s", [],
-        "Seconds until the server certificate expires; negative once it has.";
+        "Seconds until the first of the listeners' certificates expires; negative once it has.";
     REVOCATION_EXPIRY = "gatepost.tls.revocation.expiry", Gauge, "s", [],
-        "Seconds until the first certificate revocation list runs out; negative once it has, and its issuer's clients are \
-        refused.";
+        "Seconds until the first certificate revocation list of a listener runs out; negative once it has, and its \
+        issuer's clients are refused.";
     CONNECTIONS = "gatepost.connections", Gauge, "{connection}", [], "Connections that are open.";
     HANDSHAKES_REFUSED = "gatepost.handshakes.refused", Counter, "{handshake}",
         [("reason", "a reason of the error reference")],

@@ -9,7 +9,7 @@
 //!
 //! Follows RFC 5280 sections 5 and 6.3. Indirect and delta lists are not taken.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -29,8 +29,9 @@ use list::RevocationList;
 /// the newest are kept. One of them may be the true one.
 const MAX_UNPROVEN: usize = 4;
 
-/// The lists of one issuer by their issuing distribution point, if they have one; the newest first.
-type Partitions = HashMap<Option<Vec<u8>>, Vec<Arc<RevocationList>>>;
+/// The lists of one issuer by their issuing distribution point, if they have one; the newest first. In order, the whole
+/// list before its parts: webpki asks the first that speaks of a certificate whether it has run out.
+type Partitions = BTreeMap<Option<Vec<u8>>, Vec<Arc<RevocationList>>>;
 
 /// The lists in force.
 #[derive(Debug)]
@@ -78,6 +79,29 @@ impl Lists {
         let offered_ones: HashSet<_> = offered.iter().map(|list| list.hash).collect();
         let gone_back = offered.iter().filter(|list| renewed.has_newer(list, &offered_ones));
         let gone_back = gone_back.map(|list| Arc::clone(&list.file)).collect();
+        (renewed, gone_back)
+    }
+
+    /// As [`renewed`](Self::renewed), within `limit` bytes if that can be. Past it those go whose signer is not known and
+    /// that no file holds any more: none of them has ever cleared or revoked anybody.
+    pub(super) fn renewed_within(
+        &self,
+        limit: usize,
+        read: Vec<RevocationList>,
+        authorities: &Authorities,
+    ) -> (Self, Vec<Arc<PathBuf>>) {
+        let offered: HashSet<_> = read.iter().map(|list| list.hash).collect();
+        let (mut renewed, gone_back) = self.renewed(read, authorities);
+        if renewed.bytes() > limit {
+            for lists in renewed.groups.values_mut().flat_map(BTreeMap::values_mut) {
+                lists.retain(|list| offered.contains(&list.hash) || !list.signers().is_empty());
+            }
+            // A part without lists is no part, an issuer without parts no issuer.
+            for partitions in renewed.groups.values_mut() {
+                partitions.retain(|_, lists| !lists.is_empty());
+            }
+            renewed.groups.retain(|_, partitions| !partitions.is_empty());
+        }
         (renewed, gone_back)
     }
 
@@ -139,7 +163,7 @@ impl Lists {
     }
 
     fn of_issuer<'a>(&'a self, subject: &[u8], certificate: &CertificateDer<'_>, chosen: &mut Chosen<'a>) {
-        for lists in self.groups.get(subject).into_iter().flat_map(HashMap::values) {
+        for lists in self.groups.get(subject).into_iter().flat_map(BTreeMap::values) {
             let signed = lists.iter().find(|list| list.is_signed_by(certificate, &self.algorithms));
             chosen.proven.extend(signed.map(|list| &list.parsed));
             chosen.asked.extend(signed.or(lists.first()).map(|list| &list.parsed));
@@ -155,7 +179,7 @@ impl Lists {
     /// When the first list that is asked runs out, or did.
     #[must_use]
     pub fn first_end(&self) -> Option<SystemTime> {
-        let groups = self.groups.values().flat_map(HashMap::values);
+        let groups = self.groups.values().flat_map(BTreeMap::values);
         let asked = groups.flat_map(|lists| {
             let proven: Vec<_> = lists.iter().filter(|list| !list.signers().is_empty()).collect();
             if proven.is_empty() { lists.first().into_iter().collect() } else { proven }
@@ -169,7 +193,7 @@ impl Lists {
     }
 
     fn every(&self) -> impl Iterator<Item = &Arc<RevocationList>> {
-        self.groups.values().flat_map(HashMap::values).flatten()
+        self.groups.values().flat_map(BTreeMap::values).flatten()
     }
 }
 

@@ -240,7 +240,7 @@ fn taken(
     material: &Material,
     files: &ListFiles,
 ) -> Result<Lists, TlsError> {
-    let (lists, gone_back) = before.renewed(read, &material.authorities);
+    let (lists, gone_back) = before.renewed_within(files.limit, read, &material.authorities);
     if lists.bytes() > files.limit {
         return Err(TlsError::RevocationListsTooLarge { limit: files.limit });
     }

@@ -270,8 +270,9 @@ fn entries() -> Vec<(String, Entry)> {
     for (operation, change) in [("RevokeSubject", true), ("ListRevocations", false), ("unknown", false)] {
         for failure in [
             None,
-            Some(AdminFailure { status: "PERMISSION_DENIED", reason: "OPERATOR_NOT_ENTITLED", ours: false }),
-            Some(AdminFailure { status: "UNAVAILABLE", reason: "REVOCATION_NOT_STORED", ours: true }),
+            failed("PERMISSION_DENIED", "OPERATOR_NOT_ENTITLED", None, false),
+            failed("UNAUTHENTICATED", "CALLER_NOT_IDENTIFIED", Some("CERTIFICATE_REVOKED"), false),
+            failed("UNAVAILABLE", "REVOCATION_NOT_STORED", None, true),
         ] {
             let change = change.then(|| ChangeFacts {
                 kind: "subject",
@@ -298,6 +299,15 @@ fn entries() -> Vec<(String, Entry)> {
         all.push((format!("started {started}"), Entry::Lifecycle(LifecycleEntry { time: noon(), started })));
     }
     all
+}
+
+fn failed(
+    status: &'static str,
+    reason: &'static str,
+    caller_refusal: Option<&'static str>,
+    ours: bool,
+) -> Option<AdminFailure> {
+    Some(AdminFailure { status, reason, caller_refusal, ours })
 }
 
 fn call(outcome: Outcome) -> CallEntry {

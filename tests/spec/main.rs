@@ -14,6 +14,7 @@ mod support;
 mod wire;
 
 mod admin;
+mod admin_certificates;
 mod api_keys;
 mod architecture;
 mod audit_trail;

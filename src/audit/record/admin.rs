@@ -39,6 +39,7 @@ pub(super) fn of_admin<'a>(call: &'a AdminEntry, frame: &'a Frame) -> Event<'a> 
     event.src_endpoint = Some(source(&call.operator));
     let ours = &mut event.unmapped.gatepost;
     ours.operation = Some(call.operation);
+    ours.caller_refusal = call.failure.and_then(|failure| failure.caller_refusal);
     ours.certificate_sha256 = call.operator.certificate_sha256.as_deref().map(Text::new);
     ours.revocation = call.change.as_ref().map(|change| Revoked {
         kind: change.kind,

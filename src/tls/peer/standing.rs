@@ -68,7 +68,8 @@ impl Standing {
             Err(_) => 2,
         };
         self.verdict.store(verdict, Ordering::Relaxed);
-        self.due.store(self.due_after(now), Ordering::Relaxed);
+        // Whoever sees the new term sees the new verdict.
+        self.due.store(self.due_after(now), Ordering::Release);
         self.generation.store(generation, Ordering::Release);
         Self::verdict(verdict)
     }
@@ -76,7 +77,7 @@ impl Standing {
     /// What was found last, if it still counts.
     fn known(&self, now: u64) -> Option<Result<(), IdentityError>> {
         let verified_by = self.generation.load(Ordering::Acquire);
-        let left = self.due.load(Ordering::Relaxed).checked_sub(now)?;
+        let left = self.due.load(Ordering::Acquire).checked_sub(now)?;
         // More than that is left only if the clock was set back.
         let counts = verified_by == self.identity.generation() && (1..=VERIFIED_FOR).contains(&left);
         counts.then(|| Self::verdict(self.verdict.load(Ordering::Relaxed)))

@@ -67,6 +67,7 @@ fn whatever_the_order_of_files_the_newest_list_of_the_true_signer_counts() {
     let (long, short) = (corp.list(0x0100, end, &[1]), corp.list(0xff, end, &[]));
     let (part, whole) = (corp.list_of(8, end, &[1], Some("http://corp.test/1.crl")), corp.list(7, end, &[]));
     let old_part = corp.list_of(3, end, &[], Some("http://corp.test/1.crl"));
+    let past_part = corp.list_of(3, noon() - HOUR, &[], Some("http://corp.test/1.crl"));
 
     type Row<'a> = (Vec<&'a CertificateRevocationList>, &'a str, &'a str, &'a str);
     let table: Vec<Row<'_>> = vec![
@@ -81,9 +82,12 @@ fn whatever_the_order_of_files_the_newest_list_of_the_true_signer_counts() {
         (vec![&run_out, &revokes], "CrlExpired", "CrlExpired", "the newest has run out: the older does not step in"),
         (vec![&part, &whole], "CertRevoked", "Ok", "on one partition's list, though not on the whole's older one"),
         (vec![&part, &old_part, &whole], "CertRevoked", "Ok", "a partition's older list does not shadow its newer"),
+        (vec![&run_out, &old_part], "CrlExpired", "CrlExpired", "the whole has run out: a part does not step in"),
+        (vec![&past_part, &empty], "Ok", "Ok", "a part that has run out takes nothing from the whole"),
     ];
     for (lists, one, two, why) in table {
-        for turned in [false, true] {
+        // Several times: no chance decides.
+        for turned in [false, true].into_iter().cycle().take(8) {
             let mut lists = lists.clone();
             if turned {
                 lists.reverse();
@@ -140,6 +144,36 @@ fn a_list_of_an_authority_that_clients_bring_along_counts_by_its_own_signature()
     let mut silent = World::of(&root);
     silent.reads(&[&revokes]);
     assert_eq!(silent.judge(&good), Err(webpki::Error::UnknownRevocationStatus), "nothing is said of the one between");
+}
+
+/// Lists of an authority that no client has shown yet pile up to a few, and must not keep everybody's from being renewed.
+#[test]
+fn lists_that_nobody_was_ever_held_against_make_room_for_newer_ones() {
+    let root = Authority::new("root");
+    let uses = [KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    let between = root.subordinate(&uses);
+    let end = noon() + HOUR;
+    let many: Vec<u64> = (1000..1200).collect();
+    let limit = 3 * between.list(1, end, &many).der().len() + root.list(1, end, &[]).der().len();
+    let authorities = Authorities::shared(vec![root.der()]).unwrap();
+    let mut lists = Lists::none(algorithms());
+    for number in 1..10 {
+        let offered = [root.list(number, end, &[]), between.list(number, end, &many)];
+        lists = lists.renewed_within(limit, offered.iter().map(read).collect(), &authorities).0;
+        assert!(lists.bytes() <= limit, "reload {number}: {} bytes", lists.bytes());
+        assert!(offered.iter().all(|one| lists.every().any(|list| list.hash == blake3::hash(one.der()))), "{number}");
+    }
+    let revoked = [1000, 5].map(|serial| {
+        let leaf = between.issue(&numbered(serial, leaf(&[ORDERS], &[]))).certificate;
+        let mut world = World::of(&root);
+        std::mem::swap(&mut world.lists, &mut lists);
+        let judged = world.judge(&[leaf, between.der()]);
+        std::mem::swap(&mut world.lists, &mut lists);
+        judged
+    });
+    assert_eq!(revoked, [Err(webpki::Error::CertRevoked), Ok(())], "what is left is asked");
+    let (kept, _) = lists.renewed_within(1, vec![], &authorities);
+    assert_eq!(kept.every().count(), 2, "what has been proven stays, whatever the limit");
 }
 
 #[test]

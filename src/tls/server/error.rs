@@ -78,7 +78,7 @@ pub enum TlsError {
         why: webpki::Error,
     },
     /// A folder of revocation lists without one.
-    #[error("`{}` holds no revocation list: put one there that ends in `.pem`, `.crl` or `.der`, or take the folder out of `server.client_crls`", .path.display())]
+    #[error("`{}` holds no revocation list: put one there that ends in `.pem`, `.crl` or `.der`, or take the folder out of `client_crls`", .path.display())]
     NoRevocationList {
         /// The folder.
         path: PathBuf,

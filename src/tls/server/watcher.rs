@@ -35,21 +35,30 @@ impl ServerIdentity {
         let noticed = Arc::new(Notify::new());
         let watcher = identity.watcher(&noticed);
         let (tell, mut news) = mpsc::channel(1);
+        let mut followed = false;
         if let Source::Agent(agent) = &self.source {
             let (agent, cancel) = (Arc::clone(agent), cancel.clone());
             tokio::spawn(async move { agent.follow(&cancel, &tell).await });
+            followed = true;
         }
         tokio::spawn(async move {
             let watcher = watcher;
             while !cancel.is_cancelled() {
                 tokio::select! {
                     () = cancel.cancelled() => break,
-                    Some(news) = news.recv() => {
-                        if let News::Unusable(error) = news {
+                    news = news.recv(), if followed => match news {
+                        Some(News::Renewed) => {}
+                        Some(News::Unusable(error)) => {
                             on(Err(&error));
                             continue;
                         }
-                    }
+                        None => {
+                            followed = false;
+                            if !cancel.is_cancelled() {
+                                tracing::error!("nobody follows the Workload API any more: restart, or its identity runs out");
+                            }
+                        }
+                    },
                     () = noticed.notified() => tokio::time::sleep(SETTLE).await,
                     () = tokio::time::sleep(identity.reload_interval) => {}
                 }
