@@ -19,6 +19,8 @@ use crate::wire::{
     with_token,
 };
 
+mod credentials;
+
 const COUNT: usize = 62;
 
 fn canary(number: usize) -> String {
