@@ -68,7 +68,7 @@ pub enum TlsError {
     },
     /// A revocation list that can't be used, or no list at all.
     #[error(
-        "`{}` does not hold a revocation list that can be used ({why}): it should be PEM with `BEGIN X509 CRL`, or DER, of whole lists (no delta, not indirect) with `nextUpdate`",
+        "`{}` does not hold a revocation list that can be used ({why}): it should be PEM with `BEGIN X509 CRL`, or DER, of whole lists (no delta, not indirect) with `nextUpdate`; `client_crls` names it",
         .path.display()
     )]
     RevocationList {
@@ -78,7 +78,7 @@ pub enum TlsError {
         why: webpki::Error,
     },
     /// A folder of revocation lists without one.
-    #[error("`{}` holds no revocation list: put one there that ends in `.pem`, `.crl` or `.der`, or take the folder out of `server.client_crls`", .path.display())]
+    #[error("`{}` holds no revocation list: put one there that ends in `.pem`, `.crl` or `.der`, or take the folder out of `client_crls`", .path.display())]
     NoRevocationList {
         /// The folder.
         path: PathBuf,
