@@ -302,6 +302,9 @@ async fn no_key_password_or_token_comes_out_of_a_server_that_logs_all_it_can() {
         ask(&storefront, why, thing("read").token(&token), &mut debug).await;
         expected.push(allowed);
     }
+    let key = v1::ApiKeyCredential { value: good.clone(), client_address: "10.0.0.1".into() };
+    let subject = Some(v1::batch_check_request::Subject::ApiKey(key.clone()));
+    write!(debug, "{key:?} {:?}", v1::BatchCheckRequest { subject, ..Default::default() }).unwrap();
     for (why, client) in [("a stranger", &nobody), ("unentitled", &unentitled)] {
         server.answer(|_| Reply::Status(404));
         let token = planted.plant(&format!("an opaque token, from {why}"));
@@ -392,6 +395,7 @@ async fn no_key_password_or_token_comes_out_of_a_server_that_logs_all_it_can() {
             resource: Some(crate::wire::object::<String>("Thing", "t-1", [])),
             ..v1::CheckRequest::default()
         };
+        write!(debug, "{check:?}").unwrap();
         let explained =
             DecisionServiceClient::new(channel.clone()).explain(v1::ExplainRequest { check: Some(check) }).await;
         told += &format!("{explained:?}");
@@ -406,6 +410,7 @@ async fn no_key_password_or_token_comes_out_of_a_server_that_logs_all_it_can() {
     only_records.know("an operator's reason", &reason);
     let mut request = token_request(&planted.plant("a revoked token's id"));
     request.reason = reason.clone();
+    write!(debug, "{request:?} {:?}", request.token).unwrap();
     said.push(format!("{:?}", good_office.revoke_token(request.clone()).await));
     request.issuer = planted.plant("an issuer that is none of ours");
     said.push(format!("{:?}", good_office.revoke_token(request.clone()).await));
@@ -413,6 +418,7 @@ async fn no_key_password_or_token_comes_out_of_a_server_that_logs_all_it_can() {
     said.push(format!("{:?}", good_office.revoke_token(request).await));
     said.push(format!("{:?}", weak_office.revoke_token(token_request(&planted.plant("what he may not revoke"))).await));
     let session = session_request(&planted.plant("a revoked session's id"));
+    write!(debug, "{session:?}").unwrap();
     said.push(format!("{:?}", good_office.revoke_session(session).await));
     let digest = admin::revoke_token_request::Token::TokenIdSha256(planted.plant("no SHA-256 of an id"));
     let by_digest = admin::RevokeTokenRequest { token: Some(digest), ..token_request("") };
