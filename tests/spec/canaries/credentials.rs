@@ -458,10 +458,13 @@ async fn no_key_password_or_token_comes_out_of_a_server_that_logs_all_it_can() {
     std::io::Write::write_all(&mut lines, format!("{line}\n{unknown}\n").as_bytes()).unwrap();
     serving.until_it_says("a line of the revocation file revokes nothing").await;
     let keys = garbage(&mut planted, "the JWKS");
-    serving.write("jwks.json", &json!({ "keys": [{ "kty": "oct", "k": keys, "kid": keys }, keys] }).to_string());
+    let document = json!({ "keys": [{ "kty": "oct", "k": keys, "kid": keys }, keys] }).to_string();
+    serving.write("jwks.json", &document);
     serving.until_it_says("the issuer's keys have changed").await;
     serving.write("jwks.json", &garbage(&mut planted, "what is no JWKS"));
     serving.until_it_says("keys could not be refreshed").await;
+    serving.write("jwks.json", &document);
+    serving.until_it_says("keys can be refreshed again").await;
     serving.write("server.key", &format!("-----BEGIN PRIVATE KEY-----\n{}\n", garbage(&mut planted, "the key's file")));
     serving.until_it_says("what was renewed for TLS is not usable").await;
 
