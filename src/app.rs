@@ -27,7 +27,7 @@ use crate::grpc::service::Service;
 use crate::ops::{self, Readiness};
 use crate::pdp::Pdp;
 use crate::policy::store::{Reload, Store};
-use crate::policy::{BundleOptions, BundleReport};
+use crate::policy::{Bundle, BundleOptions, BundleReport};
 use crate::proto;
 use crate::proto::v1::decision_service_server::DecisionServiceServer;
 use crate::revocation::Revocations;
@@ -134,6 +134,7 @@ pub async fn build(
     if !store.current().evaluation_is_sound_here() {
         return Err(BuildError::SelfTest);
     }
+    warn_of_undeclared_principals(&config, &store.current());
     let identity = match &config.server.tls {
         ListenerIdentity::Files(files) => ServerIdentity::load(files, Arc::clone(&clock)),
         ListenerIdentity::WorkloadApi(agent) => ServerIdentity::from_workload_api(agent, Arc::clone(&clock)).await,
@@ -217,6 +218,17 @@ pub fn bundle_options(policies: &PolicyConfig, limits: &Limits) -> BundleOptions
         anonymous: policies.anonymous.clone(),
         tenant_type: policies.tenant_type.clone(),
         limits: limits.clone(),
+    }
+}
+
+/// Nobody is let in by a type that the schema lacks, and it may come with the next bundle, so this stops nothing. But
+/// whoever wrote it would look for a long time.
+fn warn_of_undeclared_principals(config: &Config, bundle: &Bundle) {
+    let issuers = config.issuers.iter().enumerate();
+    let issuers = issuers.map(|(at, it)| (format!("issuers[{at}].principal.type"), &it.mapping.principal_type));
+    let keys = config.api_keys.iter().map(|keys| ("api_keys.principal_type".to_owned(), &keys.principal_type));
+    for (key, entity_type) in issuers.chain(keys).filter(|(_, entity_type)| !bundle.declares_type(entity_type)) {
+        tracing::warn!(key, %entity_type, "the schema declares no such entity type: such principals are denied everything");
     }
 }
 

@@ -89,6 +89,12 @@ impl Bundle {
         &self.engine.warnings
     }
 
+    /// Whether its schema has this entity type.
+    #[must_use]
+    pub fn declares_type(&self, entity_type: &EntityType) -> bool {
+        self.engine.shapes.entity(entity_type).is_some()
+    }
+
     /// How much is in it.
     #[must_use]
     pub fn counts(&self) -> BundleCounts {

@@ -1,5 +1,7 @@
 //! The wire, generated from `proto/`.
 
+mod debug;
+
 /// `gatepost.v1`.
 #[expect(clippy::allow_attributes_without_reason, clippy::allow_attributes, reason = "generated code")]
 pub mod v1 {

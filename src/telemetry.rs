@@ -30,8 +30,8 @@ pub use metrics::Metrics;
 /// Why telemetry could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
-    /// `telemetry.log_filter` is not a filter.
-    #[error("`telemetry.log_filter` is not a `tracing` filter")]
+    /// `telemetry.logs.filter` is not a filter.
+    #[error("`telemetry.logs.filter` is not a `tracing` filter")]
     Filter(#[from] tracing_subscriber::filter::ParseError),
     /// The process has a subscriber already.
     #[error("logging has been set up already")]

@@ -18,8 +18,9 @@ const REASON_BYTES: usize = 512;
 /// `iat` may lie so far ahead of our clock, in seconds.
 const IAT_AHEAD: u64 = 60;
 
-/// What an operator asks to revoke, as it was sent. Times are seconds since 1970; `None`: not given.
-#[derive(Debug, Clone)]
+/// What an operator asks to revoke, as it was sent. Times are seconds since 1970; `None`: not given. It holds ids that
+/// nobody else is to read, so it does not print.
+#[derive(Clone)]
 pub struct Asked {
     /// What kind of thing.
     pub what: AskedFor,
@@ -32,7 +33,7 @@ pub struct Asked {
 }
 
 /// Which one.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub enum AskedFor {
     /// A token, by id.
     Token(String),

@@ -158,6 +158,11 @@ impl Office {
             drain_timeout: config.server.drain_timeout,
         };
         tracing::info!(%address, "operators may revoke");
+        if config.revocation.file.is_none() && config.revocation.redis.is_none() {
+            tracing::warn!(
+                "what is revoked is kept in this process alone, and a restart forgets it: set `revocation.file` or `revocation.redis`"
+            );
+        }
         async move {
             let _ = door.serve(closing).await;
         }

@@ -16,20 +16,22 @@ use office::{Failure, Office};
 /// Revoke tokens, subjects, sessions and certificates, or see what is revoked.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
-Speaks to the admin listener (`admin` in the configuration) with the operator's own certificate. What is revoked is
-recorded first, in force when the command ends, and in every process that shares the revocation file or the store
-within a second. Nothing can be un-revoked: entries end by themselves. docs/revocation.md tells the rest.
+Speaks to the admin listener (`admin` in the configuration) with the operator's own certificate. \
+What is revoked is recorded first, in force when the command ends, and in every process that shares \
+the revocation file or the store within a second. Nothing can be un-revoked: entries end by \
+themselves. docs/revocation.md tells the rest.
 
     export GATEPOST_ADMIN_SERVER=https://gatepost.internal:9444 GATEPOST_ADMIN_CA=ca.pem
     export GATEPOST_ADMIN_CERTIFICATE=me.pem GATEPOST_ADMIN_KEY=me.key
-    gatepost revoke subject alice --issuer https://idp.example.org --reason 'laptop stolen, case 4711'
+    gatepost revoke subject alice --issuer https://idp.example.org \\
+        --reason 'laptop stolen, case 4711'
     gatepost revoke token 7f3c --issuer https://idp.example.org --reason 'found in a log'
     gatepost revoke session - --issuer https://idp.example.org --reason 'logged out' < session-id
     gatepost revoke certificate orders.pem --reason 'key was in a backup'
     gatepost revoke list --format json
 
-Exit codes: 0 done, 1 refused by the server, 2 the command line is wrong, 65 certificate or key files are wrong,
-69 the server can't be reached, or could not record or store it.")]
+Exit codes: 0 done, 1 refused by the server, 2 the command line is wrong, 65 certificate or key \
+files are wrong, 69 the server can't be reached, or could not record or store it.")]
 pub struct RevokeArgs {
     /// What to revoke
     #[command(subcommand)]
@@ -111,7 +113,7 @@ pub enum What {
         #[arg(long)]
         issuer: String,
         /// Tokens issued before this: 2027-01-31T12:00:00Z. Everything issued so far when unset
-        #[arg(long, value_name = "TIME")]
+        #[arg(long, value_name = "TIME", value_parser = read::instant)]
         issued_before: Option<jiff::Timestamp>,
         /// Why, for the record
         #[arg(long)]
@@ -146,7 +148,7 @@ pub enum What {
     /// See what is revoked
     List {
         /// So many entries at most
-        #[arg(long, value_name = "N", default_value_t = 1000)]
+        #[arg(long, value_name = "N", default_value_t = 1000, value_parser = read::count)]
         limit: usize,
     },
 }

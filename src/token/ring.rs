@@ -237,9 +237,11 @@ impl PublicKeys {
         let mut schedule = self.schedule.lock();
         match outcome {
             Ok(changed) => {
-                schedule.failures = 0;
+                let failed = std::mem::take(&mut schedule.failures) > 0;
                 if changed {
                     tracing::info!(issuer = %self.issuer, "the issuer's keys have changed");
+                } else if failed {
+                    tracing::info!(issuer = %self.issuer, "the issuer's keys can be refreshed again, and are the same");
                 }
                 true
             }

@@ -55,6 +55,19 @@ fn admin_records(gatepost: &Gatepost) -> Vec<Value> {
     records
 }
 
+/// docs/revocation.md: whoever switches the listener on and nothing else would learn it at the next restart.
+#[tokio::test]
+async fn that_a_restart_would_forget_what_is_revoked_is_told_at_the_start() {
+    for (file, told) in [(None, true), (Some("revocations.jsonl"), false)] {
+        let log = crate::canaries::Log::default();
+        let heard = crate::canaries::hear(&log);
+        let _running = Operators::start(|_, settings| settings["revocation"] = json!({ "file": file })).await;
+        drop(heard);
+        assert!(log.text().contains("operators may revoke"), "the log is heard");
+        assert_eq!(log.text().contains("a restart forgets it"), told, "{file:?}");
+    }
+}
+
 /// THREATS V-ADM-2: every RPC and every way not to be entitled to it.
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_calls_a_method_that_was_not_granted_to_him_by_name() {

@@ -19,6 +19,8 @@ use crate::wire::{
     with_token,
 };
 
+mod credentials;
+
 const COUNT: usize = 62;
 
 fn canary(number: usize) -> String {
@@ -237,6 +239,13 @@ async fn sixty_secrets_in_every_input_come_out_nowhere() {
         ("a metric", metrics),
         ("a log line", ours.join("\n")),
     ];
+    println!(
+        "{} secrets of questions, searched for in {} answers, {} records, {} log lines",
+        secrets.len(),
+        requests.len() + 5,
+        records.split(|byte| *byte == b'\n').count() - 1,
+        ours.len()
+    );
     let mut leaks = Vec::new();
     for (place, text) in &places {
         assert!(text.len() > 100, "{place}: there is something to search");

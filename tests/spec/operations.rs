@@ -41,6 +41,52 @@ fn folder(change: impl FnOnce(&mut Value)) -> (tempfile::TempDir, World, PathBuf
     (folder, world, path)
 }
 
+/// It starts, for the next bundle may have the type. Until then every such token is denied, and somebody asks why.
+#[test]
+fn a_principal_s_type_that_the_schema_lacks_is_told_by_its_key() {
+    let (folder, _world, path) = folder(|settings| {
+        settings["issuers"][0]["principal"]["type"] = json!("Usre");
+        settings["api_keys"] = json!({ "file": "apikeys.json", "principal_type": "Machine" });
+        settings["telemetry"]["logs"] = json!({ "format": "human", "filter": "warn" });
+    });
+    std::fs::write(folder.path().join("apikeys.json"), r#"{"version":1,"keys":[]}"#).unwrap();
+    let output = run(&["serve", "--check", "--config", path.to_str().unwrap()]);
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{told}");
+    for (key, entity_type) in [("issuers[0].principal.type", "Usre"), ("api_keys.principal_type", "Machine")] {
+        let line = told.lines().find(|line| line.contains(key)).unwrap_or_else(|| panic!("{key} in:\n{told}"));
+        assert!(line.contains("declares no such entity type") && line.contains(entity_type), "{line}");
+    }
+}
+
+/// What went wrong is told once, and in words of ours.
+#[test]
+fn revoke_says_what_is_wrong_once() {
+    let (folder, world, _) = folder(|_| ());
+    world.client("operator", "spiffe://shop.example/ops/on-call").unwrap();
+    let closed = crate::replicas::free_port();
+    let server = format!("https://{closed}");
+    let issuer = ["--issuer", "https://idp.shop.example", "--reason", "x"];
+    let table: [(&[&str], i32, &str, &str); 4] = [
+        (&["subject", "a", "--issued-before", "yesterday"], 2, "must be an instant (2027-01-31T12:00:00Z)", "no time"),
+        (&["list", "--limit", "0"], 2, "must be a whole number from 1", "nothing at most"),
+        (&["list"], 69, "can't be reached: Connection refused (os error 111)\n", "nobody listens"),
+        (&["certificate", &"ab".repeat(32)], 2, "add --until", "a fingerprint has no end"),
+    ];
+    for (arguments, code, expected, why) in table {
+        let mut command = binary(&["revoke", "--server", &server]);
+        command.args(arguments).current_dir(folder.path());
+        match arguments[0] {
+            "subject" => command.args(issuer),
+            "certificate" => command.args(["--reason", "x"]),
+            _ => &mut command,
+        };
+        let output = command.output().unwrap();
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), told.contains(expected)), (Some(code), true), "{why}: {told}");
+    }
+}
+
 #[test]
 fn every_mistake_in_the_configuration_is_told_at_once_with_exit_code_64() {
     let (_folder, _world, path) = folder(|settings| {

@@ -159,7 +159,7 @@ impl Replica {
 
 const STALENESS: &str = "gatepost_revocation_staleness_seconds";
 
-fn free_port() -> SocketAddr {
+pub fn free_port() -> SocketAddr {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 

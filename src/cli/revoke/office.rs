@@ -156,6 +156,15 @@ fn timestamp(instant: jiff::Timestamp) -> Timestamp {
     Timestamp { seconds: instant.as_second(), nanos: instant.subsec_nanosecond() }
 }
 
+/// The innermost cause alone: whoever passed it on said no more than that it is a transport's error, or the same again.
+fn cause(status: &Status) -> String {
+    let mut innermost: Option<&dyn std::error::Error> = std::error::Error::source(status);
+    while let Some(next) = innermost.and_then(std::error::Error::source) {
+        innermost = Some(next);
+    }
+    innermost.map_or_else(|| status.message().to_owned(), ToString::to_string)
+}
+
 /// What the server said keeps its words; what happened on the way has a source.
 fn failed(status: Status) -> Failure {
     let details = status.get_error_details();
@@ -164,13 +173,7 @@ fn failed(status: Status) -> Failure {
         format!(" ({}{call})", info.reason)
     });
     if reason.is_none() {
-        let mut told = format!("the server can't be reached: {}", status.message());
-        let mut cause = std::error::Error::source(&status);
-        while let Some(error) = cause {
-            told = format!("{told}: {error}");
-            cause = error.source();
-        }
-        return Failure::Unreachable(told);
+        return Failure::Unreachable(format!("the server can't be reached: {}", cause(&status)));
     }
     let field = details.bad_request().and_then(|bad| bad.field_violations.first());
     let field = field.map(|field| format!("; `{}` {}", field.field, field.description)).unwrap_or_default();

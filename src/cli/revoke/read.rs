@@ -29,6 +29,16 @@ pub(super) fn until(text: &str) -> Result<jiff::Timestamp, String> {
     instant.ok_or_else(|| "must be an instant (2027-01-31T12:00:00Z) or a time from now (24h)".to_owned())
 }
 
+/// An instant.
+pub(super) fn instant(text: &str) -> Result<jiff::Timestamp, String> {
+    text.parse().map_err(|_| "must be an instant (2027-01-31T12:00:00Z)".to_owned())
+}
+
+/// So many, and at least one: the listener takes 0 for "as many as you like".
+pub(super) fn count(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|count| *count > 0).ok_or_else(|| "must be a whole number from 1".to_owned())
+}
+
 /// The text itself, or what comes from standard input: ids need not show in the list of processes.
 pub(super) fn given(text: &str) -> Result<String, Failure> {
     if text != "-" {

@@ -147,7 +147,7 @@ pub(super) fn status_lists(key: &str, raw: &RawIssuer, checks: &mut Checks<'_>) 
 pub(super) fn api_keys(raw: &RawConfig, checks: &mut Checks<'_>) -> Option<Option<ApiKeyConfig>> {
     let Some(RawApiKeys { file, principal_type }) = &raw.api_keys else { return Some(None) };
     let key = "api_keys.file";
-    let what = "the file of API keys; `gatepost apikey new` makes it";
+    let what = "the file of API keys; `gatepost apikey new --file FILE` makes it";
     let file = checks.required(key, file.as_ref(), &format!("name {what}"));
     let file = file.and_then(|text| checks.readable_file(key, text, what));
     let key = "api_keys.principal_type";

@@ -68,7 +68,7 @@ pub enum TlsError {
     },
     /// A revocation list that can't be used, or no list at all.
     #[error(
-        "`{}` does not hold a revocation list that can be used ({why}): it should be PEM with `BEGIN X509 CRL`, or DER, of whole lists (no delta, not indirect) with `nextUpdate`",
+        "`{}` does not hold a revocation list that can be used ({why}): it should be PEM with `BEGIN X509 CRL`, or DER, of whole lists (no delta, not indirect) with `nextUpdate`; `client_crls` names it",
         .path.display()
     )]
     RevocationList {
