@@ -7,7 +7,7 @@
 //! [`discovery`](super::discovery) alone leads to a second address, within the bounds that the operator set.
 
 use std::error::Error;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +17,7 @@ use reqwest::redirect::Policy;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::sync::Semaphore;
 use url::Url;
 
 use super::address::{may_connect, may_connect_to_literal};
@@ -51,6 +52,9 @@ pub(super) enum FetchError {
 
 /// Addresses of a name that are tried at most.
 const ADDRESSES: usize = 16;
+/// Look-ups of names under way at once. A name server that does not answer holds each for half a minute, on one of the
+/// threads that also read the files in which keys and tokens are revoked.
+const LOOK_UPS: usize = 8;
 /// PEM files of a client certificate and its key (RFC 8705 section 2).
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ClientFiles<'a> {
@@ -67,7 +71,7 @@ impl Fetcher {
         max_bytes: usize,
         timeout: Duration,
     ) -> Result<Self, SetupProblem> {
-        Self::over(Arc::new(SystemNames), None, url, ca, private, max_bytes, timeout)
+        Self::over(Arc::new(SystemNames::new(look_up)), None, url, ca, private, max_bytes, timeout)
     }
 
     /// The same with a certificate of our own, if there is one, for servers that ask who we are.
@@ -79,7 +83,7 @@ impl Fetcher {
         max_bytes: usize,
         timeout: Duration,
     ) -> Result<Self, SetupProblem> {
-        Self::over(Arc::new(SystemNames), identity, url, ca, private, max_bytes, timeout)
+        Self::over(Arc::new(SystemNames::new(look_up)), identity, url, ca, private, max_bytes, timeout)
     }
 
     /// The same with another book of names, so that a test can write it.
@@ -230,17 +234,36 @@ fn tls(ca: Option<&Path>, identity: Option<ClientFiles<'_>>) -> Result<ClientCon
 }
 
 /// Names as the system resolves them.
-#[derive(Debug)]
-struct SystemNames;
+struct SystemNames {
+    look_up: fn(&str) -> std::io::Result<Vec<SocketAddr>>,
+    room: Arc<Semaphore>,
+}
+
+impl SystemNames {
+    fn new(look_up: fn(&str) -> std::io::Result<Vec<SocketAddr>>) -> Self {
+        Self { look_up, room: Arc::new(Semaphore::new(LOOK_UPS)) }
+    }
+}
 
 impl Resolve for SystemNames {
     fn resolve(&self, name: Name) -> Resolving {
+        let (look_up, room) = (self.look_up, Arc::clone(&self.room));
         Box::pin(async move {
-            let found: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
-            let found: Addrs = Box::new(found.into_iter());
+            let place = room.acquire_owned().await?;
+            let looking = tokio::task::spawn_blocking(move || {
+                // The system's look-up can't be called off. It keeps its thread and its place to the end, though whoever
+                // asked has long gone.
+                let _place = place;
+                look_up(name.as_str())
+            });
+            let found: Addrs = Box::new(looking.await??.into_iter());
             Ok(found)
         })
     }
+}
+
+fn look_up(name: &str) -> std::io::Result<Vec<SocketAddr>> {
+    Ok((name, 0).to_socket_addrs()?.collect())
 }
 
 /// Resolves names to the addresses we may connect to, and to no others. Each connection is made to what came out of its
@@ -269,6 +292,8 @@ impl Resolve for CheckedResolver {
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
+    use parking_lot::{Condvar, Mutex};
+
     use super::*;
 
     #[test]
@@ -286,6 +311,35 @@ mod tests {
             let fetcher = Fetcher::new(&url.parse().unwrap(), None, false, 1000, Duration::from_secs(2));
             assert_eq!(fetcher.err(), Some(expected), "{url}: {why}");
         }
+    }
+
+    /// THREATS T16: however often it is asked, and however soon whoever asked gives up.
+    #[tokio::test]
+    async fn a_name_server_that_does_not_answer_takes_a_few_threads_and_no_more() {
+        static BEGUN: AtomicUsize = AtomicUsize::new(0);
+        static ANSWERS: (Mutex<bool>, Condvar) = (Mutex::new(false), Condvar::new());
+        fn silent(_: &str) -> std::io::Result<Vec<SocketAddr>> {
+            BEGUN.fetch_add(1, Ordering::SeqCst);
+            ANSWERS.1.wait_while(&mut ANSWERS.0.lock(), |answers| !*answers);
+            Ok(Vec::new())
+        }
+        let names = SystemNames::new(silent);
+        for _ in 0..LOOK_UPS * 3 {
+            let asked = names.resolve("keys.test".parse().unwrap());
+            assert!(tokio::time::timeout(Duration::from_millis(5), asked).await.is_err(), "nobody waits for long");
+        }
+        let begun = async {
+            while BEGUN.load(Ordering::SeqCst) < LOOK_UPS {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), begun).await.unwrap();
+        assert_eq!(BEGUN.load(Ordering::SeqCst), LOOK_UPS);
+        *ANSWERS.0.lock() = true;
+        ANSWERS.1.notify_all();
+        let found = names.resolve("keys.test".parse().unwrap()).await;
+        assert_eq!(found.map(Iterator::count).ok(), Some(0), "and there is room again");
+        assert_eq!(BEGUN.load(Ordering::SeqCst), LOOK_UPS + 1);
     }
 
     /// A book of names in which every look-up finds the next page.
