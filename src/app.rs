@@ -140,6 +140,9 @@ pub async fn build(
         ListenerIdentity::WorkloadApi(agent) => ServerIdentity::from_workload_api(agent, Arc::clone(&clock)).await,
     };
     let identity = identity.map_err(BuildError::Tls)?;
+    if a_list_has_ended(&identity, &clock) {
+        tell_of_ended_list();
+    }
     let tokens = Verifier::new(&config.issuers, &config.limits, config.cache.tokens, Arc::clone(&clock))
         .map_err(BuildError::Tokens)?
         .heard_by(news(&metrics));
@@ -267,6 +270,7 @@ impl Gatepost {
             }
         }));
         tokio::spawn(report_issuers(Arc::clone(&pdp), config.issuers.clone(), helpers.clone()));
+        tokio::spawn(report_lists(Arc::clone(&identity), Arc::clone(&clock), helpers.clone()));
         let operators =
             tokio::spawn(ops::serve(ops_listener, ops::router(Arc::clone(&readiness), registry), helpers.clone()));
 
@@ -496,6 +500,32 @@ async fn report_issuers(pdp: Arc<Pdp>, issuers: Vec<TrustedIssuer>, stop: Cancel
         }
         known = now;
     }
+}
+
+/// Tells when a revocation list runs out, once.
+async fn report_lists(identity: Arc<ServerIdentity>, clock: SharedClock, stop: CancellationToken) {
+    let mut ticks = tokio::time::interval(Duration::from_secs(1));
+    let mut known = a_list_has_ended(&identity, &clock);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        let ended = a_list_has_ended(&identity, &clock);
+        if ended && !known {
+            tell_of_ended_list();
+        }
+        known = ended;
+    }
+}
+
+fn a_list_has_ended(identity: &ServerIdentity, clock: &SharedClock) -> bool {
+    identity.lists_expire_at().is_some_and(|end| end <= clock.now())
+}
+
+/// It has to be so, but whoever is woken by all the refusals should find the one cause.
+fn tell_of_ended_list() {
+    tracing::error!("a list of `server.client_crls` has run out: callers whose certificates it speaks of are refused");
 }
 
 /// Hears of connections.

@@ -207,6 +207,24 @@ async fn a_list_that_has_run_out_clears_nobody_until_a_newer_one_comes() {
     line.until(Code::Ok).await;
 }
 
+/// One line in the log, each time: it is the cause of all the refusals that follow.
+#[tokio::test]
+async fn that_a_list_has_run_out_is_told_once() {
+    let log = crate::canaries::Log::default();
+    let _heard = crate::canaries::hear(&log);
+    let house = House::open().await;
+    let told = || log.text().matches("`server.client_crls` has run out").count();
+    assert_eq!(told(), 0);
+    house.gatepost.clock.advance(minutes(61));
+    eventually("the first is told", || told() == 1).await;
+    house.write("lists/corp.crl", &house.list(2, &[]));
+    eventually("the second is there", || log.text().contains("lists were renewed")).await;
+    let files = house.client("someone", 11);
+    let mut line = house.connect(&files).await;
+    line.until(Code::Ok).await;
+    assert_eq!(told(), 1, "once");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_that_expires_on_its_connection_loses_its_next_call() {
     let house = House::open().await;
