@@ -321,10 +321,9 @@ impl Gatepost {
             Some(early) => early,
         };
         by_itself |= report.is_err();
-        if let Some(revoking) = revoking
-            && revoking.await.is_err()
-        {
-            tracing::error!("the admin listener ended early");
+        if let Some(revoking) = revoking {
+            // How it ended is told where it is served.
+            let _ = revoking.await;
         }
         let cut_off = report.map_or(0, |report| report.cut_off);
         let stopped = Entry::Lifecycle(LifecycleEntry { time: clock.now(), started: false });

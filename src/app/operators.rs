@@ -164,7 +164,10 @@ impl Office {
             );
         }
         async move {
-            let _ = door.serve(closing).await;
+            if tokio::spawn(door.serve(closing)).await.is_err() {
+                // Decisions go on; that nobody can revoke here must not wait for the drain to be told.
+                tracing::error!("the admin listener ended by a fault: nobody can revoke here until a restart");
+            }
         }
     }
 }

@@ -138,7 +138,23 @@ impl Replicas {
     /// Joins store and list until `cancel`, whatever happens to the store. Must be called inside a runtime.
     pub fn spawn(self: &Arc<Self>, cancel: CancellationToken) {
         let replicas = Arc::clone(self);
-        tokio::spawn(async move { cancel.run_until_cancelled(replicas.keep_in_touch()).await });
+        tokio::spawn(async move {
+            loop {
+                let (one, end) = (Arc::clone(&replicas), cancel.clone());
+                let talking = tokio::spawn(async move { end.run_until_cancelled(one.keep_in_touch()).await });
+                let Err(error) = talking.await else { return };
+                // A fault of ours, or of the library, over what the store said: told, and no reason to stop listening.
+                replicas.touch.lost();
+                replicas.looked.send_replace(true);
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "talking to the store of revocations broke off; it begins anew"
+                );
+                if cancel.run_until_cancelled(tokio::time::sleep(BACK_OFF.1)).await.is_none() {
+                    return;
+                }
+            }
+        });
     }
 
     async fn keep_in_touch(&self) {

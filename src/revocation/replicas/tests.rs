@@ -53,13 +53,13 @@ async fn command(stream: &mut BufReader<TcpStream>) -> Option<String> {
     first
 }
 
-/// News come before the set is counted: whoever always has more must not be listened to for ever, nor all of it kept.
-#[tokio::test]
-async fn a_store_whose_news_never_end_is_left() {
+/// Listens to such a store, with `told` in its ear, until there have been two connections. How many news were told, if
+/// there were.
+async fn until_it_comes_again(told: crate::revocation::Told) -> Result<(), String> {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    let (connections, told) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-    let (counted, telling) = (Arc::clone(&connections), Arc::clone(&told));
+    let (connections, news) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (counted, telling) = (Arc::clone(&connections), Arc::clone(&news));
     let serving = tokio::spawn(async move {
         loop {
             let (stream, _) = listener.accept().await.unwrap();
@@ -67,7 +67,7 @@ async fn a_store_whose_news_never_end_is_left() {
             tokio::spawn(never_ends(stream, Arc::clone(&telling)));
         }
     });
-    let list = Revocations::new(1, ManualClock::at(SystemTime::UNIX_EPOCH), Arc::new(|_, _, _| ()));
+    let list = Revocations::new(1, ManualClock::at(SystemTime::UNIX_EPOCH), told);
     let settings = RedisConfig {
         host: "127.0.0.1".to_owned(),
         port,
@@ -80,15 +80,26 @@ async fn a_store_whose_news_never_end_is_left() {
     let replicas = Replicas::new(settings, &list);
     let stop = CancellationToken::new();
     replicas.spawn(stop.clone());
-    let left = tokio::time::timeout(Duration::from_secs(20), async {
+    let twice = tokio::time::timeout(Duration::from_secs(20), async {
         while connections.load(Ordering::Relaxed) < 2 {
             tokio::task::yield_now().await;
         }
     });
-    let left = left.await;
+    let twice = twice.await;
     stop.cancel();
     serving.abort();
-    let told = told.load(Ordering::Relaxed);
-    assert!(left.is_ok(), "{told} pieces of news, and still listening");
     assert!(list.is_empty());
+    twice.map_err(|_| format!("{} pieces of news, and no other connection", news.load(Ordering::Relaxed)))
+}
+
+/// News come before the set is counted: whoever always has more must not be listened to for ever, nor all of it kept.
+#[tokio::test]
+async fn a_store_whose_news_never_end_is_left() {
+    until_it_comes_again(Arc::new(|_, _, _| ())).await.unwrap();
+}
+
+/// A task that ends so would end quietly, and others' revocations would never come again.
+#[tokio::test]
+async fn a_fault_over_what_the_store_says_does_not_end_the_listening() {
+    until_it_comes_again(Arc::new(|_, _, _| panic!("a fault of ours"))).await.unwrap();
 }
