@@ -348,6 +348,7 @@ pub(super) struct Ours<'a> {
     pub(super) act: Vec<Acting<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) caller_refusal: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) client_address: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) certificate_sha256: Option<Text<'a>>,

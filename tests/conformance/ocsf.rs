@@ -104,6 +104,10 @@ async fn every_record_we_can_write_is_valid_ocsf() {
         if !found.is_empty() {
             wrong.push(format!("{name}: {found:?}"));
         }
+        // OCSF's schemas let our own part be anything; what is not known is left out there too.
+        if line.contains("\":null") {
+            wrong.push(format!("{name}: a null"));
+        }
     }
     say!("ocsf records: {} checked, {} wrong; by class {classes:?}", names.len(), wrong.len());
     assert!(wrong.is_empty(), "{wrong:#?}");
