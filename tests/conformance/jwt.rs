@@ -186,7 +186,8 @@ impl Bench {
         let list = Revocations::new(1000, ManualClock::at(self.now), Arc::new(|_, _, _| ()));
         let until = unix_seconds(self.now) + 86_400;
         let texts = |value: &Value| -> Vec<String> {
-            value.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+            let listed = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
+            listed.iter().filter_map(Value::as_str).map(str::to_owned).collect()
         };
         for (name, value) in wanted.as_object().into_iter().flatten() {
             for issuer in &self.issuers {
