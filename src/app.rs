@@ -175,7 +175,7 @@ pub async fn build(
         api_keys: Arc::new(api_keys),
         store,
         rulings: Rulings::new(&config.cache, hash_key, Arc::clone(&clock)),
-        redaction: Redaction::new(&config.audit.keep),
+        redaction: Redaction::new(&config.audit.attributes),
         trail,
         metrics,
         clock: Arc::clone(&clock),

@@ -14,7 +14,9 @@ use crate::model::entity::{EntityUid, RawValue};
 use crate::model::ids::{DecisionId, PolicyRevision, RequestId};
 use crate::model::question::Circumstances;
 
+pub(crate) mod format;
 mod ocsf;
+pub(crate) mod reader;
 mod record;
 mod redact;
 mod sinks;
@@ -23,6 +25,42 @@ mod writer;
 
 pub use redact::{Place, Redaction};
 pub use writer::{AuditError, Trail};
+
+/// What the trail tells whoever counts.
+#[derive(Debug, Clone, Copy)]
+pub enum News<'a> {
+    /// Records that will never arrive, at the `trail` or at a sink, for a reason from a closed list.
+    Lost {
+        /// `trail`, or the sink's name.
+        place: &'a str,
+        /// Why.
+        reason: &'static str,
+        /// How many.
+        count: u64,
+    },
+    /// The disk kept what was written.
+    Synced {
+        /// How long it took.
+        took: Duration,
+    },
+    /// What became of records at a sink.
+    Sent {
+        /// The sink's name.
+        sink: &'a str,
+        /// `delivered`, `filtered`, `refused`, `skipped`.
+        result: &'static str,
+        /// How many.
+        count: u64,
+    },
+    /// An unusual pattern was recorded.
+    Alert {
+        /// Its name, of a closed list.
+        pattern: &'static str,
+    },
+}
+
+/// Is told what happens. Must be quick.
+pub type Heard = Arc<dyn Fn(News<'_>) + Send + Sync>;
 
 /// What every record says about where it was written.
 #[derive(Debug, Clone)]

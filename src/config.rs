@@ -13,11 +13,18 @@ use crate::model::spiffe_id::{SpiffeId, TrustDomain};
 use crate::secret::SecretSlice;
 
 mod admin;
+mod audit;
 pub mod load;
 mod raw;
 mod rights;
 
 pub use rights::{AttributeGrant, ClientNames, PresentGrant, Share, TenantGrant};
+
+pub use audit::{
+    ActionKeeping, AuditConfig, AuditMode, CheckpointConfig, ElasticTarget, Encoding, HttpCredential, KafkaTarget,
+    Keeping, KeptValue, OnAuditFailure, OtlpTarget, RedactRule, SinkConfig, SinkFilter, SinkTarget, SinkTls,
+    SplunkTarget, SpoolConfig, SyslogTarget, WhenFull,
+};
 
 pub use admin::{AdminConfig, AdminMethod, Operator, RedisConfig, RedisTls, RevocationConfig};
 
@@ -520,49 +527,6 @@ pub struct CacheConfig {
     pub tokens: u64,
     /// How long callers may reuse an answer at most; 0 (unset): not at all.
     pub caller_reuse: Duration,
-}
-
-/// Where records go, and what may be in them.
-#[derive(Debug, Clone)]
-pub struct AuditConfig {
-    /// Where.
-    pub sink: AuditSink,
-    /// How long an answer waits for its record before it is refused. 2 s when unset.
-    pub write_timeout: Duration,
-    /// Records waiting to be written at most. 10 000 when unset.
-    pub queue: usize,
-    /// The allow-list: `Type.attribute` (resource or principal), `context.name`, whose values may be recorded.
-    pub keep: Vec<KeptValue>,
-}
-
-/// One value that may stand in a record.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum KeptValue {
-    /// An attribute of an entity of this type.
-    Attribute {
-        /// The type.
-        entity_type: EntityType,
-        /// The attribute.
-        attribute: String,
-    },
-    /// An attribute of the context.
-    Context(String),
-}
-
-/// Where records go.
-#[derive(Debug, Clone)]
-pub enum AuditSink {
-    /// Standard output, one JSON object a line.
-    Stdout,
-    /// A file that is rotated by size.
-    File {
-        /// The current file; older ones get `.1`, `.2`, ..
-        path: PathBuf,
-        /// Rotated before it would grow past this.
-        max_bytes: u64,
-        /// Older files kept.
-        max_files: u32,
-    },
 }
 
 /// Logs, traces, metrics.

@@ -26,7 +26,7 @@ impl Fixture {
         let changes = [
             ("/server/listen", json!(format!("127.0.0.1:{port}"))),
             ("/server/ops_listen", json!(format!("127.0.0.1:{ops_port}"))),
-            ("/audit/file", json!({"path": "audit.jsonl", "max_bytes": "512MiB", "max_files": 1})),
+            ("/audit/mode", json!("written")),
         ];
         for (place, value) in changes {
             *settings.pointer_mut(place).ok_or("the demo's configuration has changed")? = value;

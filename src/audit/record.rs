@@ -14,6 +14,7 @@ use std::time::SystemTime;
 use uuid::{NoContext, Timestamp, Uuid};
 
 use self::words::{Ending, activity, grpc_number};
+use super::format::Body;
 use super::ocsf::{
     API_ACTIVITY, APPLICATION_LIFECYCLE, AUTHENTICATION, Acting, Actor, Api, Asked, Authorization, Batch, Class, Code,
     Device, ENTITY_MANAGEMENT, Endpoint, Erred, Event, FAILURE, HIGH, INFORMATIONAL, Kept, LOW, MEDIUM, ManagedEntity,
@@ -42,37 +43,11 @@ pub(super) struct Frame {
     pub(super) boot: String,
 }
 
-/// A record without its number and its line break.
-#[derive(Debug)]
-pub(super) struct Line {
-    /// What follows [`Line::HEAD`] and the number.
-    rest: Vec<u8>,
-}
-
-impl Line {
-    const HEAD: &'static [u8] = br#"{"metadata":{"sequence":"#;
-    /// Digits of the largest number.
-    const NUMBER: usize = 20;
-
-    /// The longest this line can get, without the line break.
-    pub(super) fn bytes(&self) -> usize {
-        Self::HEAD.len() + Self::NUMBER + self.rest.len()
-    }
-
-    /// Puts the numbered line, with its line break, at the end of `out`.
-    pub(super) fn put(&self, sequence: u64, out: &mut Vec<u8>) {
-        out.extend_from_slice(Self::HEAD);
-        out.extend_from_slice(sequence.to_string().as_bytes());
-        out.extend_from_slice(&self.rest);
-        out.push(b'\n');
-    }
-}
-
 /// Writes `entry` down.
 ///
 /// # Errors
 /// Only if JSON can't hold it, which no entry brings about.
-pub(super) fn render(entry: &Entry, frame: &Frame) -> Result<Line, serde_json::Error> {
+pub(super) fn render(entry: &Entry, frame: &Frame) -> Result<Body, serde_json::Error> {
     let event = match entry {
         Entry::Call(call) => of_call(call, frame),
         Entry::Handshake(handshake) => of_handshake(handshake, frame),
@@ -92,7 +67,7 @@ pub(super) fn render_resumed(
     since: SystemTime,
     missing: u64,
     frame: &Frame,
-) -> Result<Line, serde_json::Error> {
+) -> Result<Body, serde_json::Error> {
     let mut event = bare(frame, APPLICATION_LIFECYCLE, 99, "Audit Resumed", now, HIGH, SUCCESS);
     event.app = Some(PRODUCT);
     event.unmapped.gatepost.not_recorded = Some(missing);
@@ -100,12 +75,10 @@ pub(super) fn render_resumed(
     line(&event)
 }
 
-fn line(event: &Event<'_>) -> Result<Line, serde_json::Error> {
-    let mut rest = Vec::with_capacity(2048);
-    serde::Serialize::serialize(event, &mut serde_json::Serializer::with_formatter(&mut rest, OneLine))?;
-    // The placeholder number is one digit, `0`.
-    rest.drain(..(Line::HEAD.len() + 1).min(rest.len()));
-    Ok(Line { rest })
+fn line(event: &Event<'_>) -> Result<Body, serde_json::Error> {
+    let mut json = Vec::with_capacity(2048);
+    serde::Serialize::serialize(event, &mut serde_json::Serializer::with_formatter(&mut json, OneLine))?;
+    Body::of(json).ok_or_else(|| serde::ser::Error::custom("a record must begin with its number and end with ours"))
 }
 
 /// What every class has.

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::text::cut;
-use crate::config::KeptValue;
+use crate::config::{KeptValue, RedactRule};
 use crate::model::entity::{EntityType, RawRecord, RawValue};
 
 /// Where a record of values came from.
@@ -34,11 +34,11 @@ const MAX_DEPTH: usize = 4;
 const LEFT_OUT: &str = "..";
 
 impl Redaction {
-    /// Keeps what `audit.keep` names.
+    /// Keeps what `audit.attributes` names.
     #[must_use]
-    pub fn new(keep: &[KeptValue]) -> Self {
+    pub fn new(rules: &[(KeptValue, RedactRule)]) -> Self {
         let mut redaction = Self::default();
-        for kept in keep {
+        for (kept, _rule) in rules {
             match kept {
                 KeptValue::Attribute { entity_type, attribute } => {
                     redaction.attributes.entry(entity_type.clone()).or_default().insert(attribute.clone());
@@ -113,8 +113,8 @@ mod tests {
     fn redaction() -> Redaction {
         let user = EntityType::parse("User").unwrap();
         Redaction::new(&[
-            KeptValue::Attribute { entity_type: user, attribute: "tenant".to_owned() },
-            KeptValue::Context("channel".to_owned()),
+            (KeptValue::Attribute { entity_type: user, attribute: "tenant".to_owned() }, RedactRule::Keep),
+            (KeptValue::Context("channel".to_owned()), RedactRule::Keep),
         ])
     }
 

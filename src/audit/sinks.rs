@@ -7,12 +7,9 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read as _, Seek as _, SeekFrom, Write as _};
-use std::os::fd::AsFd as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-
-use crate::config::AuditSink;
 
 /// Lines that go out together.
 #[derive(Debug, Clone, Copy)]
@@ -46,19 +43,10 @@ pub(super) trait AuditSinkLike: Send {
 ///
 /// # Errors
 /// What the system says.
-pub(super) fn open(sink: &AuditSink) -> io::Result<Box<dyn AuditSinkLike>> {
-    match sink {
-        AuditSink::Stdout => {
-            // Past the buffer and the lock that `std::io::stdout` would add.
-            let out = io::stdout().as_fd().try_clone_to_owned()?;
-            Ok(Box::new(StreamSink::over(File::from(out))))
-        }
-        AuditSink::File { path, max_bytes, max_files } => {
-            let mut file = FileSink { path: path.clone(), max_bytes: *max_bytes, max_files: *max_files, open: None };
-            file.ready(0)?;
-            Ok(Box::new(file))
-        }
-    }
+pub(super) fn file(path: &Path, max_bytes: u64, max_files: u32) -> io::Result<Box<dyn AuditSinkLike>> {
+    let mut file = FileSink { path: path.to_owned(), max_bytes, max_files, open: None };
+    file.ready(0)?;
+    Ok(Box::new(file))
 }
 
 /// A pipe or a terminal.

@@ -15,7 +15,8 @@ use std::time::{Duration, SystemTime};
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
-use super::record::{self, Frame, Line};
+use super::format::{Body, Hash, Header, VERSION};
+use super::record::{self, Frame};
 use super::sinks::{self, AuditSinkLike, Batch};
 use super::{Entry, HostFacts};
 use crate::clock::SharedClock;
@@ -100,7 +101,7 @@ struct State {
 
 #[derive(Debug)]
 struct Job {
-    line: Line,
+    line: Body,
     done: oneshot::Sender<Result<(), io::ErrorKind>>,
 }
 
@@ -122,7 +123,22 @@ impl Trail {
         host: HostFacts,
         clock: SharedClock,
     ) -> Result<Self, AuditError> {
-        let sink = sinks::open(&config.sink).map_err(AuditError::Open)?;
+        let folder = &config.spool.directory;
+        std::fs::create_dir_all(folder).map_err(AuditError::Open)?;
+        let segment = folder.join(super::format::segment_name(1));
+        if !segment.exists() {
+            let header = Header {
+                gatepost_spool: VERSION,
+                chain: record::mint_boot(clock.now()),
+                segment: 1,
+                first_sequence: 1,
+                prev_hash: Hash::GENESIS,
+                opened: String::new(),
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+            };
+            std::fs::write(&segment, header.line().map_err(AuditError::Unwritable)?).map_err(AuditError::Open)?;
+        }
+        let sink = sinks::file(&segment, 1 << 40, 1).map_err(AuditError::Open)?;
         Self::over(sink, config, limits, host, clock)
     }
 
@@ -147,6 +163,8 @@ impl Trail {
             frame: Arc::clone(&frame),
             sink,
             sequence: 1,
+            prev: Hash::GENESIS,
+            hashes: Vec::new(),
             gap: None,
             bytes: Vec::new(),
             ends: Vec::new(),
@@ -258,6 +276,8 @@ struct Writer {
     frame: Arc<Frame>,
     sink: Box<dyn AuditSinkLike>,
     sequence: u64,
+    prev: Hash,
+    hashes: Vec<Hash>,
     gap: Option<Gap>,
     bytes: Vec<u8>,
     ends: Vec<usize>,
@@ -299,6 +319,8 @@ impl Writer {
     fn put(&mut self, jobs: &mut Vec<Job>) {
         self.bytes.clear();
         self.ends.clear();
+        self.hashes.clear();
+        let mut prev = self.prev;
         // The record of a gap goes first; it is also how a failed sink is tried without a record at stake.
         let told = self
             .gap
@@ -311,7 +333,8 @@ impl Writer {
             if self.ends.len() > extra && self.bytes.len() + line.bytes() > BATCH_BYTES {
                 break;
             }
-            line.put(number, &mut self.bytes);
+            prev = line.seal(number, prev, &mut self.bytes);
+            self.hashes.push(prev);
             self.ends.push(self.bytes.len());
         }
         let batch: Vec<Job> = jobs.drain(..self.ends.len().saturating_sub(extra).min(jobs.len())).collect();
@@ -319,6 +342,9 @@ impl Writer {
         let appended = self.sink.append(Batch { bytes: &self.bytes, ends: &self.ends });
         self.shared.busy_since.store(0, Ordering::Release);
 
+        if let Some(hash) = appended.lines.checked_sub(1).and_then(|last| self.hashes.get(last)) {
+            self.prev = *hash;
+        }
         // A number is spent when any part of its line got out.
         self.sequence += appended.lines as u64 + u64::from(appended.torn);
         if appended.lines > 0 && self.gap.take().is_some() {

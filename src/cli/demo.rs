@@ -156,8 +156,8 @@ async fn keep(
     clock: &SharedClock,
     stop: &CancellationToken,
 ) -> io::Result<()> {
-    let mut seen = 0;
-    while !stage.new_records(&mut seen)?.is_empty() {}
+    let mut trail = stage.trail();
+    while trail.next()?.is_some() {}
     let commands = paste::commands(stage, clock.now())?;
     if args.json {
         anstream::stderr().write_all(commands.as_bytes())?;
@@ -170,7 +170,10 @@ async fn keep(
             () = stop.cancelled() => return Ok(()),
             () = tokio::time::sleep(Duration::from_millis(200)) => {}
         }
-        let records = stage.new_records(&mut seen)?;
+        let mut records = Vec::new();
+        while let Some(record) = trail.next()? {
+            records.push(record);
+        }
         if args.json {
             show::records_as_json(console, &records)?;
         } else {

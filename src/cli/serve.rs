@@ -1,7 +1,7 @@
 //! `gatepost serve`: settings in, a server until a signal.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -11,7 +11,7 @@ use super::{complain, exit, runtime};
 use crate::app::{BuildError, build};
 use crate::clock::SystemClock;
 use crate::config::load::{Source, load};
-use crate::config::{AuditSink, Config, RevocationConfig};
+use crate::config::{Config, RevocationConfig};
 use crate::telemetry::Telemetry;
 
 /// Serve decisions.
@@ -69,10 +69,11 @@ pub fn run(args: &ServeArgs) -> io::Result<u8> {
 
 /// Settings to check with, beside a server that may be running: its ports stay its own, and no file for records is made
 /// or rotated, least of all one that only whoever checks could write.
-fn harmless(mut config: Config) -> Config {
+fn harmless(mut config: Config, scratch: &Path) -> Config {
     config.server.listen.set_port(0);
     config.server.ops_listen.set_port(0);
-    config.audit.sink = AuditSink::Stdout;
+    config.audit.spool.directory = scratch.join("audit");
+    config.audit.sinks.clear();
     config.revocation = RevocationConfig::default();
     if let Some(admin) = &mut config.admin {
         admin.listen.set_port(0);
@@ -88,7 +89,8 @@ async fn serve(config: Config, only_check: bool) -> io::Result<u8> {
             return Ok(exit::CONFIGURATION);
         }
     };
-    let config = if only_check { harmless(config) } else { config };
+    let scratch = tempfile::tempdir()?;
+    let config = if only_check { harmless(config, scratch.path()) } else { config };
     let clock = SystemClock::shared();
     let gatepost = match build(config, clock, telemetry.metrics.clone(), telemetry.registry.clone()).await {
         Ok(gatepost) => gatepost,

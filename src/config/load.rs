@@ -5,6 +5,7 @@
 //! `reference` writes the same shape down for people.
 
 mod admin;
+mod audit;
 mod check;
 mod credentials;
 mod issuers;

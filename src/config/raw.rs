@@ -13,6 +13,7 @@ use super::Limits;
 use super::load::values::{duration_text, size_text};
 
 pub(super) mod admin;
+pub(super) mod audit;
 
 /// The whole file.
 #[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
@@ -35,7 +36,7 @@ pub(super) struct RawConfig {
     /// The decision cache and the verified-token cache.
     pub cache: RawCache,
     /// Where records go, and what may be in them.
-    pub audit: RawAudit,
+    pub audit: audit::RawAudit,
     /// Logs, traces and metrics.
     pub telemetry: RawTelemetry,
     /// Every limit on what others send. Past one, the caller gets a clear error that names it.
@@ -491,48 +492,6 @@ pub(super) struct RawCache {
 impl Default for RawCache {
     fn default() -> Self {
         Self { decisions: 100_000, decision_ttl: "30s".into(), tokens: 10_000, caller_reuse: "0s".into() }
-    }
-}
-
-/// `audit`.
-#[derive(Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub(super) struct RawAudit {
-    /// Records go to standard output, one JSON object a line. That is so when neither `stdout` nor `file` is set;
-    /// auditing can't be switched off.
-    pub stdout: Option<bool>,
-    /// Records go to a file that is rotated by size. Not together with `stdout: true`.
-    pub file: Option<RawAuditFile>,
-    /// How long an answer waits for its record before it is refused; 10ms to 1m.
-    pub write_timeout: RawDuration,
-    /// Records waiting to be written at most; 1 to 1000000.
-    pub queue: u64,
-    /// The values that may stand in a record: `Type.attribute` (of a resource or principal) and `context.name`.
-    pub keep: Vec<String>,
-}
-
-impl Default for RawAudit {
-    fn default() -> Self {
-        Self { stdout: None, file: None, write_timeout: "2s".into(), queue: 10_000, keep: Vec::new() }
-    }
-}
-
-/// `audit.file`.
-#[derive(Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub(super) struct RawAuditFile {
-    /// The current file; older ones get `.1`, `.2` and so on. Its folder must exist.
-    #[schemars(extend("x-required" = true))]
-    pub path: Option<String>,
-    /// It is rotated before it would grow past this; at least `limits.audit_record_bytes`, at most 64GiB.
-    pub max_bytes: RawSize,
-    /// Older files kept; 1 to 1000.
-    pub max_files: u64,
-}
-
-impl Default for RawAuditFile {
-    fn default() -> Self {
-        Self { path: None, max_bytes: RawSize::Text("100MiB".to_owned()), max_files: 10 }
     }
 }
 

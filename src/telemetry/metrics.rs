@@ -44,6 +44,7 @@ pub struct Instrument {
 const OPERATION: (&str, &str) = ("operation", "`Check`, `BatchCheck`");
 const LEVEL: (&str, &str) = ("level", "`function`, `object`, `field`");
 const OUTCOME: (&str, &str) = ("outcome", "`allow`, `deny`, `conditional`");
+const SINK: (&str, &str) = ("sink", "a sink of the configuration");
 const CACHE: (&str, &str) = ("cache", "`hit`, `miss`, `bypass`");
 
 macro_rules! instruments {
@@ -97,6 +98,24 @@ instruments! {
         "Audit records by what became of them. Anything but `written` is an answer that did not leave.";
     AUDIT_QUEUE = "gatepost.audit.queue", Gauge, "{record}", [], "Audit records waiting to be written.";
     AUDIT_HEALTHY = "gatepost.audit.healthy", Gauge, "", [], "1 while audit records get out.";
+    AUDIT_LOST = "gatepost.audit.lost", Counter, "{record}",
+        [
+            ("where", "`trail`, or the name of a sink"),
+            ("reason", "`queue_full`, `failed`, `quarantined` of the trail; `refused`, `skipped` of a sink")
+        ],
+        "Records that never arrived, whatever the reason.";
+    AUDIT_SYNC_DURATION = "gatepost.audit.sync.duration", Histogram, "s", [],
+        "How long the disk takes to keep what was written.";
+    AUDIT_SPOOL_BYTES = "gatepost.audit.spool.size", Gauge, "By", [], "All segments of the spool together.";
+    AUDIT_SINK_RECORDS = "gatepost.audit.sink.records", Counter, "{record}",
+        [SINK, ("result", "`delivered`, `filtered`, `refused`, `skipped`")],
+        "Records by what became of them at a sink. `refused`: it would not have them, ever; `skipped`: the spool was full.";
+    AUDIT_SINK_LAG = "gatepost.audit.sink.lag", Gauge, "{record}", [SINK], "Records that a sink has not got yet.";
+    AUDIT_SINK_DELAY = "gatepost.audit.sink.delay", Gauge, "s", [SINK],
+        "The age of the oldest record that a sink has not got yet; 0 when it has all.";
+    AUDIT_SINK_HEALTHY = "gatepost.audit.sink.healthy", Gauge, "", [SINK], "1 while the last delivery to a sink went well.";
+    AUDIT_ALERTS = "gatepost.audit.alerts", Counter, "{alert}", [("pattern", "a pattern of docs/audit.md")],
+        "Unusual patterns that were recorded.";
     JWKS_REFRESHES = "gatepost.jwks.refreshes", Counter, "{refresh}",
         [("issuer", "an issuer of the configuration"), ("result", "`ok`, `failed`")],
         "Attempts to fetch or read an issuer's keys.";
@@ -133,6 +152,8 @@ pub enum Watched {
     AuditQueue,
     /// [`Trail::healthy`](crate::audit::Trail::healthy), as 1 or 0.
     AuditHealthy,
+    /// Bytes of all segments of the spool.
+    AuditSpoolBytes,
     /// Entries of the decision cache.
     DecisionCache,
     /// Entries of the cache of verified tokens.
@@ -147,6 +168,19 @@ pub enum Watched {
     RevocationStaleness,
     /// Seconds until the first certificate revocation list runs out.
     RevocationExpiry,
+}
+
+/// How far a sink is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SinkLevel {
+    /// Its name in the configuration.
+    pub name: String,
+    /// Records that it has not got.
+    pub lag: u64,
+    /// The age of the oldest of them.
+    pub delay: Duration,
+    /// Whether the last delivery went well.
+    pub healthy: bool,
 }
 
 /// Every instrument, ready to use. Cheap to clone.
@@ -171,6 +205,10 @@ struct Inner {
     connections: UpDownCounter<i64>,
     handshakes_refused: Counter<u64>,
     audit_records: Counter<u64>,
+    audit_lost: Counter<u64>,
+    audit_sync_duration: Histogram<f64>,
+    audit_sink_records: Counter<u64>,
+    audit_alerts: Counter<u64>,
     jwks_refreshes: Counter<u64>,
     introspections: Counter<u64>,
     status_list_refreshes: Counter<u64>,
@@ -256,6 +294,10 @@ impl Metrics {
             connections: level(CONNECTIONS),
             handshakes_refused: counter(HANDSHAKES_REFUSED),
             audit_records: counter(AUDIT_RECORDS),
+            audit_lost: counter(AUDIT_LOST),
+            audit_sync_duration: histogram(AUDIT_SYNC_DURATION),
+            audit_sink_records: counter(AUDIT_SINK_RECORDS),
+            audit_alerts: counter(AUDIT_ALERTS),
             jwks_refreshes: counter(JWKS_REFRESHES),
             introspections: counter(INTROSPECTIONS),
             status_list_refreshes: counter(STATUS_LIST_REFRESHES),
@@ -348,6 +390,28 @@ impl Metrics {
         self.inner.audit_records.add(1, &[KeyValue::new("result", result)]);
     }
 
+    /// So many records never arrived, at the trail or at a sink (one of the configuration), for a reason from a closed list.
+    pub fn audit_lost(&self, place: &str, reason: &'static str, count: u64) {
+        let labels = [KeyValue::new("where", place.to_owned()), KeyValue::new("reason", reason)];
+        self.inner.audit_lost.add(count, &labels);
+    }
+
+    /// The disk kept what was written before, after so many seconds.
+    pub fn audit_sync(&self, seconds: f64) {
+        self.inner.audit_sync_duration.record(seconds, &[]);
+    }
+
+    /// What became of so many records at a sink (one of the configuration).
+    pub fn audit_sink(&self, sink: &str, result: &'static str, count: u64) {
+        let labels = [KeyValue::new("sink", sink.to_owned()), KeyValue::new("result", result)];
+        self.inner.audit_sink_records.add(count, &labels);
+    }
+
+    /// An unusual pattern, of a closed list, was recorded.
+    pub fn audit_alert(&self, pattern: &'static str) {
+        self.inner.audit_alerts.add(1, &[KeyValue::new("pattern", pattern)]);
+    }
+
     /// The keys of an issuer (one of the configuration) were fetched, or could not be.
     pub fn jwks_refresh(&self, issuer: &str, ok: bool) {
         let result = KeyValue::new("result", if ok { "ok" } else { "failed" });
@@ -392,6 +456,7 @@ impl Metrics {
         let (instrument, labels) = match what {
             Watched::AuditQueue => (AUDIT_QUEUE, vec![]),
             Watched::AuditHealthy => (AUDIT_HEALTHY, vec![]),
+            Watched::AuditSpoolBytes => (AUDIT_SPOOL_BYTES, vec![]),
             Watched::DecisionCache => (CACHE_ENTRIES, vec![KeyValue::new("cache", "decisions")]),
             Watched::TokenCache => (CACHE_ENTRIES, vec![KeyValue::new("cache", "tokens")]),
             Watched::PolicyAge => (POLICY_AGE, vec![]),
@@ -409,6 +474,34 @@ impl Metrics {
             .with_description(instrument.description)
             .with_callback(move |observer| observer.observe(read(), &labels))
             .build();
+    }
+
+    /// Reads how far each sink is from `read` whenever somebody looks. Call it once; `read` must be quick.
+    pub fn watch_sinks(&self, read: impl Fn() -> Vec<SinkLevel> + Send + Sync + 'static) {
+        let read: Arc<dyn Fn() -> Vec<SinkLevel> + Send + Sync> = Arc::new(read);
+        #[expect(clippy::cast_precision_loss, reason = "a gauge")]
+        let gauges: [(Instrument, fn(&SinkLevel) -> f64); 3] = [
+            (AUDIT_SINK_LAG, |level| level.lag as f64),
+            (AUDIT_SINK_DELAY, |level| level.delay.as_secs_f64()),
+            (AUDIT_SINK_HEALTHY, |level| f64::from(u8::from(level.healthy))),
+        ];
+        for (instrument, value) in gauges {
+            let read = Arc::clone(&read);
+            let observe = move |observer: &dyn AsyncInstrument<f64>| {
+                for level in read() {
+                    observer.observe(value(&level), &[KeyValue::new("sink", level.name)]);
+                }
+            };
+            // The provider keeps the callback; the handle is worth nothing.
+            let _ = self
+                .inner
+                .meter
+                .f64_observable_gauge(instrument.name)
+                .with_unit(instrument.unit)
+                .with_description(instrument.description)
+                .with_callback(observe)
+                .build();
+        }
     }
 
     /// Reads the age of each issuer's keys, in seconds, from `read` whenever somebody looks. Call it once.
@@ -444,6 +537,7 @@ fn result(ok: bool) -> KeyValue {
 pub fn prometheus_name(instrument: &Instrument) -> String {
     let unit = match (instrument.unit, instrument.kind) {
         ("s", _) => "_seconds",
+        ("By", _) => "_bytes",
         ("1", Kind::Gauge) => "_ratio",
         _ => "",
     };
@@ -494,6 +588,12 @@ mod tests {
         metrics.tls_reload(false);
         metrics.handshake_refused("NO_CERTIFICATE");
         metrics.audit_record("written");
+        metrics.audit_lost("siem", "refused", 2);
+        metrics.audit_sync(0.000_2);
+        metrics.audit_sink("siem", "delivered", 2);
+        metrics.audit_alert("ENUM_SEQUENTIAL");
+        let level = SinkLevel { name: "siem".to_owned(), lag: 1, delay: Duration::from_secs(1), healthy: true };
+        metrics.watch_sinks(move || vec![level.clone()]);
         metrics.jwks_refresh("https://issuer.test", true);
         metrics.introspection("https://issuer.test", "active");
         metrics.status_list_refresh("https://issuer.test", true);
@@ -506,6 +606,7 @@ mod tests {
         for what in [
             Watched::AuditQueue,
             Watched::AuditHealthy,
+            Watched::AuditSpoolBytes,
             Watched::DecisionCache,
             Watched::TokenCache,
             Watched::PolicyAge,

@@ -340,9 +340,9 @@ async fn an_operator_makes_ten_calls_a_second_and_another_has_his_own() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_can_not_be_recorded_is_not_revoked() {
     let folder = tempfile::tempdir().unwrap();
-    let trail = folder.path().join("audit.jsonl");
+    let trail = folder.path().join("audit");
     let (gatepost, operators) = Operators::start(|_, settings| {
-        settings["audit"] = json!({ "file": { "path": trail }, "write_timeout": "2s" });
+        settings["audit"] = json!({ "spool": { "directory": trail }, "write_timeout": "2s" });
         settings["revocation"] = json!({ "file": "revocations.jsonl" });
     })
     .await;
@@ -422,8 +422,8 @@ async fn a_list_comes_page_by_page_and_tells_no_id() {
         }
     }
     assert_eq!((seen.len(), seen.into_iter().collect::<BTreeSet<_>>()), (25, keys));
-    for name in ["revocations.jsonl", "audit.jsonl"] {
-        let text = std::fs::read_to_string(gatepost.path(name)).unwrap();
+    let revocations = std::fs::read_to_string(gatepost.path("revocations.jsonl")).unwrap();
+    for (name, text) in [("the file", revocations), ("the trail", gatepost.trail())] {
         assert!(text.len() > 1000 && !text.contains("secret-session"), "{name} tells an id");
     }
 }

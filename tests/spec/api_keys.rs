@@ -240,7 +240,7 @@ async fn the_file_can_be_named_by_the_configuration() {
     let output = new(&gatepost.path("gatepost.yaml"));
     assert!(output.status.success(), "{output:?}");
     eventually("the server has it", || gatepost.pdp.api_keys.count() == 2).await;
-    let output = new(&gatepost.path("audit.jsonl"));
+    let output = new(&gatepost.path("audit/segment-000000000001.jsonl"));
     assert_eq!(output.status.code(), Some(64), "{output:?}");
 }
 
@@ -275,7 +275,7 @@ async fn a_key_is_written_down_nowhere() {
     assert_eq!(now, gatepost.clock.now());
     let metrics = gatepost.metrics().await;
     drop(heard);
-    let records = std::fs::read_to_string(gatepost.path("audit.jsonl")).unwrap();
+    let records = gatepost.trail();
     assert!(records.contains(&id), "the id is public");
     for (place, text) in [("log", &log.text()), ("metrics", &metrics), ("records", &records), ("answers", &told)] {
         assert!(!text.contains(&key[21..60]) && !text.contains(&hash), "in the {place}");

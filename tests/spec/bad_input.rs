@@ -36,7 +36,7 @@ pub fn wide_settings(settings: &mut Value) {
     }]);
     settings["issuers"][0]["principal"] =
         json!({ "type": "User", "attributes": { "name": "name" }, "parents": [{ "claim": "roles", "type": "Group" }] });
-    settings["audit"]["keep"] = json!([]);
+    settings["audit"]["attributes"] = json!({});
 }
 
 /// May `token` read a thing that is open to all? Yes.

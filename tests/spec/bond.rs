@@ -255,7 +255,7 @@ async fn policies_see_the_actor_the_chain_and_the_proof() {
             "supply_attributes": "*", "presents_for": "*",
         }]);
         settings["issuers"][0]["principal"] = json!({ "type": "User" });
-        settings["audit"]["keep"] = json!([]);
+        settings["audit"]["attributes"] = json!({});
     })
     .await;
     let files = gatepost.client_files("storefront");

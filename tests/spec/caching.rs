@@ -90,7 +90,7 @@ async fn a_ruling_that_reads_the_time_is_never_kept() {
             "assert_subjects": "*", "supply_attributes": "*",
         }]);
         settings["issuers"] = json!([]);
-        settings["audit"]["keep"] = json!([]);
+        settings["audit"]["attributes"] = json!({});
     })
     .await;
     use gatepost::clock::Clock as _;

@@ -23,7 +23,7 @@ fn wide_open(settings: &mut Value) {
         "assert_subjects": "*", "supply_attributes": "*", "supply_parents": "*", "sees_policies": true,
     }]);
     settings["issuers"] = json!([]);
-    settings["audit"]["keep"] = json!([]);
+    settings["audit"]["attributes"] = json!({});
 }
 
 fn doc(size: i64, factor: i64) -> Ask {
@@ -199,9 +199,9 @@ async fn a_forged_certificate_gets_no_further_than_the_handshake() {
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_record_there_is_no_answer() {
     let folder = tempfile::tempdir().unwrap();
-    let trail = folder.path().join("audit.jsonl");
+    let trail = folder.path().join("audit");
     let gatepost = Gatepost::start_with(|settings| {
-        settings["audit"] = json!({ "file": { "path": trail }, "write_timeout": "2s" });
+        settings["audit"] = json!({ "spool": { "directory": trail }, "write_timeout": "2s" });
     })
     .await;
     let token = gatepost.token("alice", &[]);

@@ -187,7 +187,6 @@ async fn what_is_said_without_a_grant_changes_nothing() {
     let settings: Vec<Value> = callers.iter().map(|(name, grants)| settings_of(name, grants)).collect();
     let gatepost = Gatepost::start_over(&belonging(), |all| {
         belonging_settings(all, &settings);
-        all["audit"]["file"]["max_bytes"] = json!("4GiB");
     })
     .await;
     // carl is an administrator.

@@ -30,7 +30,7 @@ pub fn machine_settings(settings: &mut Value, issuers: Value) {
           "resource_types": ["Thing"], "actions": ["read", "write"], "presents_for": "*" },
     ]);
     settings["issuers"] = issuers;
-    settings["audit"]["keep"] = json!([]);
+    settings["audit"]["attributes"] = json!({});
 }
 
 /// A server whose only issuer is `server`, with changes to its introspection and to the limits.
@@ -499,7 +499,7 @@ async fn neither_a_token_nor_the_client_s_secret_is_written_down() {
     );
     let metrics = gatepost.metrics().await;
     drop(heard);
-    let records = std::fs::read_to_string(gatepost.path("audit.jsonl")).unwrap();
+    let records = gatepost.trail();
     let log = log.text();
     assert!(log.contains("gave no usable answer"), "what failed is logged");
     for (place, text) in [("log", &log), ("metrics", &metrics), ("records", &records), ("answers", &told.concat())] {

@@ -273,7 +273,7 @@ async fn its_opaque_tokens_are_introspected_until_they_are_revoked() {
     assert_eq!(record["unmapped"]["gatepost"]["token_refusal"], "INACTIVE");
 
     let metrics = gatepost.metrics().await;
-    let records = std::fs::read_to_string(gatepost.path("audit.jsonl")).unwrap();
+    let records = gatepost.trail();
     drop(heard);
     for (place, text) in [("log", &log.text()), ("metrics", &metrics), ("records", &records)] {
         for secret in ["canary", token.as_str()] {

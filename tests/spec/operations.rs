@@ -316,7 +316,7 @@ async fn sigterm_drains_the_real_binary_without_a_failed_call() {
     let log = log.join().unwrap();
     assert!(log.iter().any(|line| line.contains("stopped")), "{log:?}");
     assert!(!log.iter().any(|line| line.contains(&token[token.len() - 30..])), "no token in the log");
-    let records = std::fs::read_to_string(folder.path().join("audit.jsonl")).unwrap();
+    let records = crate::support::trail(&folder.path().join("audit"));
     let calls = records.lines().filter(|line| line.contains("\"class_uid\":6003")).count();
     assert_eq!(calls, answered.load(Ordering::Relaxed), "one record an answer, the last ones included");
 }

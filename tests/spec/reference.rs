@@ -290,7 +290,7 @@ async fn the_records_on_the_audit_page_are_real() {
     let refused =
         tonic_types::StatusExt::get_error_details(&refused).error_info().unwrap().metadata["decision_id"].clone();
 
-    let text = std::fs::read_to_string(gatepost.path("audit.jsonl")).unwrap();
+    let text = gatepost.trail();
     for (name, id) in [("record: allow", allow.decision_id()), ("record: refused", refused.as_str())] {
         let line = text.lines().find(|line| line.contains(&format!("\"original_event_uid\":\"{id}\""))).unwrap();
         let real: Value = serde_json::from_str(line).unwrap();

@@ -64,7 +64,7 @@ impl Fleet {
         let mut settings = self.world.configuration(Path::new("policies"));
         settings["limits"] = json!({ "default_deadline": "10s", "max_deadline": "10s" });
         settings["server"]["ops_listen"] = json!(ops);
-        settings["audit"]["file"]["path"] = json!(format!("{name}.jsonl"));
+        settings["audit"]["spool"]["directory"] = json!(format!("{name}-audit"));
         settings["telemetry"]["logs"] = json!({ "format": "json", "filter": "info" });
         settings["admin"] = self.operators.section(&[]);
         settings["revocation"] = revocation.clone();

@@ -118,5 +118,5 @@ async fn a_look_at_the_settings_beside_a_running_server_takes_and_changes_nothin
     look(served.folder.path(), &["--set", &format!("server.listen={}", served.address)]);
     let (folder, _world) = settings();
     look(folder.path(), &[]);
-    assert!(!folder.path().join("audit.jsonl").exists(), "a file of whoever looked is not the server's to write");
+    assert!(!folder.path().join("audit").exists(), "a folder of whoever looked is not the server's to write");
 }

@@ -176,8 +176,7 @@ async fn under_load_no_question_that_begins_after_the_operator_s_answer_is_allow
 async fn a_revocation_wins_every_race_against_the_caches() {
     let tries: usize = if std::env::var_os("GATEPOST_LONG").is_some() { 100_000 } else { 10_000 };
     const WORKERS: usize = 8;
-    let gatepost =
-        Arc::new(Gatepost::start_with(|settings| settings["audit"]["file"]["max_bytes"] = json!("64MiB")).await);
+    let gatepost = Arc::new(Gatepost::start().await);
     let client = gatepost.client("storefront");
     let workers: Vec<_> = (0..WORKERS)
         .map(|worker| {

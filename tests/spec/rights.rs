@@ -34,7 +34,7 @@ pub fn belonging_settings(settings: &mut Value, callers: &[Value]) {
         "parents": [{ "claim": "roles", "type": "Role" }],
     });
     settings["policies"]["tenant_type"] = json!("Tenant");
-    settings["audit"]["keep"] = json!([]);
+    settings["audit"]["attributes"] = json!({});
 }
 
 /// The right that the record says was lacking; `None`: it lacked none.
@@ -418,7 +418,6 @@ async fn a_caller_past_its_share_is_shed_and_nobody_else() {
         settings["callers"][0]["capacity"] = json!("10%");
         settings["limits"]["concurrent_decisions"] = json!(10);
         settings["limits"]["batch_items"] = json!(1000);
-        settings["audit"]["file"]["max_bytes"] = json!("1GiB");
     })
     .await;
     let question = wire(&gatepost.token("alice", &[]));
@@ -543,7 +542,7 @@ async fn an_explanation_names_the_policies_that_failed() {
             "supply_attributes": "*", "presents_for": "*", "explain": true,
         }]);
         settings["issuers"][0]["principal"] = json!({ "type": "User" });
-        settings["audit"]["keep"] = json!([]);
+        settings["audit"]["attributes"] = json!({});
     })
     .await;
     let large = crate::wire::text(&(1_i64 << 50).to_string());

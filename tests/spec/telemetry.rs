@@ -117,7 +117,7 @@ async fn a_collector_gets_the_caller_s_trace_continued_and_the_metrics() {
     assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
     assert_eq!(tokio::task::spawn_blocking(move || child.wait().unwrap()).await.unwrap().code(), Some(0));
 
-    let record = std::fs::read_to_string(folder.path().join("audit.jsonl")).unwrap();
+    let record = crate::support::trail(&folder.path().join("audit"));
     let record = record.lines().find(|line| line.contains("\"class_uid\":6003")).unwrap();
     let record: Value = serde_json::from_str(record).unwrap();
     assert_eq!(record["trace"]["uid"], trace, "the record names the trace");

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::*;
+use crate::audit::format::Hash;
 use crate::model::decision::{CacheUse, Decision, Denial, DenialCode, PolicyError};
 use crate::model::entity::{EntityId, EntityType, RawRecord, RawValue, is_hidden};
 use crate::model::field_path::FieldPath;
@@ -73,7 +74,7 @@ pub(in crate::audit) fn allow() -> Ruling {
 
 fn written(entry: Entry) -> Value {
     let mut out = Vec::new();
-    render(&entry, &frame()).unwrap().put(4711, &mut out);
+    render(&entry, &frame()).unwrap().seal(4711, Hash::GENESIS, &mut out);
     assert_eq!(out.iter().filter(|byte| **byte == b'\n').count(), 1, "one line");
     serde_json::from_slice(&out).unwrap()
 }
@@ -309,7 +310,7 @@ fn no_text_can_break_a_line_or_hide_in_one() {
             ..call(decided(ruling))
         };
         let mut line = Vec::new();
-        render(&Entry::Call(Box::new(entry)), &frame()).unwrap().put(1, &mut line);
+        render(&Entry::Call(Box::new(entry)), &frame()).unwrap().seal(1, Hash::GENESIS, &mut line);
         let line = String::from_utf8(line).unwrap();
         let bare: Vec<char> = line.trim_end_matches('\n').chars().filter(|c| is_hidden(*c)).collect();
         assert!(bare.is_empty(), "U+{:04X} stands bare", u32::from(c));
@@ -351,6 +352,6 @@ fn no_text_can_break_a_line_or_hide_in_one() {
 fn the_longest_number_is_counted_in_a_lines_size() {
     let line = render(&Entry::Call(Box::new(call(decided(allow())))), &frame()).unwrap();
     let mut out = Vec::new();
-    line.put(u64::MAX, &mut out);
+    line.seal(u64::MAX, Hash::GENESIS, &mut out);
     assert_eq!(out.len(), line.bytes() + 1, "and the line break is not");
 }

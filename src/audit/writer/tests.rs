@@ -14,18 +14,34 @@ use crate::audit::record::tests::{allow, call, decided};
 use crate::audit::sinks::{Appended, StreamSink};
 use crate::audit::{LifecycleEntry, Outcome};
 use crate::clock::SystemClock;
-use crate::config::AuditSink;
+use crate::config::{AuditMode, Keeping, OnAuditFailure, SpoolConfig};
 
 fn entry() -> Entry {
     Entry::Call(Box::new(call(decided(allow()))))
 }
 
-fn file(path: &Path, max_bytes: u64, max_files: u32) -> AuditConfig {
+type Target<'a> = (&'a Path, u64, u32);
+
+fn file(path: &Path, max_bytes: u64, max_files: u32) -> Target<'_> {
+    (path, max_bytes, max_files)
+}
+
+fn config() -> AuditConfig {
     AuditConfig {
-        sink: AuditSink::File { path: path.to_owned(), max_bytes, max_files },
+        keeping: Keeping { mode: AuditMode::Written, on_failure: OnAuditFailure::Refuse },
+        actions: Vec::new(),
         write_timeout: Duration::from_secs(30),
         queue: 100_000,
-        keep: Vec::new(),
+        spool: SpoolConfig {
+            directory: "unused".into(),
+            segment_bytes: 1 << 20,
+            max_bytes: 1 << 30,
+            max_age: Duration::from_secs(3600),
+            reserve_bytes: 1 << 20,
+        },
+        checkpoints: None,
+        attributes: Vec::new(),
+        sinks: Vec::new(),
     }
 }
 
@@ -33,8 +49,9 @@ fn host() -> HostFacts {
     HostFacts { hostname: "gatepost-0".to_owned() }
 }
 
-fn open(config: &AuditConfig) -> Trail {
-    Trail::open(config, &Limits::default(), host(), SystemClock::shared()).unwrap()
+fn open(target: &Target<'_>) -> Trail {
+    let sink = sinks::file(target.0, target.1, target.2).unwrap();
+    Trail::over(sink, &config(), &Limits::default(), host(), SystemClock::shared()).unwrap()
 }
 
 fn records(path: &Path) -> Vec<Value> {
@@ -177,16 +194,14 @@ async fn a_sink_that_failed_comes_back_by_itself_when_nobody_asks() {
 #[tokio::test]
 async fn a_folder_that_is_not_there_is_told_at_the_start() {
     let folder = TempDir::new().unwrap();
-    let config = file(&folder.path().join("none/audit.jsonl"), 1, 1);
-    let opened = Trail::open(&config, &Limits::default(), host(), SystemClock::shared());
-    assert!(matches!(opened, Err(AuditError::Open(_))));
+    assert!(sinks::file(&folder.path().join("none/audit.jsonl"), 1, 1).is_err());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_blocked_pipe_costs_its_writers_the_timeout_and_nothing_when_it_flows_again() {
     let (mut reader, writer) = io::pipe().unwrap();
     let sink = Box::new(StreamSink::over(File::from(OwnedFd::from(writer))));
-    let config = AuditConfig { write_timeout: Duration::from_millis(50), ..file(Path::new("unused"), 0, 0) };
+    let config = AuditConfig { write_timeout: Duration::from_millis(50), ..config() };
     let trail = Trail::over(sink, &config, &Limits::default(), host(), SystemClock::shared()).unwrap();
     let mut written = 0;
     while trail.write(entry()).await.is_ok() {
@@ -242,7 +257,7 @@ fn puppet(queue: usize, limits: &Limits, open: bool) -> (Trail, Puppet) {
     let strings =
         Puppet { out: Arc::default(), gate: Arc::new((Mutex::new(open), Condvar::new())), tear: Arc::default() };
     let sink = Puppet { out: strings.out.clone(), gate: strings.gate.clone(), tear: strings.tear.clone() };
-    let config = AuditConfig { queue, ..file(Path::new("unused"), 0, 0) };
+    let config = AuditConfig { queue, ..config() };
     (Trail::over(Box::new(sink), &config, limits, host(), SystemClock::shared()).unwrap(), strings)
 }
 

@@ -74,7 +74,7 @@ EOF
 
 curl -s http://{ops}/readyz
 curl -s http://{ops}/metrics | grep gatepost_decisions_total
-tail -n 1 $DEMO/{AUDIT}
+tail -n 1 $DEMO/{AUDIT}/segment-*.jsonl
 
 # 4. Change its mind: edit and save a policy in {policies}
 #    A sound bundle is in force within seconds. A broken one is refused, and the old one stays.

@@ -18,6 +18,7 @@ use super::story::{Act, FORGED, Step, Subject, UNDERSTOOD, Verdict};
 use super::world::{Authority, World, spiffe_id};
 use crate::app::{self, BuildError, Stopped};
 use crate::audit::AuditError;
+use crate::audit::reader::Reader;
 use crate::client::{Answer, AskError, Batch, Client};
 use crate::clock::SharedClock;
 use crate::config::load::{Source, load};
@@ -27,7 +28,7 @@ use crate::telemetry::metrics::Metrics;
 /// Every workload of the story; the last two are not enrolled.
 const SERVICES: [&str; 6] = ["storefront", "back-office", "fulfilment", "fraud", "newsletter", FORGED];
 /// Where the records go.
-pub const AUDIT: &str = "audit.jsonl";
+pub const AUDIT: &str = "audit";
 /// Long enough for anything on a slow machine; a question takes about a millisecond.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -227,47 +228,22 @@ impl Stage {
         Ok(())
     }
 
-    /// Every record so far, from the audit file itself.
+    /// Every record so far, from the spool itself.
     ///
     /// # Errors
     /// When it can't be read.
     pub fn records(&self) -> io::Result<Vec<Value>> {
-        let (mut all, mut seen) = (Vec::new(), 0);
-        loop {
-            let more = self.new_records(&mut seen)?;
-            if more.is_empty() {
-                return Ok(all);
-            }
-            all.extend(more);
+        let mut trail = self.trail();
+        let mut all = Vec::new();
+        while let Some(record) = trail.next()? {
+            all.push(record);
         }
+        Ok(all)
     }
 
-    /// What was recorded after the first `seen` bytes, which then count as seen: a mebibyte at a time, from the start
-    /// again when the file was rotated.
-    ///
-    /// # Errors
-    /// When it can't be read.
-    pub fn new_records(&self, seen: &mut u64) -> io::Result<Vec<Value>> {
-        use io::{Read as _, Seek as _};
-        let mut file = match fs::File::open(self.folder().join(AUDIT)) {
-            Ok(file) => file,
-            // The moment between two files.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(error),
-        };
-        if file.metadata()?.len() < *seen {
-            *seen = 0;
-        }
-        file.seek(io::SeekFrom::Start(*seen))?;
-        let mut bytes = Vec::new();
-        file.take(1024 * 1024).read_to_end(&mut bytes)?;
-        let lines = bytes.split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n"));
-        let mut records = Vec::new();
-        for line in lines {
-            *seen += line.len() as u64;
-            records.push(serde_json::from_slice(line)?);
-        }
-        Ok(records)
+    /// What is recorded, from the first record on.
+    pub fn trail(&self) -> Trailing {
+        Trailing(Reader::new(&self.folder().join(AUDIT), 1, 1 << 20))
     }
 
     /// Drains the server, waits for its end, and removes the folder. Whether every call could finish.
@@ -280,6 +256,20 @@ impl Stage {
         let stopped = self.running.await.map_err(io::Error::other)?.map_err(io::Error::other)?;
         self.folder.close()?;
         Ok(stopped.cut_off == 0 && !stopped.by_itself)
+    }
+}
+
+/// Follows what is recorded.
+pub struct Trailing(Reader);
+
+impl Trailing {
+    /// The next record, when there is one.
+    ///
+    /// # Errors
+    /// When the spool can't be read.
+    pub fn next(&mut self) -> io::Result<Option<Value>> {
+        let record = self.0.next(u64::MAX).map_err(io::Error::other)?;
+        Ok(record.map(|record| serde_json::from_slice(&record.line)).transpose()?)
     }
 }
 

@@ -168,7 +168,7 @@ impl World {
     }
 
     /// A configuration that fits the worked example in `policies`: its four services are enrolled, each for its own work.
-    /// Ports are free ones; records go to `audit.jsonl`.
+    /// Ports are free ones; records go to `audit`, a spool.
     #[must_use]
     pub fn configuration(&self, policies: &Path) -> Value {
         json!({
@@ -211,7 +211,7 @@ impl World {
                 },
             }],
             "policies": { "directory": policies, "tenant_type": "Tenant" },
-            "audit": { "file": { "path": "audit.jsonl" }, "keep": ["Order.status"] },
+            "audit": { "spool": { "directory": "audit" }, "attributes": { "Order.status": "keep" } },
             "telemetry": { "logs": { "format": "human", "filter": "warn" } },
         })
     }

@@ -3,17 +3,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::path::Path;
 
 use super::values::Checks;
-use super::{admin, credentials, issuers, listener, rights};
+use super::{admin, audit, credentials, issuers, listener, rights};
 use crate::config::raw::{
-    RawAudit, RawAuditFile, RawCache, RawCaller, RawConfig, RawGrant, RawIdentity, RawLogFormat, RawPolicies,
-    RawTelemetry,
+    RawCache, RawCaller, RawConfig, RawGrant, RawIdentity, RawLogFormat, RawPolicies, RawTelemetry,
 };
 use crate::config::{
-    ActionPattern, AuditConfig, AuditSink, CacheConfig, CallerName, ClientNames, Config, EnrolledCaller,
-    IdentityConfig, KeptValue, Limits, LogFormat, OtlpConfig, PolicyConfig, ServerConfig, TelemetryConfig, TypeGrant,
+    ActionPattern, CacheConfig, CallerName, ClientNames, Config, EnrolledCaller, IdentityConfig, Limits, LogFormat,
+    OtlpConfig, PolicyConfig, ServerConfig, TelemetryConfig, TypeGrant,
 };
 use crate::model::entity::{EntityId, EntityType, EntityUid, is_hidden};
 use crate::model::spiffe_id::{SpiffeId, TrustDomain};
@@ -29,7 +27,7 @@ pub(super) fn check(raw: &RawConfig, checks: &mut Checks<'_>) -> Option<Config> 
     let api_keys = credentials::api_keys(raw, checks);
     let policies = policies(&raw.policies, limits.as_ref(), checks);
     let cache = cache(&raw.cache, checks);
-    let audit = audit(&raw.audit, limits.as_ref(), checks);
+    let audit = audit::audit(&raw.audit, limits.as_ref(), checks);
     let telemetry = telemetry(&raw.telemetry, checks);
     let admin = admin::admin(raw.admin.as_ref(), server.as_ref(), identity.as_ref(), limits.as_ref(), checks);
     let revocation = admin::revocation(&raw.revocation, checks);
@@ -249,7 +247,7 @@ pub(super) fn label(key: &str, raw: Option<&String>, checks: &mut Checks<'_>) ->
     Some(label.to_owned())
 }
 
-fn at_least_one(key: &str, raw: &RawGrant, checks: &mut Checks<'_>) -> Option<()> {
+pub(super) fn at_least_one(key: &str, raw: &RawGrant, checks: &mut Checks<'_>) -> Option<()> {
     if matches!(raw, RawGrant::Only(names) if names.is_empty()) {
         checks.refuse(key, "must list at least one", "a caller that may ask about nothing needs no enrolment");
         return None;
@@ -273,7 +271,7 @@ fn types(key: &str, raw: &RawGrant, checks: &mut Checks<'_>) -> Option<TypeGrant
     }
 }
 
-fn actions(key: &str, raw: &RawGrant, checks: &mut Checks<'_>) -> Option<Vec<ActionPattern>> {
+pub(super) fn actions(key: &str, raw: &RawGrant, checks: &mut Checks<'_>) -> Option<Vec<ActionPattern>> {
     let RawGrant::Only(names) = raw else { return Some(vec![ActionPattern::All]) };
     checks.each(key, names, |checks, item, text| {
         if text == "*" {
@@ -339,66 +337,6 @@ fn cache(raw: &RawCache, checks: &mut Checks<'_>) -> Option<CacheConfig> {
         tokens: tokens?,
         caller_reuse: caller_reuse?,
     })
-}
-
-fn audit(raw: &RawAudit, limits: Option<&Limits>, checks: &mut Checks<'_>) -> Option<AuditConfig> {
-    let sink = match (raw.stdout, &raw.file) {
-        (None | Some(true), None) => Some(AuditSink::Stdout),
-        (None | Some(false), Some(file)) => audit_file(file, limits, checks),
-        (Some(true), Some(_)) => {
-            checks.refuse("audit.stdout", "must not be on beside `audit.file`", "records go to one place");
-            None
-        }
-        (Some(false), None) => {
-            checks.refuse("audit.stdout", "would leave records nowhere to go", "name a file in `audit.file.path`");
-            None
-        }
-    };
-    let write_timeout = checks.duration("audit.write_timeout", &raw.write_timeout, "10ms", "1m");
-    let queue = checks.count("audit.queue", &raw.queue, 1, 1_000_000);
-    let keep = checks.each("audit.keep", &raw.keep, kept_value);
-    Some(AuditConfig { sink: sink?, write_timeout: write_timeout?, queue: queue?, keep: keep? })
-}
-
-fn audit_file(raw: &RawAuditFile, limits: Option<&Limits>, checks: &mut Checks<'_>) -> Option<AuditSink> {
-    let key = "audit.file.path";
-    let path = checks.required(key, raw.path.as_ref(), "name the file that records go to").and_then(|text| {
-        let path = checks.path(text);
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        if path.is_dir() || path.file_name().is_none() {
-            checks.refuse(key, "is a folder", "name the file that records go to");
-            return None;
-        }
-        checks.readable_folder(key, folder, "make the file's folder, or name another")?;
-        Some(path)
-    });
-    let max_bytes = checks.size("audit.file.max_bytes", &raw.max_bytes, "1KiB", "64GiB");
-    let record = limits.and_then(|limits| u64::try_from(limits.audit_record_bytes).ok());
-    if let (Some(max_bytes), Some(record)) = (max_bytes, record)
-        && max_bytes < record
-    {
-        let help = "a file must hold at least one record";
-        checks.refuse("audit.file.max_bytes", "must not be less than `limits.audit_record_bytes`", help);
-    }
-    let max_files = checks.count("audit.file.max_files", &raw.max_files, 1, 1000);
-    Some(AuditSink::File { path: path?, max_bytes: max_bytes?, max_files: max_files? })
-}
-
-fn kept_value(checks: &mut Checks<'_>, key: &str, text: &str) -> Option<KeptValue> {
-    let help = "`Order.status` for an attribute, `context.channel` for a value of the context";
-    let Some((owner, name)) = text.split_once('.') else {
-        checks.refuse(key, "must be `Type.attribute` or `context.name`", help);
-        return None;
-    };
-    if name.is_empty() || name.len() > 256 || name.chars().any(|c| c == '.' || c == '*' || is_hidden(c)) {
-        checks.refuse(key, "must end in the name of one attribute", help);
-        return None;
-    }
-    if owner == "context" {
-        return Some(KeptValue::Context(name.to_owned()));
-    }
-    let entity_type = checks.entity_type(key, owner)?;
-    Some(KeptValue::Attribute { entity_type, attribute: name.to_owned() })
 }
 
 fn telemetry(raw: &RawTelemetry, checks: &mut Checks<'_>) -> Option<TelemetryConfig> {

@@ -7,8 +7,8 @@ use serde_json::{Value as Json, json};
 
 use super::*;
 use crate::config::{
-    ActionPattern, AttributeGrant, AuditSink, CallerName, ClientNames, KeptValue, KeyHost, KeySource, Limits,
-    ListenerIdentity, LogFormat, PresentGrant, Share, TokenAlgorithm,
+    ActionPattern, AttributeGrant, AuditMode, CallerName, ClientNames, Keeping, KeptValue, KeyHost, KeySource, Limits,
+    ListenerIdentity, LogFormat, OnAuditFailure, PresentGrant, RedactRule, Share, SinkTarget, TokenAlgorithm,
 };
 use crate::model::entity::EntityType;
 
@@ -88,10 +88,26 @@ cache:
   tokens: 0
   caller_reuse: 1s
 audit:
-  file: { path: audit.jsonl, max_bytes: 1MiB, max_files: 3 }
+  mode: written
+  on_failure: answer
+  actions:
+    - { actions: [Order.read, "Report.*"], mode: async }
+    - { actions: [Order.delete], mode: durable, on_failure: refuse }
   write_timeout: 1s
   queue: 500
-  keep: [Order.status, context.channel]
+  spool: { directory: audit, segment_bytes: 1MiB, max_bytes: 16MiB, max_age: 48h, reserve: 1MiB }
+  checkpoints: { key_file: tls.key, every: 10s, records: 100 }
+  attributes: { Order.status: keep, User.iban: last_four, context.channel: "truncate:32" }
+  sinks:
+    - { name: out, stdout: {}, encoding: rfc5424 }
+    - { name: local, file: { path: audit.jsonl, max_bytes: 1MiB, max_files: 3 }, mask: [actor.user, src_endpoint.ip] }
+    - { name: syslog, syslog: { host: syslog.internal, ca: ca.crt, facility: 4 }, encoding: cef, when_full: skip }
+    - name: splunk
+      splunk: { url: "https://splunk.internal:8088", token_file: shared.key, index: main, gzip: false }
+      filter: { kinds: [decision, alert], decisions: [deny], actions: ["Order.*"], callers: [orders], severity: medium }
+    - { name: elastic, elastic: { url: "http://127.0.0.1:9200", username: us, password_file: shared.key }, encoding: ecs }
+    - { name: otlp, otlp: { endpoint: "https://collector.internal:4317", ca: ca.crt, certificate: tls.crt, private_key: tls.key } }
+    - { name: kafka, kafka: { brokers: ["k-0:9093", "k-1:9093"], topic: audit, username: us, password_file: shared.key } }
 telemetry:
   logs: { format: human, filter: "gatepost=debug,warn" }
   otlp: { endpoint: "http://127.0.0.1:4317", sample_ratio: 0.5, interval: 10s }
@@ -106,6 +122,7 @@ identity: { trust_domains: [example.org] }
 callers:
   - { spiffe_id: spiffe://example.org/orders, name: orders, resource_types: [Order], actions: [Order.read] }
 policies: { directory: policies }
+audit: { spool: { directory: audit } }
 "#;
 
 const SHARED_KEY: &str = "0123456789abcdef0123456789abcdef";
@@ -202,9 +219,20 @@ fn a_whole_file_is_taken_as_it_is_written() {
     assert!(matches!(&shared.keys, KeySource::Shared { id: None, .. }));
     assert_eq!(shared.algorithms, [TokenAlgorithm::Hs256]);
     assert_eq!(config.policies.anonymous.to_string(), "Visitor::\"nobody\"");
-    assert!(matches!(config.audit.sink, AuditSink::File { max_bytes: 1_048_576, max_files: 3, .. }));
-    assert_eq!(config.audit.keep.len(), 2);
-    assert_eq!(config.audit.keep.last(), Some(&KeptValue::Context("channel".into())));
+    assert_eq!(config.audit.spool.segment_bytes, 1_048_576);
+    let kinds: Vec<&str> = config.audit.sinks.iter().map(|sink| sink.target.kind()).collect();
+    assert_eq!(kinds, ["stdout", "file", "syslog", "splunk", "elastic", "otlp", "kafka"]);
+    assert!(matches!(config.audit.sinks[1].target, SinkTarget::File { max_bytes: 1_048_576, max_files: 3, .. }));
+    assert_eq!(config.audit.attributes.len(), 3);
+    let channel = (KeptValue::Context("channel".into()), RedactRule::Truncate(32));
+    assert_eq!(config.audit.attributes.last(), Some(&channel));
+    let keeping = |action: &str| {
+        let keeping = config.audit.keeping_of(Some(action));
+        (keeping.mode.as_str(), keeping.on_failure.as_str())
+    };
+    assert_eq!(keeping("Order.read"), ("async", "answer"));
+    assert_eq!(keeping("Order.delete"), ("durable", "refuse"));
+    assert_eq!(keeping("Order.update"), ("written", "answer"), "no exception is about it");
     assert_eq!(config.telemetry.log_format, LogFormat::Human);
     assert_eq!(config.limits.token_bytes, 8192);
     assert_eq!(config.limits.request_bytes, 131_072);
@@ -274,9 +302,10 @@ fn what_is_not_written_is_the_default_that_is_documented() {
     assert_eq!(config.policies.reload_interval, seconds(10));
     assert_eq!((config.cache.decisions, config.cache.tokens), (100_000, 10_000));
     assert_eq!((config.cache.decision_ttl, config.cache.caller_reuse), (seconds(30), seconds(0)));
-    assert!(matches!(config.audit.sink, AuditSink::Stdout), "there is no way to have no sink");
+    assert_eq!(config.audit.keeping, Keeping { mode: AuditMode::Durable, on_failure: OnAuditFailure::Refuse });
+    assert!(config.audit.sinks.is_empty() && config.audit.checkpoints.is_none());
     assert_eq!((config.audit.write_timeout, config.audit.queue), (seconds(2), 10_000));
-    assert!(config.audit.keep.is_empty(), "nothing is recorded unless it is written");
+    assert!(config.audit.attributes.is_empty(), "nothing is recorded unless it is written");
     assert_eq!((config.telemetry.log_format, config.telemetry.log_filter.as_str()), (LogFormat::Json, "info"));
     let otlp = config.telemetry.otlp.unwrap();
     assert!((otlp.sample_ratio - 0.1).abs() < f64::EPSILON);
@@ -507,17 +536,66 @@ fn every_way_to_be_wrong_is_refused_by_its_key() {
         ("decisions: 5000", "decisions: -1", "cache.decisions", "less than nothing"),
         ("decision_ttl: 10s", "decision_ttl: 2h", "cache.decision_ttl", "past its ceiling"),
         ("caller_reuse: 1s", "caller_reuse: 1h", "cache.caller_reuse", "past its ceiling"),
-        ("audit:\n", "audit:\n  stdout: true\n", "audit.stdout", "two sinks"),
-        ("path: audit.jsonl", "path: gone/audit.jsonl", "audit.file.path", "no such folder"),
-        ("path: audit.jsonl", "path: policies", "audit.file.path", "a folder"),
-        ("max_bytes: 1MiB", "max_bytes: 4KiB", "audit.file.max_bytes", "smaller than one record"),
-        ("max_bytes: 1MiB", "max_bytes: 1MB", "audit.file.max_bytes", "1000 or 1024?"),
-        ("max_files: 3", "max_files: 0", "audit.file.max_files", "would delete what it rotates"),
+        ("mode: written", "mode: never", "audit.mode", "auditing can't be switched off"),
+        ("on_failure: answer", "on_failure: ignore", "audit.on_failure", "not a choice"),
+        (
+            "actions: [Order.delete], mode: durable",
+            "actions: [], mode: durable",
+            "audit.actions[1].actions",
+            "about nothing",
+        ),
+        (
+            "spool: { directory: audit",
+            "spool: { directory: gone/audit",
+            "audit.spool.directory",
+            "no such folder above",
+        ),
+        ("spool: { directory: audit", "spool: { directory: tls.crt", "audit.spool.directory", "a file"),
+        ("segment_bytes: 1MiB", "segment_bytes: 64KiB, x: 1", "audit.spool.x", "no such key"),
+        ("segment_bytes: 1MiB", "segment_bytes: 1MB", "audit.spool.segment_bytes", "1000 or 1024?"),
+        ("max_bytes: 16MiB", "max_bytes: 1MiB", "audit.spool.max_bytes", "less than two segments"),
+        ("reserve: 1MiB", "reserve: 1KiB", "audit.spool.reserve", "would hold next to nothing"),
+        ("key_file: tls.key", "key_file: gone.key", "audit.checkpoints.key_file", "no such file"),
+        ("every: 10s", "every: 0s", "audit.checkpoints.every", "all the time"),
+        ("User.iban: last_four", "User.iban: last_five", "audit.attributes.User.iban", "not a rule"),
+        ("\"truncate:32\"", "\"truncate:0\"", "audit.attributes.context.channel", "nothing left"),
+        ("context.channel: \"t", "channel: \"t", "audit.attributes.channel", "whose?"),
+        ("name: out, stdout: {}", "name: Out, stdout: {}", "audit.sinks[0].name", "capital"),
+        ("name: out, stdout: {}", "name: local, stdout: {}", "audit.sinks[1].name", "twice"),
+        ("name: out, stdout: {}", "name: out", "audit.sinks[0]", "to nowhere"),
+        ("name: local, file", "name: local, stdout: {}, file", "audit.sinks[1]", "to two places"),
+        ("path: audit.jsonl", "path: gone/audit.jsonl", "audit.sinks[1].file.path", "no such folder"),
+        ("path: audit.jsonl", "path: policies", "audit.sinks[1].file.path", "a folder"),
+        (
+            "max_bytes: 1MiB, max_files",
+            "max_bytes: 4KiB, max_files",
+            "audit.sinks[1].file.max_bytes",
+            "smaller than a record",
+        ),
+        ("max_files: 3", "max_files: 0", "audit.sinks[1].file.max_files", "would delete what it rotates"),
+        ("src_endpoint.ip", "metadata.uid", "audit.sinks[1].mask[1]", "nothing to tell records apart by"),
+        ("encoding: cef", "encoding: rfc5424", "audit.sinks[2].encoding", "twice around"),
+        ("facility: 4", "facility: 24", "audit.sinks[2].syslog.facility", "past the last"),
+        ("https://splunk.internal", "http://splunk.internal", "audit.sinks[3].splunk.url", "a token in clear"),
+        ("token_file: shared.key", "token_file: gone.key", "audit.sinks[3].splunk.token_file", "no such file"),
+        ("severity: medium", "severity: fatal", "audit.sinks[3].filter.severity", "not one of four"),
+        ("kinds: [decision, alert]", "kinds: [decisions]", "audit.sinks[3].filter.kinds[0]", "no such kind"),
+        (
+            "username: us, password_file: shared.key }, encoding: ecs",
+            "username: us }, encoding: ecs",
+            "audit.sinks[4].elastic",
+            "half a credential",
+        ),
+        (", private_key: tls.key } }", " } }", "audit.sinks[5].otlp.private_key", "a certificate without its key"),
+        ("\"k-0:9093\", ", "\"k-0\", ", "audit.sinks[6].kafka.brokers[0]", "no port"),
+        (
+            "topic: audit, user",
+            "topic: audit, tls: false, user",
+            "audit.sinks[6].kafka.username",
+            "a password in clear",
+        ),
         ("queue: 500", "queue: 0", "audit.queue", "no record would fit"),
         ("write_timeout: 1s", "write_timeout: 2m", "audit.write_timeout", "past its ceiling"),
-        ("context.channel", "channel", "audit.keep[1]", "whose?"),
-        ("context.channel", "\"Order.*\"", "audit.keep[1]", "an allow-list names what it allows"),
-        ("context.channel", "Order.status", "audit.keep[1]", "listed twice"),
         ("format: human", "format: xml", "telemetry.logs.format", "not a format"),
         ("gatepost=debug,warn", "gatepost=loud", "telemetry.logs.filter", "not a level"),
         ("http://127.0.0.1:4317", "127.0.0.1:4317", "telemetry.otlp.endpoint", "no scheme"),

@@ -134,8 +134,9 @@ impl Server {
 
     /// The words of calls that were refused because the caller has no name.
     fn words(&self) -> Vec<String> {
-        let text = std::fs::read_to_string(self.demo.folder().join("audit.jsonl")).unwrap_or_default();
-        let records = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let text =
+            std::fs::read_to_string(self.demo.folder().join("audit/segment-000000000001.jsonl")).unwrap_or_default();
+        let records = text.lines().skip(1).map(|line| serde_json::from_str::<Value>(line).unwrap());
         records
             .filter_map(|record| Some(record["unmapped"]["gatepost"]["caller_refusal"].as_str()?.to_owned()))
             .collect()

@@ -143,18 +143,19 @@ impl Gatepost {
         self.client("storefront").check(ask).await
     }
 
+    /// Every record so far, a line each, as it is in the spool.
+    pub fn trail(&self) -> String {
+        trail(&self.path("audit"))
+    }
+
     /// Every record so far.
     pub fn records(&self) -> Vec<Value> {
-        let text = std::fs::read_to_string(self.path("audit.jsonl")).unwrap_or_default();
-        // Of a refused handshake nobody waits for the record: the last line may be under way.
-        let whole = text.rfind('\n').map_or(0, |end| end + 1);
-        text[..whole].lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        self.trail().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
     /// How many records of a class there are, without reading each.
     pub fn count(&self, class: u32) -> usize {
-        let text = std::fs::read_to_string(self.path("audit.jsonl")).unwrap_or_default();
-        text.matches(&format!("\"class_uid\":{class},")).count()
+        self.trail().matches(&format!("\"class_uid\":{class},")).count()
     }
 
     /// The records of answered questions and refused calls (API Activity).
@@ -190,6 +191,23 @@ impl Gatepost {
         let running = self.running.take().unwrap();
         tokio::time::timeout(PATIENCE, running).await.expect("it stops").unwrap().unwrap()
     }
+}
+
+/// The whole lines of a spool's segments, in order, without the segments' own first lines.
+pub fn trail(spool: &Path) -> String {
+    let Ok(entries) = std::fs::read_dir(spool) else { return String::new() };
+    let paths = entries.map(|entry| entry.unwrap().path());
+    let mut segments: Vec<PathBuf> = paths.filter(|path| path.to_str().unwrap().contains("/segment-")).collect();
+    segments.sort();
+    let mut records = String::new();
+    for segment in segments {
+        let text = std::fs::read_to_string(segment).unwrap();
+        // Of a refused handshake nobody waits for the record: the last line may be under way.
+        let whole = text.rfind('\n').map_or(0, |end| end + 1);
+        let lines = text[..whole].split_inclusive('\n').filter(|line| !line.starts_with("{\"gatepost_spool\":"));
+        records.extend(lines);
+    }
+    records
 }
 
 /// A connection to `address` with these files.
