@@ -14,6 +14,8 @@ use crate::model::entity::{EntityUid, RawValue};
 use crate::model::ids::{DecisionId, PolicyRevision, RequestId};
 use crate::model::question::Circumstances;
 
+pub(crate) mod checkpoint;
+pub(crate) mod delivered;
 pub(crate) mod format;
 mod ocsf;
 pub(crate) mod reader;
@@ -92,6 +94,8 @@ pub enum Entry {
     Lifecycle(LifecycleEntry),
     /// An operator called the admin listener.
     Admin(Box<AdminEntry>),
+    /// Records will never arrive somewhere.
+    Lost(LostEntry),
 }
 
 /// A question that was answered, or a call that was refused.
@@ -285,6 +289,21 @@ pub struct AdminFailure {
     pub caller_refusal: Option<&'static str>,
     /// Whether it was our fault and not our choice.
     pub ours: bool,
+}
+
+/// Records that will never arrive.
+#[derive(Debug, Clone)]
+pub struct LostEntry {
+    /// When it was noticed.
+    pub time: SystemTime,
+    /// `trail`, or the sink that does not get them.
+    pub place: String,
+    /// Why, from a closed list: `queue_full`, `failed`, `quarantined`, `refused`, `skipped`.
+    pub reason: &'static str,
+    /// How many.
+    pub count: u64,
+    /// Since when.
+    pub since: SystemTime,
 }
 
 /// Start or stop.

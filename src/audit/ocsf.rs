@@ -379,6 +379,8 @@ pub(super) struct Ours<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) revocation: Option<Revoked<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) place: Option<Text<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) not_recorded: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) not_recorded_since: Option<String>,

@@ -23,8 +23,8 @@ use super::ocsf::{
 };
 use super::text::{OneLine, Text, cut};
 use super::{
-    CallEntry, CallerFacts, Entry, HandshakeEntry, HostFacts, LifecycleEntry, Outcome, PolicyEntry, QuestionFacts,
-    SubjectFacts,
+    CallEntry, CallerFacts, Entry, HandshakeEntry, HostFacts, LifecycleEntry, LostEntry, Outcome, PolicyEntry,
+    QuestionFacts, SubjectFacts,
 };
 use crate::clock::unix_millis;
 use crate::model::decision::Ruling;
@@ -54,6 +54,7 @@ pub(super) fn render(entry: &Entry, frame: &Frame) -> Result<Body, serde_json::E
         Entry::Policy(policy) => of_policy(policy, frame),
         Entry::Lifecycle(lifecycle) => of_lifecycle(lifecycle, frame),
         Entry::Admin(call) => admin::of_admin(call, frame),
+        Entry::Lost(lost) => of_lost(lost, frame),
     };
     line(&event)
 }
@@ -271,6 +272,17 @@ fn of_lifecycle<'a>(lifecycle: &'a LifecycleEntry, frame: &'a Frame) -> Event<'a
     let (activity, name) = if lifecycle.started { (3, "Start") } else { (4, "Stop") };
     let mut event = bare(frame, APPLICATION_LIFECYCLE, activity, name, lifecycle.time, INFORMATIONAL, SUCCESS);
     event.app = Some(PRODUCT);
+    event
+}
+
+fn of_lost<'a>(lost: &'a LostEntry, frame: &'a Frame) -> Event<'a> {
+    let mut event = bare(frame, APPLICATION_LIFECYCLE, 99, "Records Lost", lost.time, HIGH, FAILURE);
+    event.app = Some(PRODUCT);
+    event.count = Some(lost.count);
+    event.status_detail = Some(lost.reason);
+    event.unmapped.gatepost.place = Some(Text::new(&lost.place));
+    event.unmapped.gatepost.not_recorded = Some(lost.count);
+    event.unmapped.gatepost.not_recorded_since = Some(utc(lost.since));
     event
 }
 

@@ -196,6 +196,7 @@ identity: { trust_domains: [example.org] }
 callers:
   - { spiffe_id: spiffe://example.org/orders, name: orders, resource_types: [Order], actions: [Order.read] }
 policies: { directory: . }
+audit: { spool: { directory: audit } }
 api_keys: { file: keys.json, principal_type: Machine }
 issuers:
   - issuer: https://a.test

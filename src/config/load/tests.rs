@@ -656,6 +656,7 @@ fn an_empty_file_is_told_everything_that_it_needs() {
     let mut found = keys(&report);
     found.sort_unstable();
     let needed = [
+        "audit.spool.directory",
         "callers",
         "identity.trust_domains",
         "policies.directory",
@@ -686,6 +687,7 @@ issuers:
     principal: { type: 7 }
 policies: { directory: policies }
 cache: none
+audit: { spool: { directory: audit } }
 "#;
     let report = folder.refusal(yaml);
     let file = folder.path("gatepost.yaml");
@@ -834,7 +836,7 @@ fn sections(value: &Json, at: String, places: &mut Vec<String>) {
             for (key, value) in entries {
                 sections(value, format!("{at}/{key}"), places);
             }
-            if !at.ends_with("/attributes") {
+            if !at.ends_with("/attributes") && !entries.is_empty() {
                 places.push(at);
             }
         }
