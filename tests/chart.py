@@ -55,8 +55,12 @@ def render(values, name="gatepost"):
     with helm.Chart.load(CHART) as chart:
         rendered = chart.render(values, name=name, namespace="authz")
     manifests = [yaml.safe_load(text) for path, text in rendered.items() if path.endswith(".yaml") and text.strip()]
-    # The admin listener's Service is the second of its kind.
-    return {"Admin" * manifest["metadata"]["name"].endswith("-admin") + manifest["kind"]: manifest for manifest in manifests}
+    # The admin listener's Service and the pods' are the second and third of their kind.
+    def kind(manifest):
+        name = manifest["metadata"]["name"]
+        return "Admin" * name.endswith("-admin") + "Pods" * name.endswith("-pods") + manifest["kind"]
+
+    return {kind(manifest): manifest for manifest in manifests}
 
 
 def lints():
@@ -67,7 +71,7 @@ def lints():
 
 def manifests_are_valid():
     manifests = render(VALUES)
-    expected = {"ConfigMap", "Deployment", "PodDisruptionBudget", "Service", "ServiceAccount"}
+    expected = {"ConfigMap", "StatefulSet", "PodDisruptionBudget", "Service", "PodsService", "ServiceAccount"}
     assert set(manifests) == expected, set(manifests)
     for manifest in manifests.values():
         for version in KUBERNETES:
@@ -75,7 +79,7 @@ def manifests_are_valid():
 
 
 def the_pod_has_no_more_rights_than_it_needs():
-    deployment = render(VALUES)["Deployment"]
+    deployment = render(VALUES)["StatefulSet"]
     pod = deployment["spec"]["template"]["spec"]
     assert deployment["spec"]["replicas"] == 2
     assert pod["automountServiceAccountToken"] is False
@@ -89,7 +93,8 @@ def the_pod_has_no_more_rights_than_it_needs():
         assert context["capabilities"] == {"drop": ["ALL"]}
         assert container["livenessProbe"]["httpGet"] == {"path": "/livez", "port": "ops"}
         assert container["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "ops"}
-        assert all(mount["readOnly"] for mount in container["volumeMounts"])
+        writable = [mount["mountPath"] for mount in container["volumeMounts"] if not mount.get("readOnly")]
+        assert writable == ["/var/lib/gatepost"], writable
 
 
 def the_file_is_what_was_said_with_the_places_that_the_chart_mounts():
@@ -107,10 +112,49 @@ def the_file_is_what_was_said_with_the_places_that_the_chart_mounts():
     assert config["server"]["reflection"] is True
 
 
+def the_spool_has_a_volume_that_outlives_its_pod_or_says_that_it_has_none():
+    manifests = render(VALUES)
+    config = yaml.safe_load(manifests["ConfigMap"]["data"]["gatepost.yaml"])
+    assert config["audit"]["spool"]["directory"] == "/var/lib/gatepost/audit"
+    assert config["audit"]["sinks"] == [{"name": "stdout", "stdout": {}}]
+    spec = manifests["StatefulSet"]["spec"]
+    [claim] = spec["volumeClaimTemplates"]
+    assert claim["metadata"]["name"] == "audit"
+    assert claim["spec"]["resources"]["requests"]["storage"] == "6Gi"
+    assert spec["serviceName"] == manifests["PodsService"]["metadata"]["name"]
+    assert manifests["PodsService"]["spec"]["clusterIP"] == "None"
+    assert spec["persistentVolumeClaimRetentionPolicy"] == {"whenDeleted": "Retain", "whenScaled": "Retain"}
+
+    ephemeral = render(VALUES | {"audit": {"volume": {"kind": "ephemeral"}}})
+    assert "StatefulSet" not in ephemeral and "PodsService" not in ephemeral
+    kubernetes_validate.validate(ephemeral["Deployment"], KUBERNETES[-1], strict=True)
+    volumes = {volume["name"]: volume for volume in ephemeral["Deployment"]["spec"]["template"]["spec"]["volumes"]}
+    assert volumes["audit"]["emptyDir"] == {"sizeLimit": "6Gi"}
+    try:
+        render(VALUES | {"audit": {"volume": {"kind": "none"}}})
+    except helm.HelmError as error:
+        assert "audit.volume.kind must be persistent or ephemeral" in str(error), error
+    else:
+        raise AssertionError("rendered without a volume")
+
+
+def the_keys_of_the_trail_are_mounted_from_a_secret():
+    values = copy.deepcopy(VALUES) | {"audit": {"secretName": "gatepost-audit-keys"}}
+    key = "/etc/gatepost/audit/checkpoint.pem"
+    values["config"]["audit"] = {"checkpoints": {"key_file": key}, "spool": {"max_bytes": "2GiB", "directory": "/tmp"}}
+    manifests = render(values)
+    audit = yaml.safe_load(manifests["ConfigMap"]["data"]["gatepost.yaml"])["audit"]
+    assert audit["checkpoints"]["key_file"] == key
+    assert audit["spool"] == {"max_bytes": "2GiB", "directory": "/var/lib/gatepost/audit"}
+    pod = manifests["StatefulSet"]["spec"]["template"]["spec"]
+    assert {"name": "audit-keys", "mountPath": "/etc/gatepost/audit", "readOnly": True} in pod["containers"][0]["volumeMounts"]
+    assert any(volume.get("secret", {}).get("secretName") == "gatepost-audit-keys" for volume in pod["volumes"])
+
+
 def files_that_the_settings_name_can_be_mounted():
     volume = {"name": "keys", "secret": {"secretName": "issuer-keys"}}
     mount = {"name": "keys", "mountPath": "/etc/gatepost/keys", "readOnly": True}
-    deployment = render(VALUES | {"extraVolumes": [volume], "extraVolumeMounts": [mount]})["Deployment"]
+    deployment = render(VALUES | {"extraVolumes": [volume], "extraVolumeMounts": [mount]})["StatefulSet"]
     kubernetes_validate.validate(deployment, KUBERNETES[-1], strict=True)
     pod = deployment["spec"]["template"]["spec"]
     assert volume in pod["volumes"]
@@ -146,17 +190,17 @@ def certificates_from_the_workload_api_need_no_secret():
     del values["tls"]
     values["config"]["server"] = {"workload_api": "unix:///run/spire/agent.sock"}
     manifests = render(values)
-    kubernetes_validate.validate(manifests["Deployment"], KUBERNETES[-1], strict=True)
+    kubernetes_validate.validate(manifests["StatefulSet"], KUBERNETES[-1], strict=True)
     server = yaml.safe_load(manifests["ConfigMap"]["data"]["gatepost.yaml"])["server"]
     assert server["workload_api"] == "unix:///run/spire/agent.sock"
     assert not {"certificate", "private_key", "client_ca"} & set(server)
-    pod = manifests["Deployment"]["spec"]["template"]["spec"]
+    pod = manifests["StatefulSet"]["spec"]["template"]["spec"]
     assert "tls" not in {volume["name"] for volume in pod["volumes"]}
 
 
 def another_config_is_another_pod():
     def checksum(values):
-        return render(values)["Deployment"]["spec"]["template"]["metadata"]["annotations"]["gatepost/config-checksum"]
+        return render(values)["StatefulSet"]["spec"]["template"]["metadata"]["annotations"]["gatepost/config-checksum"]
 
     other = copy.deepcopy(VALUES)
     other["config"]["identity"]["trust_domains"] = ["example.com"]
@@ -187,6 +231,8 @@ CASES = [
     manifests_are_valid,
     the_pod_has_no_more_rights_than_it_needs,
     the_file_is_what_was_said_with_the_places_that_the_chart_mounts,
+    the_spool_has_a_volume_that_outlives_its_pod_or_says_that_it_has_none,
+    the_keys_of_the_trail_are_mounted_from_a_secret,
     files_that_the_settings_name_can_be_mounted,
     the_admin_listener_has_its_own_certificates_and_its_own_service,
     certificates_from_the_workload_api_need_no_secret,

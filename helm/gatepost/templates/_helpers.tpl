@@ -27,6 +27,15 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 {{- end -}}
 
+{{/* "true" where the spool's volume outlives its pod. */}}
+{{- define "gatepost.persistent" -}}
+{{- $kind := .Values.audit.volume.kind -}}
+{{- if not (has $kind (list "persistent" "ephemeral")) -}}
+{{- fail (printf "audit.volume.kind must be persistent or ephemeral, not %v" $kind) -}}
+{{- end -}}
+{{- eq $kind "persistent" -}}
+{{- end -}}
+
 {{/* gatepost.yaml: what the user says, with the places that the chart itself mounts. */}}
 {{- define "gatepost.config" -}}
 {{- $identity := .Values.config.identity | default dict -}}
@@ -46,7 +55,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- $_ := mustMerge $server (dict "certificate" "/etc/gatepost/tls/tls.crt" "private_key" "/etc/gatepost/tls/tls.key" "client_ca" "/etc/gatepost/tls/ca.crt") -}}
 {{- end -}}
 {{- $policies := dict "directory" "/etc/gatepost/policies" -}}
-{{- $placed := dict "server" $server "policies" $policies -}}
+{{- $audit := dict "spool" (dict "directory" "/var/lib/gatepost/audit") -}}
+{{- $placed := dict "server" $server "policies" $policies "audit" $audit -}}
 {{- if .Values.config.admin -}}
 {{- $admin := dict "listen" "0.0.0.0:8444" "certificate" "/etc/gatepost/admin-tls/tls.crt" "private_key" "/etc/gatepost/admin-tls/tls.key" "client_ca" "/etc/gatepost/admin-tls/ca.crt" -}}
 {{- $_ := set $placed "admin" $admin -}}
