@@ -5,6 +5,7 @@ without what it can't guess. Needs helm-python-sdk and kubernetes-validate; no c
 """
 
 import copy
+import json
 import pathlib
 import sys
 
@@ -55,10 +56,11 @@ def render(values, name="gatepost"):
     with helm.Chart.load(CHART) as chart:
         rendered = chart.render(values, name=name, namespace="authz")
     manifests = [yaml.safe_load(text) for path, text in rendered.items() if path.endswith(".yaml") and text.strip()]
-    # The admin listener's Service and the pods' are the second and third of their kind.
+    # Some are the second or third of their kind.
     def kind(manifest):
         name = manifest["metadata"]["name"]
-        return "Admin" * name.endswith("-admin") + "Pods" * name.endswith("-pods") + manifest["kind"]
+        first = {"admin": "Admin", "pods": "Pods", "dashboard": "Dashboard"}
+        return first.get(name.rsplit("-", 1)[-1], "") + manifest["kind"]
 
     return {kind(manifest): manifest for manifest in manifests}
 
@@ -151,6 +153,25 @@ def the_keys_of_the_trail_are_mounted_from_a_secret():
     assert any(volume.get("secret", {}).get("secretName") == "gatepost-audit-keys" for volume in pod["volumes"])
 
 
+def the_dashboard_comes_when_it_is_asked_for():
+    assert "DashboardConfigMap" not in render(VALUES)
+    found = render(VALUES | {"dashboard": {"enabled": True}})["DashboardConfigMap"]
+    kubernetes_validate.validate(found, KUBERNETES[-1], strict=True)
+    assert found["metadata"]["labels"]["grafana_dashboard"] == "1"
+    dashboard = json.loads(found["data"]["gatepost.json"])
+    assert dashboard == json.loads((CHART / "dashboards" / "gatepost.json").read_text())
+    panels = [panel for panel in dashboard["panels"] if panel["type"] != "row"]
+    assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
+    assert len(panels) > 20 and all(panel["targets"] for panel in panels)
+    # No panel lies on another.
+    taken = set()
+    for panel in dashboard["panels"]:
+        at = panel["gridPos"]
+        cells = {(x, y) for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"])}
+        assert at["x"] + at["w"] <= 24 and not cells & taken, panel["title"]
+        taken |= cells
+
+
 def files_that_the_settings_name_can_be_mounted():
     volume = {"name": "keys", "secret": {"secretName": "issuer-keys"}}
     mount = {"name": "keys", "mountPath": "/etc/gatepost/keys", "readOnly": True}
@@ -233,6 +254,7 @@ CASES = [
     the_file_is_what_was_said_with_the_places_that_the_chart_mounts,
     the_spool_has_a_volume_that_outlives_its_pod_or_says_that_it_has_none,
     the_keys_of_the_trail_are_mounted_from_a_secret,
+    the_dashboard_comes_when_it_is_asked_for,
     files_that_the_settings_name_can_be_mounted,
     the_admin_listener_has_its_own_certificates_and_its_own_service,
     certificates_from_the_workload_api_need_no_secret,

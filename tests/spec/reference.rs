@@ -44,11 +44,13 @@ mean stands in the [error reference](errors.md).
 come lines that are no condition, one for each issuer: `issuer https://idp.example.org ready`, or `not ready` while its keys
 were never had or are older than `limits.jwks_max_stale`. Its tokens are then denied, and nobody else's.
 
-Eight to be woken by:
+Ten to be woken by:
 
 | what | why |
 |---|---|
 | `gatepost_audit_healthy == 0` | no record, no answer: every call is being refused |
+| `gatepost_audit_lost_total` rises | records will never arrive somewhere; the labels say where and why, and a record says how many |
+| `gatepost_audit_sink_delay_seconds` above 10 minutes | a sink does not get its records; when the spool is full, answers are refused |
 | `gatepost_policy_errors_total` rises | a policy can't be evaluated; if it is a `forbid`, it denies |
 | `gatepost_policy_reloads_total{result=\"refused\"}` rises | somebody's change is not in force; the old policies are |
 | `gatepost_tls_certificate_expiry_seconds` below a week | renewal has stopped working |
@@ -275,6 +277,37 @@ fn shape(value: &Value, at: &str, found: &mut Vec<String>) {
         Value::Array(items) => items.iter().take(1).for_each(|item| shape(item, &format!("{at}[]"), found)),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => found.push(at.to_owned()),
     }
+}
+
+/// Every metric that the dashboard draws is one of ours, with labels that it has.
+#[test]
+fn the_dashboard_draws_what_is_measured() {
+    let text = read("helm/gatepost/dashboards/gatepost.json");
+    let dashboard: Value = serde_json::from_str(&text).unwrap();
+    let known: BTreeMap<String, &Instrument> =
+        INSTRUMENTS.iter().map(|instrument| (prometheus_name(instrument), instrument)).collect();
+    let mut drawn = BTreeSet::new();
+    let targets = dashboard["panels"].as_array().unwrap().iter().flat_map(|panel| panel["targets"].as_array());
+    for target in targets.flatten() {
+        let expression = target["expr"].as_str().unwrap();
+        let (mut rest, mut labels) = (expression, BTreeSet::from(["le", "pod", "namespace"]));
+        let before = drawn.len();
+        while let Some(at) = rest.find("gatepost_") {
+            let end = rest[at..].find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap();
+            let name = rest[at..at + end].trim_end_matches("_bucket");
+            let instrument = known.get(name).unwrap_or_else(|| panic!("{name} in {expression}"));
+            labels.extend(instrument.labels.iter().map(|(label, _)| *label));
+            drawn.insert(name.to_owned());
+            rest = &rest[at + end..];
+        }
+        assert!(expression.contains("gatepost_"), "{expression} ({before})");
+        let by = expression.split(" by (").skip(1).flat_map(|rest| rest.split(')').next().unwrap().split(", "));
+        let legend = target["legendFormat"].as_str().unwrap().split("{{").skip(1);
+        for label in by.chain(legend.map(|rest| rest.split("}}").next().unwrap())) {
+            assert!(labels.contains(label), "{label} in {expression}");
+        }
+    }
+    assert!(drawn.len() > 20, "{drawn:?}");
 }
 
 /// The records in docs/audit.md have every key that real ones have, in order, and no other.
