@@ -80,7 +80,7 @@ fn main() -> Result<(), Failure> {
 }
 
 async fn measure(options: &Options) -> Result<Vec<(&'static str, Measured)>, Failure> {
-    let fixture = Fixture::make(free_port()?, free_port()?)?;
+    let fixture = Fixture::make(free_port()?, free_port()?, "written")?;
     let mut gatepost = Command::new(env!("CARGO_BIN_EXE_gatepost"));
     gatepost.arg("serve").arg("--config").arg(fixture.config());
     let gatepost = ServerProcess::start(gatepost.stdout(Stdio::null()), fixture.port()).await?;

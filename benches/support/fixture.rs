@@ -18,16 +18,17 @@ pub struct Fixture {
 }
 
 impl Fixture {
-    /// Writes everything; the server is to listen on `port`, its operators' door on `ops_port`.
-    pub fn make(port: u16, ops_port: u16) -> Result<Self, Failure> {
+    /// Writes everything; the server is to listen on `port`, its operators' door on `ops_port`, and to keep records in
+    /// this mode before it answers.
+    pub fn make(port: u16, ops_port: u16, mode: &str) -> Result<Self, Failure> {
         let folder = tempfile::tempdir()?;
         let world = World::create(folder.path())?;
         let mut settings = world.configuration(&Path::new(env!("CARGO_MANIFEST_DIR")).join("policies"));
         let changes = [
             ("/server/listen", json!(format!("127.0.0.1:{port}"))),
             ("/server/ops_listen", json!(format!("127.0.0.1:{ops_port}"))),
-            ("/audit/mode", json!("written")),
         ];
+        settings["audit"]["mode"] = json!(mode);
         for (place, value) in changes {
             *settings.pointer_mut(place).ok_or("the demo's configuration has changed")? = value;
         }
