@@ -22,6 +22,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
 
+pub mod ocsf;
 pub mod operators;
 
 /// A running server, with the keys to its world.
@@ -190,6 +191,15 @@ impl Gatepost {
         self.drain.cancel();
         let running = self.running.take().unwrap();
         tokio::time::timeout(PATIENCE, running).await.expect("it stops").unwrap().unwrap()
+    }
+}
+
+impl Drop for Gatepost {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            let count = ocsf::check(&self.trail());
+            println!("{count} records of this test are valid OCSF, and one chain");
+        }
     }
 }
 
