@@ -88,8 +88,7 @@ async fn measure(options: &Options) -> Result<(Vec<(&'static str, Measured)>, Di
             gatepost.env("GATEPOST_BENCH_UNAUDITED", "1");
         }
         let server = ServerProcess::start(gatepost.stdout(Stdio::null()), fixture.port()).await?;
-        let load =
-            Load::connect(&fixture, &server, Questions::Same, options.connections, options.in_flight).await?;
+        let load = Load::connect(&fixture, &server, Questions::Same, options.connections, options.in_flight).await?;
         load.run(&clock, duration / 4).await?;
         subjects.push((mode, fixture, server, load, Vec::new()));
     }

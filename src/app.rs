@@ -15,7 +15,7 @@ use tonic::service::Routes;
 use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
 
-use crate::audit::{AuditError, Entry, HandshakeEntry, HostFacts, LifecycleEntry, PolicyEntry, Redaction, Trail};
+use crate::audit::{self, AuditError, Entry, HandshakeEntry, HostFacts, LifecycleEntry, PolicyEntry, Redaction, Trail};
 use crate::cache::Rulings;
 use crate::caller::Callers;
 use crate::caller::bond::Bond;
@@ -147,7 +147,8 @@ pub async fn build(
         .map_err(BuildError::Tokens)?
         .heard_by(news(&metrics));
     let api_keys = ApiKeys::open(config.api_keys.as_ref(), &config.limits).map_err(BuildError::ApiKeys)?;
-    let trail = Trail::open(&config.audit, &config.limits, HostFacts::of_this_machine(), Arc::clone(&clock))
+    let host = HostFacts::of_this_machine();
+    let trail = Trail::open(&config.audit, &config.limits, host, Arc::clone(&clock), heard(&metrics))
         .map_err(BuildError::Audit)?;
     let mut hash_key = [0u8; 32];
     aws_lc_rs::rand::fill(&mut hash_key).map_err(|_| BuildError::Random)?;
@@ -209,6 +210,17 @@ pub async fn build(
         clock,
         sources,
         office,
+    })
+}
+
+/// What the audit trail tells, counted.
+fn heard(metrics: &Metrics) -> audit::Heard {
+    let metrics = metrics.clone();
+    Arc::new(move |news| match news {
+        audit::News::Lost { place, reason, count } => metrics.audit_lost(place, reason, count),
+        audit::News::Synced { took } => metrics.audit_sync(took.as_secs_f64()),
+        audit::News::Sent { sink, result, count } => metrics.audit_sink(sink, result, count),
+        audit::News::Alert { pattern } => metrics.audit_alert(pattern),
     })
 }
 
@@ -379,6 +391,11 @@ fn watch_levels(pdp: &Arc<Pdp>, listeners: Vec<Arc<ServerIdentity>>, clock: &Sha
     #[expect(clippy::cast_precision_loss, reason = "a gauge")]
     metrics.watch(Watched::AuditQueue, move || trail.depth() as f64);
     let trail = pdp.trail.clone();
+    metrics.watch(Watched::AuditSpoolBytes, {
+        let trail = trail.clone();
+        #[expect(clippy::cast_precision_loss, reason = "a gauge")]
+        move || trail.spool_bytes() as f64
+    });
     metrics.watch(Watched::AuditHealthy, move || f64::from(u8::from(trail.healthy())));
     let weak = Arc::downgrade(pdp);
     #[expect(clippy::cast_precision_loss, reason = "a gauge")]

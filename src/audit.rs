@@ -16,16 +16,22 @@ use crate::model::question::Circumstances;
 
 pub(crate) mod checkpoint;
 pub(crate) mod delivered;
+mod disk;
 pub(crate) mod format;
+mod keeper;
 mod ocsf;
 pub(crate) mod reader;
 mod record;
 mod redact;
 mod sinks;
+mod spool;
 mod text;
 mod writer;
 
+pub use checkpoint::KeyError;
+pub use disk::FolderError;
 pub use redact::{Place, Redaction};
+pub use spool::SpoolError;
 pub use writer::{AuditError, Trail};
 
 /// What the trail tells whoever counts.

@@ -589,7 +589,8 @@ impl Pdp {
                 AuditError::Open(_)
                 | AuditError::Start(_)
                 | AuditError::Unwritable(_)
-                | AuditError::Sink(_)
+                | AuditError::Disk(_)
+                | AuditError::Key { .. }
                 | AuditError::Closed => "failed",
             });
             self.metrics.refused("UNAVAILABLE", "AUDIT_UNAVAILABLE");

@@ -1,7 +1,7 @@
 //! How records stand in the spool: JSON lines in segment files, each line with its number and its link in the chain.
 //!
 //! ```text
-//! {"gatepost_spool":1,"chain":"..","segment":7,"first_sequence":123,"prev_hash":"..","opened":"..","version":".."}
+//! {"gatepost_spool":1,"chain":"..","segment":7,"first_sequence":123,"prev_hash":"..","opened":"..","boot":"..","mode":"..","version":".."}
 //! {"metadata":{"sequence":123, .. ,"unmapped":{"gatepost":{ .. ,"prev_hash":"..","hash":".."}}}
 //! ```
 //!
@@ -38,7 +38,7 @@ pub(crate) const OVERHEAD: usize = HEAD.len() + NUMBER + PREV.len() + HEX + HASH
 pub(crate) const VERSION: u32 = 1;
 
 /// A SHA-256 in the chain.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
 pub struct Hash([u8; 32]);
 
 impl Hash {
@@ -222,6 +222,10 @@ pub(crate) struct Header {
     pub(crate) prev_hash: Hash,
     /// RFC 3339, UTC.
     pub(crate) opened: String,
+    /// Names the run of the process that wrote it.
+    pub(crate) boot: String,
+    /// How well records were kept: the deployment's `audit.mode`.
+    pub(crate) mode: String,
     /// Of the Gatepost that wrote it.
     pub(crate) version: String,
 }
@@ -361,6 +365,8 @@ mod tests {
             first_sequence: 123,
             prev_hash: Hash::of(b"x"),
             opened: "2026-01-01T00:00:00Z".into(),
+            boot: "b".into(),
+            mode: "durable".into(),
             version: "0.1.0".into(),
         };
         let mut line = header.line().unwrap();

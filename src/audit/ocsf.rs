@@ -12,6 +12,7 @@ use std::net::SocketAddr;
 use serde::ser::{SerializeMap as _, SerializeSeq as _};
 use serde::{Serialize, Serializer};
 
+use super::checkpoint::Signed;
 use super::text::Text;
 use crate::model::entity::RawValue;
 
@@ -54,6 +55,8 @@ pub(super) const ENTITY_MANAGEMENT: Class = Class {
 };
 
 pub(super) const REVOCATION: Class = Class { log_name: "gatepost.revocation", ..ENTITY_MANAGEMENT };
+
+pub(super) const CHECKPOINT: Class = Class { log_name: "gatepost.checkpoint", ..APPLICATION_LIFECYCLE };
 
 pub(super) const APPLICATION_LIFECYCLE: Class = Class {
     category_uid: 6,
@@ -379,11 +382,37 @@ pub(super) struct Ours<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) revocation: Option<Revoked<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) audit: Option<Trailing>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) checkpoint: Option<&'a Signed>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) gap: Option<Range>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) removed: Option<Range>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) clock_jumped_ms: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) place: Option<Text<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) not_recorded: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) not_recorded_since: Option<String>,
+}
+
+/// How the trail keeps records.
+#[derive(Serialize)]
+pub(super) struct Trailing {
+    pub(super) mode: &'static str,
+    pub(super) on_failure: &'static str,
+    /// Exceptions by action.
+    pub(super) exceptions: usize,
+}
+
+/// Records from number to number.
+#[derive(Serialize, Clone, Copy)]
+pub(super) struct Range {
+    pub(super) first: u64,
+    pub(super) last: u64,
 }
 
 /// A party of a delegation, as the token names it (RFC 8693 section 4.1).

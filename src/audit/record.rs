@@ -19,7 +19,7 @@ use super::ocsf::{
     API_ACTIVITY, APPLICATION_LIFECYCLE, AUTHENTICATION, Acting, Actor, Api, Asked, Authorization, Batch, Class, Code,
     Device, ENTITY_MANAGEMENT, Endpoint, Erred, Event, FAILURE, HIGH, INFORMATIONAL, Kept, LOW, MEDIUM, ManagedEntity,
     Mask, Metadata, Ours, PRODUCT, Policy, Request, Resource, Response, SUCCESS, Service, Session, Span, Trace,
-    Unmapped, User,
+    Trailing, Unmapped, User,
 };
 use super::text::{OneLine, Text, cut};
 use super::{
@@ -27,20 +27,26 @@ use super::{
     QuestionFacts, SubjectFacts,
 };
 use crate::clock::unix_millis;
+use crate::config::Keeping;
 use crate::model::decision::Ruling;
 use crate::model::entity::EntityUid;
 use crate::model::ids::PolicyRevision;
 use crate::token::Confirmation;
 
 mod admin;
+pub(super) mod notes;
 mod words;
 
 /// What every record of this process shares.
 #[derive(Debug)]
 pub(super) struct Frame {
     pub(super) host: HostFacts,
-    /// Names this run of the process; sequence numbers start again with it.
+    /// Names this run of the process.
     pub(super) boot: String,
+    /// How well records are kept, and what becomes of an answer whose record can't be.
+    pub(super) keeping: Keeping,
+    /// For how many exceptions by action.
+    pub(super) exceptions: usize,
 }
 
 /// Writes `entry` down.
@@ -56,23 +62,6 @@ pub(super) fn render(entry: &Entry, frame: &Frame) -> Result<Body, serde_json::E
         Entry::Admin(call) => admin::of_admin(call, frame),
         Entry::Lost(lost) => of_lost(lost, frame),
     };
-    line(&event)
-}
-
-/// The record of a gap: since `since`, `missing` entries could not be written.
-///
-/// # Errors
-/// As [`render`].
-pub(super) fn render_resumed(
-    now: SystemTime,
-    since: SystemTime,
-    missing: u64,
-    frame: &Frame,
-) -> Result<Body, serde_json::Error> {
-    let mut event = bare(frame, APPLICATION_LIFECYCLE, 99, "Audit Resumed", now, HIGH, SUCCESS);
-    event.app = Some(PRODUCT);
-    event.unmapped.gatepost.not_recorded = Some(missing);
-    event.unmapped.gatepost.not_recorded_since = Some(utc(since));
     line(&event)
 }
 
@@ -272,6 +261,13 @@ fn of_lifecycle<'a>(lifecycle: &'a LifecycleEntry, frame: &'a Frame) -> Event<'a
     let (activity, name) = if lifecycle.started { (3, "Start") } else { (4, "Stop") };
     let mut event = bare(frame, APPLICATION_LIFECYCLE, activity, name, lifecycle.time, INFORMATIONAL, SUCCESS);
     event.app = Some(PRODUCT);
+    if lifecycle.started {
+        event.unmapped.gatepost.audit = Some(Trailing {
+            mode: frame.keeping.mode.as_str(),
+            on_failure: frame.keeping.on_failure.as_str(),
+            exceptions: frame.exceptions,
+        });
+    }
     event
 }
 
@@ -404,7 +400,7 @@ fn mint(time: SystemTime) -> String {
 }
 
 /// RFC 3339 in UTC, to the millisecond.
-fn utc(time: SystemTime) -> String {
+pub(super) fn utc(time: SystemTime) -> String {
     jiff::Timestamp::from_millisecond(unix_millis(time))
         .map_or_else(|_| "9999-12-31T23:59:59.999Z".to_owned(), |instant| format!("{instant:.3}"))
 }

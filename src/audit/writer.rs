@@ -1,33 +1,48 @@
-//! Getting records out: a bounded queue, and one thread that writes it in batches and acknowledges each entry.
+//! Keeping records: a bounded queue, and one thread that keeps them round by round and acknowledges each entry.
 //!
-//! The thread is our own, so that a blocked pipe or a slow disk never holds a runtime's worker. An entry that was
-//! taken into the queue is never dropped: whoever waits for it may give up ([`AuditError::TimedOut`]), the record is
-//! still written when the sink lets us. So the trail may say more than what was answered, and never less.
+//! The thread is our own, so that a slow disk never holds a runtime's worker. A round is what came while the disk was
+//! busy with the last one. An entry that was taken into the queue is never dropped: whoever waits for it may give up
+//! ([`AuditError::TimedOut`]), the record is still written when the disk lets us. So the trail may say more than what was
+//! answered, and never less.
 //!
-//! Knows queues and sinks; what a record says is `record`'s.
+//! Knows queues; what becomes of a round is `keeper`'s, what a record says is `record`'s.
 
 use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
-use super::format::{Body, Hash, Header, VERSION};
+use super::checkpoint::{KeyError, SigningKey};
+use super::delivered::Delivered;
+use super::disk::{Disk, RealDisk};
+use super::format::Body;
+use super::keeper::{Checkpoints, Keeper};
 use super::record::{self, Frame};
-use super::sinks::{self, AuditSinkLike, Batch};
-use super::{Entry, HostFacts};
+use super::spool::{Recovered, Spool, SpoolError, Writing};
+use super::{Entry, Heard, HostFacts};
 use crate::clock::SharedClock;
-use crate::config::{AuditConfig, Limits};
+use crate::config::{AuditConfig, AuditMode, Keeping, Limits, OnAuditFailure};
 
 /// Why an entry is not on record. No answer may leave then.
 #[derive(Debug, thiserror::Error)]
 pub enum AuditError {
-    /// The sink could not be opened at the start.
-    #[error("the audit sink could not be opened")]
-    Open(#[source] io::Error),
+    /// The spool could not be opened at the start.
+    #[error("{0}")]
+    Open(#[from] SpoolError),
+    /// The key of checkpoints can't be used.
+    #[error("{}: {source}", path.display())]
+    Key {
+        /// The key's file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: KeyError,
+    },
     /// The writer's thread could not be started.
     #[error("the audit writer could not be started")]
     Start(#[source] io::Error),
@@ -49,9 +64,9 @@ pub enum AuditError {
     /// `audit.write_timeout` passed. The record may still be written later.
     #[error("the audit record was not written in time")]
     TimedOut,
-    /// The sink would not take it.
-    #[error("the audit sink failed: {0}")]
-    Sink(io::ErrorKind),
+    /// The disk would not keep it.
+    #[error("the audit spool failed: {0}")]
+    Disk(io::ErrorKind),
     /// The trail has been closed, or its writer is gone.
     #[error("the audit trail is closed")]
     Closed,
@@ -69,9 +84,11 @@ pub struct Trail {
 struct End {
     shared: Arc<Shared>,
     frame: Arc<Frame>,
-    queue: usize,
+    config: AuditConfig,
     record_bytes: usize,
-    write_timeout: Duration,
+    chain: String,
+    delivered: Arc<Delivered>,
+    committed: watch::Receiver<u64>,
 }
 
 /// What the writers and the thread share.
@@ -84,6 +101,8 @@ struct Shared {
     sound: AtomicBool,
     /// When the write that is under way began: monotonic milliseconds plus one; 0 when none is.
     busy_since: AtomicU64,
+    /// All segments together.
+    bytes: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -92,6 +111,8 @@ struct State {
     /// Entries taken and not yet settled, those being written included.
     held: usize,
     held_bytes: usize,
+    /// Entries that were not taken since the thread last looked.
+    turned_away: u64,
     closing: bool,
     /// Nothing will be written any more.
     closed: bool,
@@ -101,86 +122,86 @@ struct State {
 
 #[derive(Debug)]
 struct Job {
-    line: Body,
-    done: oneshot::Sender<Result<(), io::ErrorKind>>,
+    body: Body,
+    mode: AuditMode,
+    /// Nobody waits for what is only queued.
+    done: Option<oneshot::Sender<Result<(), io::ErrorKind>>>,
 }
 
 /// Waiting records in bytes at most, whatever their number.
 const QUEUE_BYTES: usize = 64 << 20;
-/// Bytes that go out in one write, unless a single record is longer.
-const BATCH_BYTES: usize = 1 << 20;
-/// How often a sink that failed is tried while nobody asks.
-const RETRY: Duration = Duration::from_secs(1);
+/// Bytes that make a round, unless a single record is longer.
+const ROUND_BYTES: usize = 4 << 20;
 
 impl Trail {
-    /// Opens the sink and starts the writer.
+    /// Opens the spool, puts on record what was found there, and starts the writer.
     ///
     /// # Errors
-    /// [`AuditError::Open`] or [`AuditError::Start`], with the system's words.
+    /// [`AuditError::Open`], [`AuditError::Key`], [`AuditError::Disk`] or [`AuditError::Start`].
     pub fn open(
         config: &AuditConfig,
         limits: &Limits,
         host: HostFacts,
         clock: SharedClock,
+        heard: Heard,
     ) -> Result<Self, AuditError> {
-        let folder = &config.spool.directory;
-        std::fs::create_dir_all(folder).map_err(AuditError::Open)?;
-        let segment = folder.join(super::format::segment_name(1));
-        if !segment.exists() {
-            let header = Header {
-                gatepost_spool: VERSION,
-                chain: record::mint_boot(clock.now()),
-                segment: 1,
-                first_sequence: 1,
-                prev_hash: Hash::GENESIS,
-                opened: String::new(),
-                version: env!("CARGO_PKG_VERSION").to_owned(),
-            };
-            std::fs::write(&segment, header.line().map_err(AuditError::Unwritable)?).map_err(AuditError::Open)?;
-        }
-        let sink = sinks::file(&segment, 1 << 40, 1).map_err(AuditError::Open)?;
-        Self::over(sink, config, limits, host, clock)
+        let disk = RealDisk::open(&config.spool.directory).map_err(SpoolError::from)?;
+        Self::over(Box::new(disk), config, limits, host, clock, heard)
     }
 
-    /// A trail that ends in `sink`.
+    /// A trail on this disk.
     fn over(
-        sink: Box<dyn AuditSinkLike>,
+        disk: Box<dyn Disk>,
         config: &AuditConfig,
         limits: &Limits,
         host: HostFacts,
         clock: SharedClock,
+        heard: Heard,
     ) -> Result<Self, AuditError> {
-        let frame = Arc::new(Frame { host, boot: record::mint_boot(clock.now()) });
+        let boot = record::mint_boot(clock.now());
+        let frame =
+            Arc::new(Frame { host, boot: boot.clone(), keeping: config.keeping, exceptions: config.actions.len() });
+        let checkpoints = match &config.checkpoints {
+            None => None,
+            Some(settings) => {
+                let told = |source| AuditError::Key { path: settings.key_file.clone(), source };
+                let key = SigningKey::load(&settings.key_file).map_err(told)?;
+                Some(Checkpoints { key, every: settings.every, records: settings.records })
+            }
+        };
+        let writing = Writing { boot, mode: config.keeping.mode.as_str() };
+        let (spool, recovered) = Spool::open(disk, &config.spool, writing, record::mint_boot(clock.now()))?;
+        tell(config, &recovered);
+        let delivered = Arc::new(Delivered::default());
+        let mut keeper =
+            Keeper::new(spool, Arc::clone(&frame), Arc::clone(&clock), heard, Arc::clone(&delivered), checkpoints);
+        keeper.begin(&recovered).map_err(AuditError::Disk)?;
         let shared = Arc::new(Shared {
             state: Mutex::default(),
             wake: Condvar::new(),
             clock,
             sound: AtomicBool::new(true),
             busy_since: AtomicU64::new(0),
+            bytes: AtomicU64::new(keeper.bytes()),
         });
-        let writer = Writer {
-            shared: Arc::clone(&shared),
-            frame: Arc::clone(&frame),
-            sink,
-            sequence: 1,
-            prev: Hash::GENESIS,
-            hashes: Vec::new(),
-            gap: None,
-            bytes: Vec::new(),
-            ends: Vec::new(),
-        };
-        thread::Builder::new().name("audit".to_owned()).spawn(move || writer.run()).map_err(AuditError::Start)?;
         let end = End {
-            shared,
+            shared: Arc::clone(&shared),
             frame,
-            queue: config.queue,
+            config: config.clone(),
             record_bytes: limits.audit_record_bytes,
-            write_timeout: config.write_timeout,
+            chain: keeper.chain().to_owned(),
+            delivered,
+            committed: keeper.committed(),
         };
+        let round_bytes = usize::try_from(config.spool.segment_bytes).unwrap_or(ROUND_BYTES).min(ROUND_BYTES);
+        let writer = Writer { shared, keeper, round_bytes };
+        thread::Builder::new().name("audit".to_owned()).spawn(move || writer.run()).map_err(AuditError::Start)?;
         Ok(Self { end: Arc::new(end) })
     }
 
-    /// Puts `entry` on record: `Ok` means `write(2)` has returned for its line.
+    /// Puts `entry` on record. `Ok` means that it is kept as well as the configuration demands for it
+    /// ([`AuditConfig::keeping_of`]): with the disk, with the system, or in the queue; or that it could not be, was
+    /// counted, and the configuration lets such answers go.
     ///
     /// If the caller stops waiting (the future is dropped) the record is written all the same.
     ///
@@ -188,40 +209,67 @@ impl Trail {
     /// [`AuditError::TooLarge`], [`AuditError::QueueFull`] and [`AuditError::Closed`] at once; the others within
     /// `audit.write_timeout`. After any of them no answer may leave.
     pub async fn write(&self, entry: Entry) -> Result<(), AuditError> {
-        let line = record::render(&entry, &self.end.frame).map_err(AuditError::Unwritable)?;
-        let bytes = line.bytes();
+        let config = &self.end.config;
+        let keeping = match &entry {
+            Entry::Call(call) => config.keeping_of(call.question.as_ref().map(|asked| asked.action.as_str())),
+            // Starts, operators, policies: they are few, and must not be lost in a queue.
+            Entry::Handshake(_) | Entry::Policy(_) | Entry::Lifecycle(_) | Entry::Admin(_) | Entry::Lost(_) => {
+                Keeping { mode: config.keeping.mode.max(AuditMode::Written), on_failure: OnAuditFailure::Refuse }
+            }
+        };
+        let written = self.put(&entry, keeping.mode).await;
+        match (written, keeping.on_failure) {
+            (Ok(()), _) => Ok(()),
+            // Counted by whoever could not keep it. One that is too large is for whoever asked to shorten.
+            (Err(AuditError::QueueFull | AuditError::TimedOut | AuditError::Disk(_)), OnAuditFailure::Answer) => Ok(()),
+            (Err(error), _) => Err(error),
+        }
+    }
+
+    async fn put(&self, entry: &Entry, mode: AuditMode) -> Result<(), AuditError> {
+        let body = record::render(entry, &self.end.frame).map_err(AuditError::Unwritable)?;
+        let bytes = body.bytes();
         if bytes > self.end.record_bytes {
             return Err(AuditError::TooLarge { bytes, limit: self.end.record_bytes });
         }
-        let (done, receipt) = oneshot::channel();
+        let (done, receipt) = match mode {
+            AuditMode::Async => (None, None),
+            AuditMode::Written | AuditMode::Durable => {
+                let (done, receipt) = oneshot::channel();
+                (Some(done), Some(receipt))
+            }
+        };
         {
             let mut state = self.end.shared.state.lock();
             if state.closing || state.closed {
                 return Err(AuditError::Closed);
             }
-            if state.held >= self.end.queue || state.held_bytes.saturating_add(bytes) > QUEUE_BYTES {
-                return Err(AuditError::QueueFull);
+            if state.held >= self.end.config.queue || state.held_bytes.saturating_add(bytes) > QUEUE_BYTES {
+                state.turned_away += 1;
+                // What is only queued leaves all the same, and is counted.
+                return if mode == AuditMode::Async { Ok(()) } else { Err(AuditError::QueueFull) };
             }
             state.held += 1;
             state.held_bytes += bytes;
-            state.pending.push(Job { line, done });
+            state.pending.push(Job { body, mode, done });
         }
         self.end.shared.wake.notify_one();
-        match tokio::time::timeout(self.end.write_timeout, receipt).await {
-            Ok(Ok(written)) => written.map_err(AuditError::Sink),
+        let Some(receipt) = receipt else { return Ok(()) };
+        match tokio::time::timeout(self.end.config.write_timeout, receipt).await {
+            Ok(Ok(written)) => written.map_err(AuditError::Disk),
             Ok(Err(_)) => Err(AuditError::Closed),
             Err(_) => Err(AuditError::TimedOut),
         }
     }
 
-    /// Whether records get out: the last attempt did, and none has been stuck for longer than `audit.write_timeout`.
-    /// A sink that failed is tried again every second, so this comes back by itself.
+    /// Whether records are kept: the last attempt got through, and none has been stuck for longer than
+    /// `audit.write_timeout`. A spool that failed is tried again every second, so this comes back by itself.
     #[must_use]
     pub fn healthy(&self) -> bool {
         let shared = &self.end.shared;
         let began = shared.busy_since.load(Ordering::Acquire);
-        let stuck = began != 0
-            && shared.millis().saturating_sub(began) >= u64::try_from(self.end.write_timeout.as_millis()).unwrap_or(0);
+        let limit = u64::try_from(self.end.config.write_timeout.as_millis()).unwrap_or(0);
+        let stuck = began != 0 && shared.millis().saturating_sub(began) >= limit;
         shared.sound.load(Ordering::Acquire) && !stuck && !shared.state.lock().closed
     }
 
@@ -231,8 +279,35 @@ impl Trail {
         self.end.shared.state.lock().held
     }
 
-    /// Writes what is queued, asks the system to keep it, and ends the trail. Waits no longer than
-    /// `audit.write_timeout`; a sink that is stuck by then keeps its queue from getting out.
+    /// All segments of the spool together.
+    #[must_use]
+    pub fn spool_bytes(&self) -> u64 {
+        self.end.shared.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Where the spool is.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.end.config.spool.directory
+    }
+
+    /// Names the spool for its whole life.
+    pub(crate) fn chain(&self) -> &str {
+        &self.end.chain
+    }
+
+    /// The last record that the disk has kept: sinks may have up to there.
+    pub(crate) fn committed(&self) -> watch::Receiver<u64> {
+        self.end.committed.clone()
+    }
+
+    /// Where sinks tell how far they are.
+    pub(crate) fn delivered(&self) -> &Arc<Delivered> {
+        &self.end.delivered
+    }
+
+    /// Writes what is queued, makes the disk keep it, and ends the trail. Waits no longer than `audit.write_timeout`; a
+    /// disk that is stuck by then keeps its queue from getting out.
     pub async fn close(&self) {
         let (done, receipt) = oneshot::channel();
         {
@@ -244,9 +319,29 @@ impl Trail {
             state.closers.push(done);
         }
         self.end.shared.wake.notify_one();
-        if tokio::time::timeout(self.end.write_timeout, receipt).await.is_err() {
+        if tokio::time::timeout(self.end.config.write_timeout, receipt).await.is_err() {
             tracing::error!(waiting = self.depth(), "the audit trail could not be flushed in time");
         }
+    }
+}
+
+/// What an operator should see at the start.
+fn tell(config: &AuditConfig, recovered: &Recovered) {
+    if recovered.torn {
+        tracing::info!("the last line of the audit spool was cut off in the middle: it was taken away");
+    }
+    for gap in &recovered.gaps {
+        tracing::error!(first = gap.first, last = gap.last, reason = gap.reason, "audit records are missing");
+    }
+    for file in &recovered.quarantined {
+        tracing::error!(%file, "a file of the audit spool is damaged: what was found is in its folder `quarantine`");
+    }
+    let answering = |keeping: Keeping| keeping.on_failure == OnAuditFailure::Answer;
+    if answering(config.keeping) || config.actions.iter().any(|one| answering(one.keeping)) {
+        tracing::warn!("audit.on_failure lets answers leave without a record when none can be kept");
+    }
+    if config.checkpoints.is_none() {
+        tracing::info!("audit.checkpoints is not set: the chain of records is not signed");
     }
 }
 
@@ -264,122 +359,75 @@ impl Shared {
     }
 }
 
-/// Entries that could not be written, until one can be.
-struct Gap {
-    since: SystemTime,
-    missing: u64,
-}
-
 /// The thread's own things.
 struct Writer {
     shared: Arc<Shared>,
-    frame: Arc<Frame>,
-    sink: Box<dyn AuditSinkLike>,
-    sequence: u64,
-    prev: Hash,
-    hashes: Vec<Hash>,
-    gap: Option<Gap>,
-    bytes: Vec<u8>,
-    ends: Vec<usize>,
+    keeper: Keeper,
+    round_bytes: usize,
 }
 
 impl Writer {
     fn run(mut self) {
         let last_words = LastWords(Arc::clone(&self.shared));
+        let mut pause = Duration::ZERO;
         loop {
-            let (mut jobs, closing) = self.next();
-            if jobs.is_empty() && self.gap.is_some() {
-                self.put(&mut jobs);
+            let (jobs, turned_away, closing) = self.next(pause);
+            self.keeper.lost("queue_full", turned_away);
+            let mut jobs = jobs.into_iter().peekable();
+            while jobs.peek().is_some() {
+                let mut bytes = 0;
+                let round: Vec<Job> = std::iter::from_fn(|| {
+                    let fits = |job: &Job| bytes == 0 || bytes + job.body.bytes() <= self.round_bytes;
+                    let job = jobs.next_if(fits)?;
+                    bytes += job.body.bytes();
+                    Some(job)
+                })
+                .collect();
+                self.put(round, bytes);
             }
-            while !jobs.is_empty() {
-                self.put(&mut jobs);
-            }
+            self.busy(true);
+            pause = self.keeper.tick();
             if closing {
-                self.sink.sync();
+                self.keeper.close();
+            }
+            self.busy(false);
+            if closing {
                 break;
             }
         }
         drop(last_words);
     }
 
-    /// Waits for work. While there is a gap it comes back without any, to try the sink again.
-    fn next(&self) -> (Vec<Job>, bool) {
+    /// Waits for work, for `pause` at most.
+    fn next(&self, pause: Duration) -> (Vec<Job>, u64, bool) {
         let mut state = self.shared.state.lock();
-        while state.pending.is_empty() && !state.closing {
-            if self.gap.is_none() {
-                self.shared.wake.wait(&mut state);
-            } else if self.shared.wake.wait_for(&mut state, RETRY).timed_out() {
-                break;
-            }
+        if state.pending.is_empty() && state.turned_away == 0 && !state.closing {
+            let _ = self.shared.wake.wait_for(&mut state, pause);
         }
-        (std::mem::take(&mut state.pending), state.closing)
+        (std::mem::take(&mut state.pending), std::mem::take(&mut state.turned_away), state.closing)
     }
 
-    /// Writes as many of `jobs` as make a batch, and tells each what became of it.
-    fn put(&mut self, jobs: &mut Vec<Job>) {
-        self.bytes.clear();
-        self.ends.clear();
-        self.hashes.clear();
-        let mut prev = self.prev;
-        // The record of a gap goes first; it is also how a failed sink is tried without a record at stake.
-        let told = self
-            .gap
-            .as_ref()
-            .and_then(|gap| record::render_resumed(self.shared.clock.now(), gap.since, gap.missing, &self.frame).ok());
-        let extra = usize::from(told.is_some());
-        let lines = told.iter().chain(jobs.iter().map(|job| &job.line));
-        for (number, line) in (self.sequence..).zip(lines) {
-            // At least one entry, whatever its size.
-            if self.ends.len() > extra && self.bytes.len() + line.bytes() > BATCH_BYTES {
-                break;
-            }
-            prev = line.seal(number, prev, &mut self.bytes);
-            self.hashes.push(prev);
-            self.ends.push(self.bytes.len());
-        }
-        let batch: Vec<Job> = jobs.drain(..self.ends.len().saturating_sub(extra).min(jobs.len())).collect();
-        self.shared.busy_since.store(self.shared.millis(), Ordering::Release);
-        let appended = self.sink.append(Batch { bytes: &self.bytes, ends: &self.ends });
-        self.shared.busy_since.store(0, Ordering::Release);
-
-        if let Some(hash) = appended.lines.checked_sub(1).and_then(|last| self.hashes.get(last)) {
-            self.prev = *hash;
-        }
-        // A number is spent when any part of its line got out.
-        self.sequence += appended.lines as u64 + u64::from(appended.torn);
-        if appended.lines > 0 && self.gap.take().is_some() {
-            tracing::warn!("audit records are being written again");
-        }
-        if let Some(fault) = appended.fault {
-            let missing = (batch.len() + extra).saturating_sub(appended.lines.max(extra)) as u64;
-            self.missed(missing, fault);
-        }
-        self.shared.sound.store(appended.fault.is_none(), Ordering::Release);
-        let fault = appended.fault.unwrap_or(io::ErrorKind::Other);
-        let written = appended.lines.saturating_sub(extra);
-        self.settle(batch, written, fault);
+    fn busy(&self, busy: bool) {
+        let since = if busy { self.shared.millis() } else { 0 };
+        self.shared.busy_since.store(since, Ordering::Release);
+        self.shared.sound.store(self.keeper.sound(), Ordering::Release);
+        self.shared.bytes.store(self.keeper.bytes(), Ordering::Relaxed);
     }
 
-    fn missed(&mut self, missing: u64, fault: io::ErrorKind) {
-        match &mut self.gap {
-            Some(gap) => gap.missing += missing,
-            None => {
-                tracing::error!(%fault, "audit records can't be written: no answer leaves until they can");
-                self.gap = Some(Gap { since: self.shared.clock.now(), missing });
-            }
-        }
-    }
-
-    fn settle(&self, batch: Vec<Job>, written: usize, fault: io::ErrorKind) {
+    /// Keeps a round, and tells each what became of it.
+    fn put(&mut self, round: Vec<Job>, bytes: usize) {
+        self.busy(true);
+        let records: Vec<(&Body, AuditMode)> = round.iter().map(|job| (&job.body, job.mode)).collect();
+        let kept = self.keeper.keep(&records);
+        self.busy(false);
         {
             let mut state = self.shared.state.lock();
-            state.held = state.held.saturating_sub(batch.len());
-            let bytes: usize = batch.iter().map(|job| job.line.bytes()).sum();
+            state.held = state.held.saturating_sub(round.len());
             state.held_bytes = state.held_bytes.saturating_sub(bytes);
         }
-        for (position, job) in batch.into_iter().enumerate() {
+        for done in round.into_iter().filter_map(|job| job.done) {
             // Whoever waited may have given up.
-            let _ = job.done.send(if position < written { Ok(()) } else { Err(fault) });
+            let _ = done.send(kept);
         }
     }
 }

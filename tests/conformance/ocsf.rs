@@ -88,7 +88,7 @@ async fn every_record_we_can_write_is_valid_ocsf() {
         sinks: Vec::new(),
     };
     let host = HostFacts { hostname: "gatepost-0".to_owned() };
-    let trail = Trail::open(&config, &Limits::default(), host, SystemClock::shared()).unwrap();
+    let trail = Trail::open(&config, &Limits::default(), host, SystemClock::shared(), Arc::new(|_| ())).unwrap();
     let entries = entries();
     let names: Vec<String> = entries.iter().map(|(name, _)| name.clone()).collect();
     for (name, entry) in entries {

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::*;
 use crate::audit::format::Hash;
+use crate::config::{AuditMode, OnAuditFailure};
 use crate::model::decision::{CacheUse, Decision, Denial, DenialCode, PolicyError};
 use crate::model::entity::{EntityId, EntityType, RawRecord, RawValue, is_hidden};
 use crate::model::field_path::FieldPath;
@@ -15,7 +16,12 @@ use crate::model::question::{BatchPosition, Circumstances};
 use crate::token::{Actor, Confirmation, TokenFacts};
 
 pub(in crate::audit) fn frame() -> Frame {
-    Frame { host: HostFacts { hostname: "gatepost-0".to_owned() }, boot: "boot".to_owned() }
+    Frame {
+        host: HostFacts { hostname: "gatepost-0".to_owned() },
+        boot: "boot".to_owned(),
+        keeping: Keeping { mode: AuditMode::Durable, on_failure: OnAuditFailure::Refuse },
+        exceptions: 0,
+    }
 }
 
 fn noon() -> SystemTime {

@@ -1,9 +1,8 @@
-//! Records get out once each, or whoever waits learns that they did not.
+//! Records are kept once each, or whoever waits learns that they are not.
 
-use std::fs::{self, File};
-use std::io::Read as _;
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use serde_json::Value;
@@ -11,33 +10,34 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::audit::record::tests::{allow, call, decided};
-use crate::audit::sinks::{Appended, StreamSink};
-use crate::audit::{LifecycleEntry, Outcome};
-use crate::clock::SystemClock;
-use crate::config::{AuditMode, Keeping, OnAuditFailure, SpoolConfig};
+use crate::audit::spool::sim::{Faults, SimDisk};
+use crate::audit::{CallEntry, LifecycleEntry, QuestionFacts};
+use crate::clock::{Clock as _, ManualClock, SystemClock};
+use crate::config::{ActionKeeping, ActionPattern, SpoolConfig};
 
 fn entry() -> Entry {
     Entry::Call(Box::new(call(decided(allow()))))
 }
 
-type Target<'a> = (&'a Path, u64, u32);
-
-fn file(path: &Path, max_bytes: u64, max_files: u32) -> Target<'_> {
-    (path, max_bytes, max_files)
+/// About this action.
+fn about(action: &str) -> Entry {
+    let call = call(decided(allow()));
+    let question = call.question.clone().map(|asked| QuestionFacts { action: action.to_owned(), ..asked });
+    Entry::Call(Box::new(CallEntry { question, ..call }))
 }
 
-fn config() -> AuditConfig {
+fn config(folder: &Path) -> AuditConfig {
     AuditConfig {
-        keeping: Keeping { mode: AuditMode::Written, on_failure: OnAuditFailure::Refuse },
+        keeping: Keeping { mode: AuditMode::Durable, on_failure: OnAuditFailure::Refuse },
         actions: Vec::new(),
         write_timeout: Duration::from_secs(30),
         queue: 100_000,
         spool: SpoolConfig {
-            directory: "unused".into(),
+            directory: folder.to_owned(),
             segment_bytes: 1 << 20,
             max_bytes: 1 << 30,
             max_age: Duration::from_secs(3600),
-            reserve_bytes: 1 << 20,
+            reserve_bytes: 64 << 10,
         },
         checkpoints: None,
         attributes: Vec::new(),
@@ -49,18 +49,64 @@ fn host() -> HostFacts {
     HostFacts { hostname: "gatepost-0".to_owned() }
 }
 
-fn open(target: &Target<'_>) -> Trail {
-    let sink = sinks::file(target.0, target.1, target.2).unwrap();
-    Trail::over(sink, &config(), &Limits::default(), host(), SystemClock::shared()).unwrap()
+fn deaf() -> Heard {
+    Arc::new(|_| ())
 }
 
-fn records(path: &Path) -> Vec<Value> {
-    let text = fs::read_to_string(path).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+fn open(config: &AuditConfig) -> Trail {
+    Trail::open(config, &Limits::default(), host(), SystemClock::shared(), deaf()).unwrap()
 }
 
-fn classes(path: &Path) -> Vec<i64> {
-    records(path).iter().map(|record| record["class_uid"].as_i64().unwrap()).collect()
+/// What the trail told of lost records.
+#[derive(Clone, Default)]
+struct Losses(Arc<Mutex<Vec<(String, &'static str, u64)>>>);
+
+impl Losses {
+    fn heard(&self) -> Heard {
+        let losses = self.clone();
+        Arc::new(move |news| {
+            if let crate::audit::News::Lost { place, reason, count } = news {
+                losses.0.lock().push((place.to_owned(), reason, count));
+            }
+        })
+    }
+
+    fn count(&self, reason: &str) -> u64 {
+        self.0.lock().iter().filter(|(_, why, _)| *why == reason).map(|(_, _, count)| count).sum()
+    }
+}
+
+fn over(disk: &SimDisk, config: &AuditConfig, limits: &Limits, losses: &Losses) -> Trail {
+    Trail::over(Box::new(disk.clone()), config, limits, host(), SystemClock::shared(), losses.heard()).unwrap()
+}
+
+/// All records of a disk, in order: what a later segment has counts.
+fn on(disk: &SimDisk) -> Vec<Value> {
+    let mut records = std::collections::BTreeMap::new();
+    for name in disk.names().iter().filter(|name| name.starts_with("segment-")) {
+        let bytes = disk.bytes_of(name).unwrap();
+        for line in bytes.split(|byte| *byte == b'\n') {
+            if let Ok(sealed) = crate::audit::format::unseal(line) {
+                records.insert(sealed.sequence, serde_json::from_slice(line).unwrap());
+            }
+        }
+    }
+    records.into_values().collect()
+}
+
+fn text_records(text: &str) -> Vec<Value> {
+    text.lines().skip(1).map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn records(folder: &Path) -> Vec<Value> {
+    let mut paths: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "jsonl"));
+    paths.sort();
+    paths.iter().flat_map(|path| text_records(&fs::read_to_string(path).unwrap())).collect()
+}
+
+fn names(records: &[Value]) -> Vec<&str> {
+    records.iter().map(|record| record["activity_name"].as_str().unwrap()).collect()
 }
 
 /// Waits for something that another thread brings about; the test's own time limit is the bound.
@@ -73,8 +119,7 @@ async fn until(condition: impl Fn() -> bool) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_writers_at_once_leave_ten_thousand_lines_each_once() {
     let folder = TempDir::new().unwrap();
-    let path = folder.path().join("audit.jsonl");
-    let trail = open(&file(&path, u64::MAX, 1));
+    let trail = open(&config(folder.path()));
     let tasks: Vec<_> = (0..10_000)
         .map(|_| {
             let trail = trail.clone();
@@ -85,12 +130,15 @@ async fn ten_thousand_writers_at_once_leave_ten_thousand_lines_each_once() {
         task.await.unwrap().unwrap();
     }
     trail.close().await;
-    let records = records(&path);
+    let records = records(folder.path());
     let sequence: Vec<u64> = records.iter().map(|record| record["metadata"]["sequence"].as_u64().unwrap()).collect();
     assert_eq!(sequence, (1..=10_000).collect::<Vec<_>>(), "numbered without a gap");
-    let ids: std::collections::BTreeSet<_> =
-        records.iter().map(|record| record["metadata"]["original_event_uid"].to_string()).collect();
+    let ids: BTreeSet<_> = records.iter().map(|record| record["metadata"]["original_event_uid"].to_string()).collect();
     assert_eq!(ids.len(), 10_000, "no decision twice");
+    let segments = fs::read_dir(folder.path())
+        .unwrap()
+        .filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().starts_with("segment-"));
+    assert!(segments.count() > 5, "a segment is closed at its size");
     assert_eq!(trail.depth(), 0);
     assert!(matches!(trail.write(entry()).await, Err(AuditError::Closed)), "closed is closed");
 }
@@ -98,172 +146,152 @@ async fn ten_thousand_writers_at_once_leave_ten_thousand_lines_each_once() {
 #[tokio::test]
 async fn an_acknowledged_record_can_be_read_at_once_by_the_owner_alone() {
     let folder = TempDir::new().unwrap();
-    let path = folder.path().join("audit.jsonl");
-    let trail = open(&file(&path, u64::MAX, 1));
+    let spool = folder.path().join("audit");
+    let trail = open(&config(&spool));
     trail.write(entry()).await.unwrap();
-    assert_eq!(classes(&path), [6003]);
-    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(records(&spool).len(), 1);
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode(&spool), mode(&spool.join("segment-000000000001.jsonl"))), (0o700, 0o600));
+    assert_eq!(fs::metadata(spool.join("reserve")).unwrap().len(), 64 << 10);
     assert!(trail.healthy());
 }
 
 #[tokio::test]
-async fn a_file_is_rotated_one_byte_past_its_limit_and_the_oldest_goes() {
+async fn numbers_and_chain_go_on_over_restarts() {
     let folder = TempDir::new().unwrap();
-    let path = folder.path().join("audit.jsonl");
-    let start = || Entry::Lifecycle(LifecycleEntry { time: std::time::SystemTime::UNIX_EPOCH, started: true });
-    let trail = open(&file(&path, u64::MAX, 1));
-    trail.write(start()).await.unwrap();
-    let line = fs::metadata(&path).unwrap().len();
-    drop(trail);
-    fs::remove_file(&path).unwrap();
-
-    // Room for two lines exactly, and one byte less. All lines here are equally long.
-    for (max_bytes, fits, why) in [(2 * line, 2, "two fit"), (2 * line - 1, 1, "the second is one byte too long")] {
-        let trail = open(&file(&path, max_bytes, 2));
-        for _ in 0..4 * fits {
-            trail.write(start()).await.unwrap();
-        }
-        for name in ["audit.jsonl", "audit.jsonl.1", "audit.jsonl.2"] {
-            assert_eq!(classes(&folder.path().join(name)).len(), fits, "{why}: {name}");
-        }
-        assert!(!folder.path().join("audit.jsonl.3").exists(), "{why}: two older files are kept");
+    let mut boots = BTreeSet::new();
+    for start in 1..=50 {
+        let trail = open(&config(folder.path()));
+        trail.write(entry()).await.unwrap();
         trail.close().await;
-        for name in ["audit.jsonl", "audit.jsonl.1", "audit.jsonl.2"] {
-            fs::remove_file(folder.path().join(name)).unwrap();
+        let records = records(folder.path());
+        assert_eq!(records.len(), start);
+        boots.insert(records.last().unwrap()["unmapped"]["gatepost"]["boot"].to_string());
+        for (at, pair) in records.windows(2).enumerate() {
+            assert_eq!(pair[1]["unmapped"]["gatepost"]["prev_hash"], pair[0]["unmapped"]["gatepost"]["hash"], "{at}");
+            assert_eq!(pair[1]["metadata"]["sequence"], at + 2);
         }
     }
+    assert_eq!(boots.len(), 50);
 }
 
 #[tokio::test]
-async fn a_file_that_was_renamed_or_removed_is_opened_anew() {
+async fn a_second_process_is_told_who_has_the_folder() {
     let folder = TempDir::new().unwrap();
-    let path = folder.path().join("audit.jsonl");
-    let trail = open(&file(&path, u64::MAX, 1));
-    trail.write(entry()).await.unwrap();
-    fs::rename(&path, folder.path().join("taken-away")).unwrap();
-    trail.write(entry()).await.unwrap();
-    assert_eq!(classes(&path), [6003]);
-    fs::remove_file(&path).unwrap();
-    trail.write(entry()).await.unwrap();
-    assert_eq!(classes(&path), [6003]);
-    assert_eq!(classes(&folder.path().join("taken-away")), [6003]);
+    let _first = open(&config(folder.path()));
+    let second = Trail::open(&config(folder.path()), &Limits::default(), host(), SystemClock::shared(), deaf());
+    let told = second.unwrap_err().to_string();
+    assert_eq!(told, format!("{} is in use by another process", folder.path().display()));
 }
 
 #[tokio::test]
-async fn a_torn_last_line_is_closed_before_the_next_record() {
+async fn a_folder_that_can_not_be_had_is_told_at_the_start() {
     let folder = TempDir::new().unwrap();
-    let path = folder.path().join("audit.jsonl");
-    fs::write(&path, b"{\"half\":").unwrap();
-    open(&file(&path, u64::MAX, 1)).write(entry()).await.unwrap();
-    let text = fs::read_to_string(&path).unwrap();
-    assert!(text.starts_with("{\"half\":\n{\"metadata\""), "{text}");
+    let refusal = |path: &Path| {
+        Trail::open(&config(path), &Limits::default(), host(), SystemClock::shared(), deaf()).unwrap_err().to_string()
+    };
+    let missing = folder.path().join("none/audit");
+    assert!(refusal(&missing).starts_with(&format!("{}: No such file", missing.display())));
+    let file = folder.path().join("file");
+    fs::write(&file, "").unwrap();
+    assert!(refusal(&file).starts_with(&file.display().to_string()));
 }
 
 #[tokio::test]
-async fn a_full_disk_refuses_every_record_until_there_is_room_and_the_gap_is_on_record() {
-    let folder = TempDir::new().unwrap();
-    let path = folder.path().join("audit.jsonl");
-    symlink("/dev/full", &path).unwrap();
-    let trail = open(&file(&path, u64::MAX, 1));
+async fn a_full_disk_is_recorded_from_the_reserve_and_refuses_every_record_until_there_is_room() {
+    let disk = SimDisk::new(1);
+    let losses = Losses::default();
+    let trail = over(&disk, &config(Path::new("audit")), &Limits::default(), &losses);
+    trail.write(entry()).await.unwrap();
+    let full = Faults { room: Some(70_000), ..Faults::default() };
+    disk.set(full);
+    let mut kept = 1;
+    while trail.write(entry()).await.is_ok() {
+        kept += 1;
+        assert!(kept < 100, "there is no room");
+    }
+    assert!(!trail.healthy());
     for _ in 0..2 {
-        assert!(matches!(trail.write(entry()).await, Err(AuditError::Sink(io::ErrorKind::StorageFull))));
+        assert!(matches!(trail.write(entry()).await, Err(AuditError::Disk(io::ErrorKind::StorageFull))));
+    }
+    until(|| on(&disk).last().is_some_and(|record| record["activity_name"] == "Audit Failed")).await;
+    assert_eq!(on(&disk).last().unwrap()["status_detail"], "DISK_FULL");
+    assert!(!disk.names().contains(&"reserve".to_owned()), "given back");
+
+    disk.set(Faults::default());
+    until(|| trail.healthy()).await;
+    trail.write(entry()).await.unwrap();
+    assert_eq!(disk.bytes_of("reserve").map(|bytes| bytes.len()), Some(64 << 10), "set aside anew");
+    let records = on(&disk);
+    assert_eq!(names(&records)[records.len() - 3..], ["Audit Failed", "Audit Resumed", "Read"]);
+    assert_eq!(records[records.len() - 2]["unmapped"]["gatepost"]["not_recorded"], 3);
+    assert_eq!(losses.count("failed"), 3);
+}
+
+#[tokio::test]
+async fn a_disk_that_fails_for_good_refuses_everything_and_comes_back_by_itself() {
+    let disk = SimDisk::new(2);
+    let losses = Losses::default();
+    let trail = over(&disk, &config(Path::new("audit")), &Limits::default(), &losses);
+    disk.set(Faults { sync_errors: 1000, ..Faults::default() });
+    for _ in 0..3 {
+        assert!(matches!(trail.write(entry()).await, Err(AuditError::Disk(_))));
         assert!(!trail.healthy());
     }
-    fs::remove_file(&path).unwrap();
-    trail.write(entry()).await.unwrap();
-    assert!(trail.healthy());
-    assert_eq!(classes(&path), [6002, 6003], "the gap first");
-    assert_eq!(records(&path)[0]["unmapped"]["gatepost"]["not_recorded"], 2);
-}
-
-#[tokio::test]
-async fn a_sink_that_failed_comes_back_by_itself_when_nobody_asks() {
-    let folder = TempDir::new().unwrap();
-    let home = folder.path().join("log");
-    fs::create_dir(&home).unwrap();
-    let path = home.join("audit.jsonl");
-    let trail = open(&file(&path, u64::MAX, 1));
-    fs::remove_dir_all(&home).unwrap();
-    assert!(matches!(trail.write(entry()).await, Err(AuditError::Sink(io::ErrorKind::NotFound))));
-    assert!(!trail.healthy());
-    fs::create_dir(&home).unwrap();
+    disk.set(Faults::default());
     until(|| trail.healthy()).await;
-    assert_eq!(classes(&path), [6002]);
+    let records = on(&disk);
+    assert_eq!(names(&records).last(), Some(&"Audit Resumed"), "nobody had to ask");
+    assert_eq!(records.last().unwrap()["unmapped"]["gatepost"]["not_recorded"], 3);
 }
 
 #[tokio::test]
-async fn a_folder_that_is_not_there_is_told_at_the_start() {
-    let folder = TempDir::new().unwrap();
-    assert!(sinks::file(&folder.path().join("none/audit.jsonl"), 1, 1).is_err());
+async fn a_failed_sync_is_never_tried_again_on_the_same_segment() {
+    let disk = SimDisk::new(3);
+    let trail = over(&disk, &config(Path::new("audit")), &Limits::default(), &Losses::default());
+    trail.write(entry()).await.unwrap();
+    // One failure: the round goes to another segment, and nobody notices.
+    let before: Vec<String> = disk.names();
+    disk.set(Faults { sync_errors: 500, ..Faults::default() });
+    for _ in 0..20 {
+        let _ = trail.write(entry()).await;
+    }
+    disk.set(Faults::default());
+    until(|| trail.healthy()).await;
+    trail.write(entry()).await.unwrap();
+    let failed = disk.happened()["sync errors"];
+    let new = disk.names().len() - before.len();
+    assert!(failed > 0 && new > 0, "{failed} failures, {new} new segments");
+    // What the trail says it has is what a power cut leaves.
+    disk.power_cut();
+    let kept: Vec<u64> = on(&disk).iter().map(|record| record["metadata"]["sequence"].as_u64().unwrap()).collect();
+    assert_eq!(kept, (1..=*kept.last().unwrap()).collect::<Vec<_>>());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_blocked_pipe_costs_its_writers_the_timeout_and_nothing_when_it_flows_again() {
-    let (mut reader, writer) = io::pipe().unwrap();
-    let sink = Box::new(StreamSink::over(File::from(OwnedFd::from(writer))));
-    let config = AuditConfig { write_timeout: Duration::from_millis(50), ..config() };
-    let trail = Trail::over(sink, &config, &Limits::default(), host(), SystemClock::shared()).unwrap();
-    let mut written = 0;
-    while trail.write(entry()).await.is_ok() {
-        written += 1;
-        assert!(written < 10_000, "a pipe holds 64 KiB");
+async fn a_disk_that_hangs_costs_its_writers_the_timeout_and_nothing_when_it_goes_on() {
+    let disk = SimDisk::new(4);
+    let config = AuditConfig { write_timeout: Duration::from_millis(50), ..config(Path::new("audit")) };
+    let trail = over(&disk, &config, &Limits::default(), &Losses::default());
+    trail.write(entry()).await.unwrap();
+    disk.hang(true);
+    for _ in 0..3 {
+        assert!(matches!(trail.write(entry()).await, Err(AuditError::TimedOut)));
     }
-    assert!(matches!(trail.write(entry()).await, Err(AuditError::TimedOut)));
     assert!(!trail.healthy(), "and it shows");
-
-    let drained = thread::spawn(move || {
-        let mut text = String::new();
-        reader.read_to_string(&mut text).unwrap();
-        text
-    });
+    disk.hang(false);
     until(|| trail.healthy() && trail.depth() == 0).await;
     trail.write(entry()).await.unwrap();
-    trail.close().await;
-    let text = drained.join().unwrap();
-    let sequence: Vec<u64> = text
-        .lines()
-        .map(|line| serde_json::from_str::<Value>(line).unwrap()["metadata"]["sequence"].as_u64().unwrap())
-        .collect();
-    assert_eq!(sequence, (1..=written + 3).collect::<Vec<_>>(), "those that gave up are on record too");
-}
-
-/// Does what the test says, batch by batch.
-struct Puppet {
-    out: Arc<Mutex<Vec<u8>>>,
-    gate: Arc<(Mutex<bool>, Condvar)>,
-    /// Bytes of the next batch that get out before it fails.
-    tear: Arc<Mutex<Option<usize>>>,
-}
-
-impl AuditSinkLike for Puppet {
-    fn append(&mut self, batch: Batch<'_>) -> Appended {
-        let mut open = self.gate.0.lock();
-        while !*open {
-            self.gate.1.wait(&mut open);
-        }
-        if let Some(bytes) = self.tear.lock().take() {
-            self.out.lock().extend_from_slice(&batch.bytes[..bytes]);
-            self.out.lock().push(b'\n');
-            return Appended { lines: 0, torn: true, fault: Some(io::ErrorKind::Other) };
-        }
-        self.out.lock().extend_from_slice(batch.bytes);
-        Appended { lines: batch.ends.len(), torn: false, fault: None }
-    }
-
-    fn sync(&mut self) {}
-}
-
-fn puppet(queue: usize, limits: &Limits, open: bool) -> (Trail, Puppet) {
-    let strings =
-        Puppet { out: Arc::default(), gate: Arc::new((Mutex::new(open), Condvar::new())), tear: Arc::default() };
-    let sink = Puppet { out: strings.out.clone(), gate: strings.gate.clone(), tear: strings.tear.clone() };
-    let config = AuditConfig { queue, ..config() };
-    (Trail::over(Box::new(sink), &config, limits, host(), SystemClock::shared()).unwrap(), strings)
+    assert_eq!(on(&disk).len(), 5, "those that gave up are on record too");
 }
 
 #[tokio::test]
 async fn the_queue_takes_its_limit_and_refuses_one_more_at_once() {
-    let (trail, strings) = puppet(8, &Limits::default(), false);
+    let disk = SimDisk::new(5);
+    let losses = Losses::default();
+    let config = AuditConfig { queue: 8, ..config(Path::new("audit")) };
+    let trail = over(&disk, &config, &Limits::default(), &losses);
+    disk.hang(true);
     let waiting: Vec<_> = (0..8)
         .map(|_| {
             let trail = trail.clone();
@@ -272,69 +300,155 @@ async fn the_queue_takes_its_limit_and_refuses_one_more_at_once() {
         .collect();
     until(|| trail.depth() == 8).await;
     assert!(matches!(trail.write(entry()).await, Err(AuditError::QueueFull)));
-
-    *strings.gate.0.lock() = true;
-    strings.gate.1.notify_all();
+    disk.hang(false);
     for task in waiting {
         task.await.unwrap().unwrap();
     }
     trail.write(entry()).await.unwrap();
-    assert_eq!(strings.out.lock().iter().filter(|byte| **byte == b'\n').count(), 9);
+    until(|| losses.count("queue_full") == 1).await;
+    trail.close().await;
+    let lost: Vec<Value> = on(&disk).into_iter().filter(|record| record["activity_name"] == "Records Lost").collect();
+    assert_eq!((lost.len(), &lost[0]["count"], &lost[0]["status_detail"]), (1, &1.into(), &"queue_full".into()));
+    assert_eq!(on(&disk).len(), 10);
+}
+
+#[tokio::test]
+async fn what_is_only_queued_leaves_at_once_and_what_does_not_fit_is_counted_exactly() {
+    let disk = SimDisk::new(6);
+    let losses = Losses::default();
+    let keeping = Keeping { mode: AuditMode::Async, on_failure: OnAuditFailure::Refuse };
+    let config = AuditConfig { queue: 100, keeping, ..config(Path::new("audit")) };
+    let trail = over(&disk, &config, &Limits::default(), &losses);
+    disk.hang(true);
+    for _ in 0..1000 {
+        trail.write(entry()).await.unwrap();
+    }
+    disk.hang(false);
+    trail.close().await;
+    let records = on(&disk);
+    let kept = records.iter().filter(|record| record["class_uid"] == 6003).count() as u64;
+    let told: u64 = records.iter().filter_map(|record| record["count"].as_u64()).sum();
+    assert_eq!((kept + told, losses.count("queue_full")), (1000, told), "{kept} kept, {told} told");
+    println!("1000 records: {kept} kept, {told} counted and recorded");
+}
+
+#[tokio::test]
+async fn an_exception_by_action_has_its_own_mode_and_its_own_end() {
+    let disk = SimDisk::new(7);
+    let losses = Losses::default();
+    let exception = |action: &str, mode, on_failure| ActionKeeping {
+        actions: vec![ActionPattern::Exact(action.to_owned())],
+        keeping: Keeping { mode, on_failure },
+    };
+    let actions = vec![
+        exception("Catalog.read", AuditMode::Async, OnAuditFailure::Refuse),
+        exception("Menu.read", AuditMode::Durable, OnAuditFailure::Answer),
+    ];
+    let config = AuditConfig { actions, write_timeout: Duration::from_millis(50), ..config(Path::new("audit")) };
+    let trail = over(&disk, &config, &Limits::default(), &losses);
+    disk.hang(true);
+    assert!(matches!(trail.write(about("Order.read")).await, Err(AuditError::TimedOut)), "the deployment's own");
+    trail.write(about("Catalog.read")).await.unwrap();
+    disk.hang(false);
+    until(|| trail.depth() == 0).await;
+    disk.set(Faults { write_errors: 1000, ..Faults::default() });
+    assert!(matches!(trail.write(about("Order.read")).await, Err(AuditError::Disk(_))));
+    trail.write(about("Menu.read")).await.expect("it leaves without a record");
+    let stop = Entry::Lifecycle(LifecycleEntry { time: std::time::SystemTime::UNIX_EPOCH, started: false });
+    assert!(trail.write(stop).await.is_err(), "no exception is about that");
+    disk.set(Faults::default());
+    until(|| trail.healthy()).await;
+    assert_eq!(losses.count("failed"), 3, "and is counted");
+    assert_eq!(on(&disk).last().unwrap()["unmapped"]["gatepost"]["not_recorded"], 3, "and told");
 }
 
 #[tokio::test]
 async fn a_record_at_its_limit_is_written_and_one_past_it_is_an_error() {
     let bytes = {
-        let frame = Frame { host: host(), boot: record::mint_boot(std::time::SystemTime::UNIX_EPOCH) };
+        let frame = Frame {
+            host: host(),
+            boot: record::mint_boot(std::time::SystemTime::UNIX_EPOCH),
+            keeping: Keeping { mode: AuditMode::Durable, on_failure: OnAuditFailure::Refuse },
+            exceptions: 0,
+        };
         record::render(&entry(), &frame).unwrap().bytes()
     };
     for (limit, fits) in [(bytes, true), (bytes - 1, false)] {
-        let (trail, strings) = puppet(8, &Limits { audit_record_bytes: limit, ..Limits::default() }, true);
+        let disk = SimDisk::new(8);
+        let limits = Limits { audit_record_bytes: limit, ..Limits::default() };
+        let trail = over(&disk, &config(Path::new("audit")), &limits, &Losses::default());
         let result = trail.write(entry()).await;
         assert_eq!(result.is_ok(), fits, "{limit}: {result:?}");
-        assert_eq!(!strings.out.lock().is_empty(), fits);
+        assert_eq!(!on(&disk).is_empty(), fits);
     }
 }
 
 #[tokio::test]
 async fn a_record_whose_waiter_is_gone_is_written_all_the_same() {
-    let (trail, strings) = puppet(8, &Limits::default(), false);
+    let disk = SimDisk::new(9);
+    let trail = over(&disk, &config(Path::new("audit")), &Limits::default(), &Losses::default());
+    disk.hang(true);
     let task = tokio::spawn({
         let trail = trail.clone();
         async move { trail.write(entry()).await }
     });
     until(|| trail.depth() == 1).await;
     task.abort();
-    *strings.gate.0.lock() = true;
-    strings.gate.1.notify_all();
+    disk.hang(false);
     trail.close().await;
-    assert_eq!(strings.out.lock().iter().filter(|byte| **byte == b'\n').count(), 1);
-}
-
-#[tokio::test]
-async fn a_number_that_went_out_with_half_a_line_is_not_used_again() {
-    let (trail, strings) = puppet(8, &Limits::default(), true);
-    *strings.tear.lock() = Some(40);
-    assert!(matches!(trail.write(entry()).await, Err(AuditError::Sink(_))));
-    trail.write(entry()).await.unwrap();
-    let text = String::from_utf8(strings.out.lock().clone()).unwrap();
-    let numbers: Vec<Option<u64>> =
-        text.lines().map(|line| serde_json::from_str::<Value>(line).ok()?["metadata"]["sequence"].as_u64()).collect();
-    assert_eq!(numbers, [None, Some(2), Some(3)], "half a line, the gap, the record");
+    assert_eq!(on(&disk).len(), 1);
 }
 
 #[tokio::test]
 async fn dropping_the_last_handle_writes_what_is_queued() {
-    let (trail, strings) = puppet(8, &Limits::default(), false);
-    let end = Arc::downgrade(&trail.end);
-    let task = tokio::spawn(async move {
-        let _ = trail.write(Entry::Call(Box::new(call(Outcome::Failed { status: "INTERNAL", reason: "PANIC" })))).await;
-    });
-    until(|| end.upgrade().is_some_and(|end| end.shared.state.lock().held == 1)).await;
+    let disk = SimDisk::new(10);
+    let trail = over(&disk, &config(Path::new("audit")), &Limits::default(), &Losses::default());
+    disk.hang(true);
+    let task = tokio::spawn(async move { trail.write(entry()).await });
+    until(|| disk.names().iter().any(|name| name.starts_with("segment-"))).await;
     task.abort();
-    let _ = task.await;
-    assert_eq!(end.strong_count(), 0);
-    *strings.gate.0.lock() = true;
-    strings.gate.1.notify_all();
-    until(|| !strings.out.lock().is_empty()).await;
+    disk.hang(false);
+    until(|| on(&disk).len() == 1).await;
+}
+
+#[tokio::test]
+async fn a_clock_that_jumps_is_on_record_and_numbers_go_on() {
+    let disk = SimDisk::new(11);
+    let clock = ManualClock::at(std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000));
+    let shared: SharedClock = clock.clone();
+    let config = config(Path::new("audit"));
+    let trail = Trail::over(Box::new(disk.clone()), &config, &Limits::default(), host(), shared, deaf()).unwrap();
+    trail.write(entry()).await.unwrap();
+    for (seconds, jumps) in [(3600_i64, true), (-3600, true), (29, false), (-29, false)] {
+        let before = on(&disk).len();
+        let wall = clock.now();
+        let step = Duration::from_secs(seconds.unsigned_abs());
+        clock.jump_to(if seconds > 0 { wall + step } else { wall - step });
+        trail.write(entry()).await.unwrap();
+        let new = on(&disk).split_off(before);
+        let expected: &[&str] = if jumps { &["Clock Jumped", "Read"] } else { &["Read"] };
+        assert_eq!(names(&new), expected, "{seconds}");
+        if jumps {
+            assert_eq!(new[0]["unmapped"]["gatepost"]["clock_jumped_ms"], seconds * 1000);
+        }
+    }
+    let numbers: Vec<u64> = on(&disk).iter().map(|record| record["metadata"]["sequence"].as_u64().unwrap()).collect();
+    assert_eq!(numbers, (1..=7).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn another_mode_than_last_time_is_on_record() {
+    let folder = TempDir::new().unwrap();
+    let durable = config(folder.path());
+    let keeping = Keeping { mode: AuditMode::Written, on_failure: OnAuditFailure::Refuse };
+    let written = AuditConfig { keeping, ..config(folder.path()) };
+    for config in [&durable, &durable, &written] {
+        let trail = open(config);
+        trail.write(entry()).await.unwrap();
+        trail.close().await;
+    }
+    let records = records(folder.path());
+    assert_eq!(names(&records), ["Read", "Read", "Audit Mode Changed", "Read"]);
+    let ours = &records[2]["unmapped"]["gatepost"];
+    assert_eq!((&ours["before"], &ours["after"]), (&"durable".into(), &"written".into()));
 }

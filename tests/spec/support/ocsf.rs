@@ -12,8 +12,12 @@ static SCHEMAS: LazyLock<Option<BTreeMap<u64, Validator>>> = LazyLock::new(|| {
     let folder = std::env::var_os("GATEPOST_CONFORMANCE")
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/conformance"), PathBuf::from)
         .join("ocsf");
-    let names =
-        [(3002, "authentication"), (3004, "entity_management"), (6002, "application_lifecycle"), (6003, "api_activity")];
+    let names = [
+        (3002, "authentication"),
+        (3004, "entity_management"),
+        (6002, "application_lifecycle"),
+        (6003, "api_activity"),
+    ];
     if !folder.is_dir() {
         assert!(std::env::var_os("CI").is_none(), "{} is missing", folder.display());
         println!("SKIPPED: no OCSF schemas in {}", folder.display());

@@ -1,0 +1,185 @@
+//! The few things that a spool asks of a disk, so that a test can have one that fails.
+//!
+//! Names are those of files in the spool's folder, or of a folder in it and a file: `quarantine/segment-..`. Knows files;
+//! nothing of records.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, ErrorKind, Read, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+/// A file of the folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Found {
+    pub(crate) name: String,
+    pub(crate) bytes: u64,
+}
+
+/// A folder on a disk.
+pub(crate) trait Disk: Send {
+    /// The files of the folder itself, in no order.
+    fn list(&mut self) -> io::Result<Vec<Found>>;
+    /// Reads a file from its start.
+    fn read(&mut self, name: &str) -> io::Result<Box<dyn Read + '_>>;
+    /// Makes a new file and opens it for appending.
+    fn create(&mut self, name: &str) -> io::Result<Box<dyn DiskFile>>;
+    /// Opens a file for appending; makes it when it is missing.
+    fn append(&mut self, name: &str) -> io::Result<Box<dyn DiskFile>>;
+    /// Cuts a file to so many bytes, and makes the disk keep that.
+    fn truncate(&mut self, name: &str, bytes: u64) -> io::Result<()>;
+    /// Renames a file, over another if need be.
+    fn rename(&mut self, from: &str, to: &str) -> io::Result<()>;
+    /// Removes a file; one that is not there is no error.
+    fn remove(&mut self, name: &str) -> io::Result<()>;
+    /// Makes the disk keep which files there are.
+    fn sync_folder(&mut self) -> io::Result<()>;
+}
+
+/// A file that is open for appending.
+pub(crate) trait DiskFile: Send {
+    /// Writes some of it; says how much.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize>;
+    /// Makes the disk keep what was written. After an error nobody knows what it kept, and asking again proves nothing:
+    /// the kernel may have dropped the pages and forgotten the error.
+    fn sync(&mut self) -> io::Result<()>;
+}
+
+/// Writes all of it.
+pub(crate) fn write_all(file: &mut dyn DiskFile, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match file.write(bytes) {
+            Ok(0) => return Err(ErrorKind::WriteZero.into()),
+            Ok(some) => bytes = bytes.get(some..).unwrap_or_default(),
+            Err(fault) if fault.kind() == ErrorKind::Interrupted => {}
+            Err(fault) => return Err(fault),
+        }
+    }
+    Ok(())
+}
+
+/// Folders in a spool's folder.
+const FOLDERS: [&str; 3] = ["quarantine", "cursors", "dead-letter"];
+const LOCK: &str = "lock";
+
+/// Why a folder can't be had.
+#[derive(Debug, thiserror::Error)]
+pub enum FolderError {
+    /// Another process has it.
+    #[error("{0} is in use by another process")]
+    InUse(PathBuf),
+    /// The system's words.
+    #[error("{path}: {source}")]
+    Io {
+        /// The folder, or a file in it.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// The real one. Its folder is locked for as long as this is there.
+#[derive(Debug)]
+pub(crate) struct RealDisk {
+    folder: PathBuf,
+    _lock: File,
+}
+
+impl RealDisk {
+    /// Makes the folder if it is missing, and takes its lock.
+    ///
+    /// # Errors
+    /// [`FolderError`]
+    pub(crate) fn open(folder: &Path) -> Result<Self, FolderError> {
+        let told = |path: &Path| {
+            let path = path.to_owned();
+            move |source| FolderError::Io { path, source }
+        };
+        let made = |path: &Path| match fs::DirBuilder::new().mode(0o700).create(path) {
+            Err(fault) if fault.kind() == ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+            other => other.map_err(told(path)),
+        };
+        made(folder)?;
+        let path = folder.join(LOCK);
+        let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
+        let lock = options.map_err(told(&path))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(FolderError::InUse(folder.to_owned())),
+            Err(TryLockError::Error(source)) => return Err(FolderError::Io { path, source }),
+        }
+        for name in FOLDERS {
+            made(&folder.join(name))?;
+        }
+        Ok(Self { folder: folder.to_owned(), _lock: lock })
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+}
+
+impl Disk for RealDisk {
+    fn list(&mut self) -> io::Result<Vec<Found>> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.folder)? {
+            let entry = entry?;
+            let metadata = entry.metadata()?;
+            if let (true, Some(name)) = (metadata.is_file(), entry.file_name().to_str()) {
+                found.push(Found { name: name.to_owned(), bytes: metadata.len() });
+            }
+        }
+        Ok(found)
+    }
+
+    fn read(&mut self, name: &str) -> io::Result<Box<dyn Read + '_>> {
+        Ok(Box::new(File::open(self.path(name))?))
+    }
+
+    fn create(&mut self, name: &str) -> io::Result<Box<dyn DiskFile>> {
+        let file = OpenOptions::new().append(true).create_new(true).mode(0o600).open(self.path(name))?;
+        Ok(Box::new(RealFile(file)))
+    }
+
+    fn append(&mut self, name: &str) -> io::Result<Box<dyn DiskFile>> {
+        let file = OpenOptions::new().append(true).create(true).mode(0o600).open(self.path(name))?;
+        Ok(Box::new(RealFile(file)))
+    }
+
+    fn truncate(&mut self, name: &str, bytes: u64) -> io::Result<()> {
+        let file = OpenOptions::new().write(true).open(self.path(name))?;
+        file.set_len(bytes)?;
+        file.sync_all()
+    }
+
+    fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
+        fs::rename(self.path(from), self.path(to))
+    }
+
+    fn remove(&mut self, name: &str) -> io::Result<()> {
+        match fs::remove_file(self.path(name)) {
+            Err(fault) if fault.kind() == ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
+    }
+
+    fn sync_folder(&mut self) -> io::Result<()> {
+        // The folders in it too: what is moved to quarantine must not be lost on the way.
+        for name in FOLDERS {
+            File::open(self.path(name))?.sync_all()?;
+        }
+        File::open(&self.folder)?.sync_all()
+    }
+}
+
+struct RealFile(File);
+
+impl DiskFile for RealFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+}

@@ -1,0 +1,400 @@
+//! What a start finds: torn tails are cut, damaged lines are taken out of the way and kept aside, numbers that are missing
+//! are told. Nothing whole is thrown away.
+
+use std::collections::BTreeSet;
+use std::io::{self, BufRead as _, BufReader, Read};
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use serde_json::Value;
+
+use super::super::disk::{Disk, write_all};
+use super::super::format::{Hash, Header, HeaderDamage, segment_number, unseal};
+use super::{Closed, SpoolError};
+use crate::config::SpoolConfig;
+
+/// The newest segments are looked at line by line, up to so many bytes in all; older ones by whoever reads them.
+const CHECKED_BYTES: u64 = 256 << 20;
+/// No line is longer: twice the largest `limits.audit_record_bytes`.
+const MAX_LINE: u64 = 32 << 20;
+
+/// Records that are missing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Gap {
+    pub(crate) first: u64,
+    pub(crate) last: u64,
+    /// `damaged`: their lines are kept in quarantine; `missing`: their segment is not there.
+    pub(crate) reason: &'static str,
+}
+
+/// What was found.
+#[derive(Debug, Default)]
+pub(crate) struct Recovered {
+    /// The spool's name; `None`: there was none.
+    pub(crate) chain: Option<String>,
+    pub(super) segments: Vec<Closed>,
+    pub(super) next_segment: u64,
+    /// The number of the next record, and the hash of the last one.
+    pub(super) end: (u64, Hash),
+    /// The mode of the last start.
+    pub(crate) last_mode: Option<String>,
+    /// A last line was cut off in the middle.
+    pub(crate) torn: bool,
+    /// Records that are missing and of which no record tells yet.
+    pub(crate) gaps: Vec<Gap>,
+    /// Files that were moved or copied to `quarantine`.
+    pub(crate) quarantined: Vec<String>,
+    /// Whole lines that follow the end of the last segment, and stand in an earlier one: it was given up, and the end came
+    /// before they had been written anew. They belong into the next segment.
+    pub(super) carried: Vec<u8>,
+    /// The number after the last of them, and its hash.
+    pub(super) carried_to: (u64, Hash),
+}
+
+struct Found {
+    number: u64,
+    name: String,
+    bytes: u64,
+    header: Header,
+}
+
+pub(super) fn recover(disk: &mut dyn Disk, config: &SpoolConfig) -> Result<Recovered, SpoolError> {
+    let path = |name: &str| config.directory.join(name);
+    let told = |name: &str| {
+        let path = path(name);
+        move |source| SpoolError::Io { path, source }
+    };
+    let start = (1, Hash::GENESIS);
+    let mut recovered = Recovered { end: start, carried_to: start, next_segment: 1, ..Recovered::default() };
+    let mut names = disk.list().map_err(told(""))?;
+    names.sort_by(|one, other| one.name.cmp(&other.name));
+    let mut found: Vec<Found> = Vec::new();
+    let mut changed = false;
+    for file in names {
+        if file.name.ends_with(".tmp") {
+            disk.remove(&file.name).map_err(told(&file.name))?;
+            changed = true;
+        }
+        let Some(number) = segment_number(&file.name) else { continue };
+        recovered.next_segment = recovered.next_segment.max(number + 1);
+        match header(disk, &file.name).map_err(told(&file.name))? {
+            First::Header(header) if header.segment == number => {
+                found.push(Found { number, name: file.name, bytes: file.bytes, header });
+            }
+            First::Version(version) => return Err(SpoolError::Version { path: path(&file.name), version }),
+            // It was being made when the end came, and holds no record.
+            First::Unfinished => {
+                disk.remove(&file.name).map_err(told(&file.name))?;
+                changed = true;
+            }
+            First::Header(_) | First::Foreign => {
+                disk.rename(&file.name, &format!("quarantine/{}", file.name)).map_err(told(&file.name))?;
+                recovered.quarantined.push(file.name);
+                changed = true;
+            }
+        }
+    }
+    let chain = found.first().map(|first| first.header.chain.clone());
+    if let Some(other) = found.iter().find(|one| Some(&one.header.chain) != chain.as_ref()) {
+        return Err(SpoolError::TwoChains { path: path(&other.name) });
+    }
+    recovered.chain = chain;
+    recovered.last_mode = found.last().map(|last| last.header.mode.clone());
+    changed |= walk(disk, &found, &mut recovered, &path)?;
+    if changed {
+        disk.sync_folder().map_err(told(""))?;
+    }
+    Ok(recovered)
+}
+
+/// Looks at the segments, the newest line by line.
+fn walk(
+    disk: &mut dyn Disk,
+    found: &[Found],
+    recovered: &mut Recovered,
+    path: &dyn Fn(&str) -> PathBuf,
+) -> Result<bool, SpoolError> {
+    let mut changed = false;
+    let mut budget = CHECKED_BYTES;
+    let mut looks: Vec<Option<Look>> = found.iter().map(|_| None).collect();
+    for (at, segment) in found.iter().enumerate().rev() {
+        if at + 1 < found.len() && segment.bytes > budget {
+            break;
+        }
+        budget = budget.saturating_sub(segment.bytes);
+        let until = found.get(at + 1).map(|next| next.header.first_sequence);
+        let told = |source| SpoolError::Io { path: path(&segment.name), source };
+        let look = look(disk, segment, until).map_err(told)?;
+        if until.is_none() && look.damaged && !look.whole_after {
+            // Nothing whole comes after it: the end of the process, or of the machine, cut it.
+            let lines = keep_torn(disk, segment, look.good_bytes).map_err(told)?;
+            if lines {
+                recovered.quarantined.push(segment.name.clone());
+            }
+            disk.truncate(&segment.name, look.good_bytes).map_err(told)?;
+            recovered.torn = true;
+        } else if look.damaged && until.is_none_or(|until| look.next < until || look.whole_after) {
+            salvage(disk, segment, until).map_err(told)?;
+            recovered.quarantined.push(segment.name.clone());
+            changed = true;
+        }
+        if let Some(slot) = looks.get_mut(at) {
+            *slot = Some(look);
+        }
+    }
+    // What is missing between them, and of which no record tells.
+    let known: BTreeSet<(u64, u64)> = looks.iter().flatten().flat_map(|look| look.told.iter().copied()).collect();
+    let mut expected: Option<u64> = None;
+    for (segment, look) in found.iter().zip(&looks) {
+        let first = segment.header.first_sequence;
+        if let Some(expected) = expected.filter(|expected| *expected < first) {
+            recovered.gaps.push(Gap { first: expected, last: first - 1, reason: "missing" });
+        }
+        if let Some(look) = look {
+            recovered.gaps.extend(look.missing.iter().cloned());
+            expected = Some(look.next);
+        } else {
+            expected = None;
+        }
+    }
+    recovered.gaps.retain(|gap| !known.contains(&(gap.first, gap.last)));
+    recovered.segments = segments(found, &looks);
+    if let (Some(last), Some(Some(look))) = (found.last(), looks.last()) {
+        recovered.end = (look.next, look.hash);
+        // One without a record would be left by each start that comes to nothing.
+        if look.next == last.header.first_sequence {
+            disk.remove(&last.name).map_err(|source| SpoolError::Io { path: path(&last.name), source })?;
+            recovered.segments.pop();
+            changed = true;
+        } else {
+            // Of what is there nobody knows whether the disk has kept it; what comes next must not outlive it.
+            let synced = disk.append(&last.name).and_then(|mut file| file.sync());
+            synced.map_err(|source| SpoolError::Io { path: path(&last.name), source })?;
+        }
+        recovered.carried_to = recovered.end;
+        let given_up: Vec<&Found> = found
+            .iter()
+            .zip(&looks)
+            .filter(|(_, look)| look.as_ref().is_some_and(|look| look.beyond))
+            .map(|(one, _)| one)
+            .collect();
+        carry(disk, &given_up, recovered).map_err(|source| SpoolError::Io { path: path(""), source })?;
+    }
+    Ok(changed)
+}
+
+/// Looks for the lines that follow the last one, in the segments that were given up.
+fn carry(disk: &mut dyn Disk, given_up: &[&Found], recovered: &mut Recovered) -> io::Result<()> {
+    loop {
+        let before = recovered.carried_to.0;
+        for segment in given_up.iter().rev() {
+            let mut lines = Lines::over(disk.read(&segment.name)?);
+            while let Some(line) = lines.next()? {
+                let Some((line, sealed)) = line.and_then(|line| unseal(line).ok().map(|sealed| (line, sealed))) else {
+                    continue;
+                };
+                if (sealed.sequence, sealed.prev) == recovered.carried_to {
+                    recovered.carried.extend_from_slice(line);
+                    recovered.carried.push(b'\n');
+                    recovered.carried_to = (sealed.sequence + 1, sealed.hash);
+                }
+            }
+        }
+        if recovered.carried_to.0 == before {
+            return Ok(());
+        }
+    }
+}
+
+fn segments(found: &[Found], looks: &[Option<Look>]) -> Vec<Closed> {
+    let mut closed = Vec::with_capacity(found.len());
+    for (at, (segment, look)) in found.iter().zip(looks).enumerate() {
+        let next = found.get(at + 1).map(|next| next.header.first_sequence);
+        let last = look.as_ref().map(|look| look.next).or(next).unwrap_or(segment.header.first_sequence) - 1;
+        let millis = segment.header.opened.parse::<jiff::Timestamp>().map_or(0, |opened| opened.as_millisecond());
+        let opened = SystemTime::UNIX_EPOCH + Duration::from_millis(u64::try_from(millis).unwrap_or(0));
+        let (number, first, bytes) = (segment.number, segment.header.first_sequence, segment.bytes);
+        closed.push(Closed { number, first, last, bytes, opened });
+    }
+    closed
+}
+
+/// What a segment holds, line by line.
+struct Look {
+    /// The number after the last record that counts here, and that record's hash.
+    next: u64,
+    hash: Hash,
+    /// A line was not whole.
+    damaged: bool,
+    /// A whole record came after that.
+    whole_after: bool,
+    /// Bytes up to the first line that was not whole.
+    good_bytes: u64,
+    /// Numbers that are not there.
+    missing: Vec<Gap>,
+    /// Gaps that records here tell of.
+    told: Vec<(u64, u64)>,
+    /// Whole lines follow that a later segment took over.
+    beyond: bool,
+}
+
+fn look(disk: &mut dyn Disk, segment: &Found, until: Option<u64>) -> io::Result<Look> {
+    let header = &segment.header;
+    let mut look = Look {
+        next: header.first_sequence,
+        hash: header.prev_hash,
+        damaged: false,
+        whole_after: false,
+        good_bytes: 0,
+        missing: Vec::new(),
+        told: Vec::new(),
+        beyond: false,
+    };
+    let mut lines = Lines::over(disk.read(&segment.name)?);
+    lines.next()?;
+    look.good_bytes = lines.read;
+    while let Some(line) = lines.next()? {
+        match line.and_then(|line| unseal(line).ok().map(|sealed| (line, sealed))) {
+            Some((_, sealed)) if until.is_some_and(|until| sealed.sequence >= until) => {
+                look.beyond = true;
+                break;
+            }
+            Some((line, sealed)) if sealed.sequence >= look.next => {
+                if sealed.sequence > look.next {
+                    look.missing.push(Gap { first: look.next, last: sealed.sequence - 1, reason: "damaged" });
+                }
+                look.told.extend(told_gap(line));
+                look.whole_after |= look.damaged;
+                (look.next, look.hash) = (sealed.sequence + 1, sealed.hash);
+            }
+            // A number that was there already is no record of ours.
+            Some(_) | None => look.damaged = true,
+        }
+        if !look.damaged {
+            look.good_bytes = lines.read;
+        }
+    }
+    Ok(look)
+}
+
+/// The gap that a line tells of, if that is what it does.
+fn told_gap(line: &[u8]) -> Option<(u64, u64)> {
+    const LIFECYCLE: &[u8] = br#""class_uid":6002,"#;
+    let head = line.get(..line.len().min(800))?;
+    head.windows(LIFECYCLE.len()).any(|window| window == LIFECYCLE).then_some(())?;
+    let record: Value = serde_json::from_slice(line).ok()?;
+    let gap = record.pointer("/unmapped/gatepost/gap")?;
+    Some((gap.get("first")?.as_u64()?, gap.get("last")?.as_u64()?))
+}
+
+/// Keeps what follows the last whole line, when it is more than a part of a line.
+fn keep_torn(disk: &mut dyn Disk, segment: &Found, from: u64) -> io::Result<bool> {
+    let mut tail = Vec::new();
+    {
+        let mut file = disk.read(&segment.name)?;
+        io::copy(&mut file.by_ref().take(from), &mut io::sink())?;
+        file.take(MAX_LINE).read_to_end(&mut tail)?;
+    }
+    if !tail.contains(&b'\n') {
+        return Ok(false);
+    }
+    let name = format!("quarantine/{}.torn", segment.name);
+    disk.remove(&name)?;
+    let mut kept = disk.create(&name)?;
+    write_all(&mut *kept, &tail)?;
+    kept.sync()?;
+    Ok(true)
+}
+
+/// Copies the segment to quarantine as it is, and puts one with its whole lines alone in its place.
+fn salvage(disk: &mut dyn Disk, segment: &Found, until: Option<u64>) -> io::Result<()> {
+    let (whole, aside) = (format!("{}.tmp", segment.name), format!("quarantine/{}", segment.name));
+    disk.remove(&aside)?;
+    let mut kept = disk.create(&aside)?;
+    let mut piece = vec![0_u8; 256 << 10];
+    let mut source = disk.read(&segment.name)?;
+    loop {
+        match source.read(&mut piece)? {
+            0 => break,
+            some => write_all(&mut *kept, piece.get(..some).unwrap_or_default())?,
+        }
+    }
+    drop(source);
+    kept.sync()?;
+
+    disk.remove(&whole)?;
+    let mut out = disk.create(&whole)?;
+    let mut source = Lines::over(disk.read(&segment.name)?);
+    let (mut next, mut first) = (segment.header.first_sequence, true);
+    while let Some(line) = source.next()? {
+        let counts = |line: &[u8]| {
+            let sealed = unseal(line).ok().filter(|sealed| sealed.sequence >= next);
+            sealed.map(|sealed| sealed.sequence).filter(|number| until.is_none_or(|until| *number < until))
+        };
+        let number = line.and_then(counts);
+        if let Some(line) = line.filter(|_| first || number.is_some()) {
+            write_all(&mut *out, line)?;
+            write_all(&mut *out, b"\n")?;
+        }
+        next = number.map_or(next, |number| number + 1);
+        first = false;
+    }
+    drop(source);
+    out.sync()?;
+    disk.rename(&whole, &segment.name)
+}
+
+enum First {
+    Header(Header),
+    Version(u32),
+    Unfinished,
+    Foreign,
+}
+
+fn header(disk: &mut dyn Disk, name: &str) -> io::Result<First> {
+    let mut line = Vec::new();
+    let limit = Header::MAX_BYTES as u64;
+    BufReader::new(disk.read(name)?).take(limit).read_until(b'\n', &mut line)?;
+    if line.last() != Some(&b'\n') {
+        let ours = line.len() < Header::MAX_BYTES
+            && (line.starts_with(Header::START)
+                || Header::START.starts_with(&line)
+                || line.iter().all(|byte| *byte == 0));
+        return Ok(if ours { First::Unfinished } else { First::Foreign });
+    }
+    line.pop();
+    Ok(match Header::parse(&line) {
+        Ok(header) => First::Header(header),
+        Err(HeaderDamage::Version(version)) => First::Version(version),
+        Err(HeaderDamage::Foreign) => First::Foreign,
+    })
+}
+
+/// Lines, each bounded.
+struct Lines<R> {
+    file: BufReader<R>,
+    line: Vec<u8>,
+    /// Bytes read so far, whole lines.
+    read: u64,
+}
+
+impl<R: Read> Lines<R> {
+    fn over(file: R) -> Self {
+        Self { file: BufReader::with_capacity(256 << 10, file), line: Vec::new(), read: 0 }
+    }
+
+    /// The next line without its line break; `Some(None)`: bytes that are no whole line; `None`: the end.
+    fn next(&mut self) -> io::Result<Option<Option<&[u8]>>> {
+        self.line.clear();
+        let count = (&mut self.file).take(MAX_LINE).read_until(b'\n', &mut self.line)?;
+        if count == 0 {
+            return Ok(None);
+        }
+        self.read += count as u64;
+        if self.line.last() != Some(&b'\n') {
+            return Ok(Some(None));
+        }
+        self.line.pop();
+        Ok(Some(Some(&self.line)))
+    }
+}
