@@ -17,6 +17,7 @@ use crate::model::question::Circumstances;
 pub(crate) mod checkpoint;
 pub(crate) mod delivered;
 mod disk;
+pub(crate) mod encode;
 pub(crate) mod format;
 mod keeper;
 mod ocsf;

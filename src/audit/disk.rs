@@ -5,7 +5,7 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Read, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 /// A file of the folder.
@@ -39,6 +39,8 @@ pub(crate) trait Disk: Send {
 pub(crate) trait DiskFile: Send {
     /// Writes some of it; says how much.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize>;
+    /// Whether its name still leads to it: nobody removed or moved it.
+    fn is_there(&self) -> bool;
     /// Makes the disk keep what was written. After an error nobody knows what it kept, and asking again proves nothing:
     /// the kernel may have dropped the pages and forgotten the error.
     fn sync(&mut self) -> io::Result<()>;
@@ -137,13 +139,11 @@ impl Disk for RealDisk {
     }
 
     fn create(&mut self, name: &str) -> io::Result<Box<dyn DiskFile>> {
-        let file = OpenOptions::new().append(true).create_new(true).mode(0o600).open(self.path(name))?;
-        Ok(Box::new(RealFile(file)))
+        RealFile::open(OpenOptions::new().append(true).create_new(true), self.path(name))
     }
 
     fn append(&mut self, name: &str) -> io::Result<Box<dyn DiskFile>> {
-        let file = OpenOptions::new().append(true).create(true).mode(0o600).open(self.path(name))?;
-        Ok(Box::new(RealFile(file)))
+        RealFile::open(OpenOptions::new().append(true).create(true), self.path(name))
     }
 
     fn truncate(&mut self, name: &str, bytes: u64) -> io::Result<()> {
@@ -172,14 +172,31 @@ impl Disk for RealDisk {
     }
 }
 
-struct RealFile(File);
+struct RealFile {
+    file: File,
+    path: PathBuf,
+    /// Device and inode.
+    id: (u64, u64),
+}
+
+impl RealFile {
+    fn open(options: &mut OpenOptions, path: PathBuf) -> io::Result<Box<dyn DiskFile>> {
+        let file = options.mode(0o600).open(&path)?;
+        let metadata = file.metadata()?;
+        Ok(Box::new(Self { file, path, id: (metadata.dev(), metadata.ino()) }))
+    }
+}
 
 impl DiskFile for RealFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.write(bytes)
+        self.file.write(bytes)
+    }
+
+    fn is_there(&self) -> bool {
+        fs::metadata(&self.path).is_ok_and(|found| (found.dev(), found.ino()) == self.id)
     }
 
     fn sync(&mut self) -> io::Result<()> {
-        self.0.sync_data()
+        self.file.sync_data()
     }
 }

@@ -228,6 +228,10 @@ impl Spool {
         }
         let Some(open) = &mut self.open else { return Ok(()) };
         let rest = self.pending.get(self.written..).unwrap_or_default();
+        if !rest.is_empty() && !open.file.is_there() {
+            // Somebody took it away: what goes into it now, nobody would find.
+            return Err(ErrorKind::NotFound.into());
+        }
         write_all(&mut *open.file, rest)?;
         open.closed.bytes += rest.len() as u64;
         self.written = self.pending.len();

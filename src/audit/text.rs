@@ -68,7 +68,7 @@ impl serde_json::ser::Formatter for OneLine {
         let mut units = [0_u16; 2];
         let mut bytes = [0_u8; 4];
         for c in fragment.chars() {
-            if is_hidden(c) || is_noncharacter(c) {
+            if is_unsafe(c) {
                 for unit in c.encode_utf16(&mut units) {
                     write!(writer, "\\u{unit:04x}")?;
                 }
@@ -78,6 +78,11 @@ impl serde_json::ser::Formatter for OneLine {
         }
         Ok(())
     }
+}
+
+/// Whether a character could hide, reorder or break what it stands in.
+pub(super) fn is_unsafe(c: char) -> bool {
+    is_hidden(c) || is_noncharacter(c)
 }
 
 /// The 66 code points that are never characters. Source: Unicode 16, section 23.7.

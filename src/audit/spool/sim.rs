@@ -289,6 +289,10 @@ impl DiskFile for SimFile {
         Ok(take)
     }
 
+    fn is_there(&self) -> bool {
+        self.disk.lock().names.values().any(|id| *id == self.id)
+    }
+
     fn sync(&mut self) -> io::Result<()> {
         {
             let mut hangs = self.gate.0.lock();
