@@ -124,7 +124,8 @@ pub async fn build(
     metrics: Metrics,
     registry: prometheus::Registry,
 ) -> Result<Gatepost, BuildError> {
-    let options = bundle_options(&config.policies, &config.limits);
+    let recorded = config.audit.attributes.iter().map(|(value, _)| value.clone()).collect();
+    let options = BundleOptions { recorded, ..bundle_options(&config.policies, &config.limits) };
     let directory = config.policies.directory.clone();
     let opened = tokio::task::spawn_blocking(move || Store::open(&directory, options)).await;
     let store = match opened {
@@ -176,7 +177,7 @@ pub async fn build(
         api_keys: Arc::new(api_keys),
         store,
         rulings: Rulings::new(&config.cache, hash_key, Arc::clone(&clock)),
-        redaction: Redaction::new(&config.audit.attributes),
+        redaction: Redaction::new(&config.audit),
         trail,
         metrics,
         clock: Arc::clone(&clock),
@@ -232,6 +233,7 @@ pub fn bundle_options(policies: &PolicyConfig, limits: &Limits) -> BundleOptions
         caller_type: policies.caller_type.clone(),
         anonymous: policies.anonymous.clone(),
         tenant_type: policies.tenant_type.clone(),
+        recorded: Vec::new(),
         limits: limits.clone(),
     }
 }

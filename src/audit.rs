@@ -24,14 +24,16 @@ mod ocsf;
 pub(crate) mod reader;
 mod record;
 mod redact;
+mod scrub;
 mod sinks;
 mod spool;
 mod text;
+pub(crate) mod verify;
 mod writer;
 
 pub use checkpoint::KeyError;
 pub use disk::FolderError;
-pub use redact::{Place, Redaction};
+pub use redact::{Place, Pseudonyms, Redaction};
 pub use spool::SpoolError;
 pub use writer::{AuditError, Trail};
 

@@ -1,4 +1,4 @@
-//! The command line: `gatepost serve`, `demo`, `check`, `test`, `apikey`, `revoke`, `completions`.
+//! The command line: `gatepost serve`, `demo`, `check`, `test`, `audit`, `apikey`, `revoke`, `completions`.
 //!
 //! Results go to standard output, logs and complaints to standard error; colours only to a terminal.
 
@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 pub mod apikey;
+pub mod audit;
 pub mod check;
 pub mod demo;
 pub mod revoke;
@@ -60,6 +61,8 @@ enum Command {
     Check(check::CheckArgs),
     /// Run a bundle's policy tests
     Test(test::TestArgs),
+    /// Look at the audit trail, and check that it is whole
+    Audit(audit::AuditArgs),
     /// Make, list and revoke API keys
     Apikey(apikey::ApiKeyArgs),
     /// Revoke tokens, subjects, sessions and certificates, or see what is revoked
@@ -88,6 +91,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Demo(args) => demo::run(&args, &mut out, colours),
         Command::Check(args) => check::run(&args, &mut out, colours),
         Command::Test(args) => test::run(&args, &mut out, colours),
+        Command::Audit(args) => audit::run(&args, &mut out, colours),
         Command::Apikey(args) => apikey::run(&args, &mut out),
         Command::Revoke(args) => revoke::run(&args, &mut out),
         Command::Completions { shell } => {

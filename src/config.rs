@@ -22,8 +22,8 @@ pub use rights::{AttributeGrant, ClientNames, PresentGrant, Share, TenantGrant};
 
 pub use audit::{
     ActionKeeping, AuditConfig, AuditMode, CheckpointConfig, ElasticTarget, Encoding, HttpCredential, KafkaTarget,
-    Keeping, KeptValue, OnAuditFailure, OtlpTarget, RedactRule, SinkConfig, SinkFilter, SinkTarget, SinkTls,
-    SplunkTarget, SpoolConfig, SyslogTarget, WhenFull,
+    Keeping, KeptValue, OnAuditFailure, OtlpTarget, PseudonymConfig, RedactRule, SinkConfig, SinkFilter, SinkTarget,
+    SinkTls, SplunkTarget, SpoolConfig, SyslogTarget, WhenFull,
 };
 
 pub use admin::{AdminConfig, AdminMethod, Operator, RedisConfig, RedisTls, RevocationConfig};

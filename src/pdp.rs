@@ -309,10 +309,11 @@ impl Pdp {
         }
         self.of_its_tenants(caller, &who.data.principal, question, bundle)?;
         if let Some(facts) = &mut known.question {
-            facts.kept.extend(
-                self.redaction
-                    .kept(Place::Principal(&who.data.principal.uid.entity_type), &who.data.principal.attributes),
-            );
+            facts.kept.extend(self.redaction.kept(
+                Place::Principal(&who.data.principal.uid.entity_type),
+                &who.data.principal.attributes,
+                self.clock.now(),
+            ));
         }
         let now = self.clock.now();
         let checked = self.timed("request", || bundle.request(&who.data, question, now));
@@ -518,8 +519,9 @@ impl Pdp {
     fn describe(&self, question: &Question, vouched: &[String], bundle: &Bundle) -> QuestionFacts {
         use crate::model::question::FieldSelection;
         let resource = &question.resource;
-        let mut kept = self.redaction.kept(Place::Resource(&resource.entity_type), &resource.attributes);
-        kept.extend(self.redaction.kept(Place::Context, &question.context));
+        let now = self.clock.now();
+        let mut kept = self.redaction.kept(Place::Resource(&resource.entity_type), &resource.attributes, now);
+        kept.extend(self.redaction.kept(Place::Context, &question.context, now));
         QuestionFacts {
             action: question.action.clone(),
             resource_type: resource.entity_type.to_string(),
@@ -554,6 +556,8 @@ impl Pdp {
         };
         let level = known.level.or(known.question.as_ref().map(QuestionFacts::level));
         let refusal = decided.as_ref().err().and_then(DecideError::caller_refusal);
+        let mut known = known;
+        self.redaction.rename(&mut known.subject, known.question.as_mut(), begun.wall);
         let entry = CallEntry {
             decision_id: begun.id,
             time: begun.wall,

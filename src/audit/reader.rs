@@ -1,7 +1,7 @@
 //! Reading a spool from the outside: the records from a number on, in order, each once, as they were written.
 //!
-//! For sinks and for people; it never writes, and takes no lock. A line that is not whole ends what can be read for now:
-//! at the end of the last segment it may be under way; anywhere else it is damage, and told.
+//! For sinks and for people; it never writes, and takes no lock. A line without its line break may be under way, and ends
+//! what can be read for now. One that is not whole otherwise is passed over; which numbers that leaves out can be asked.
 //!
 //! Knows files and the form of lines; nothing of what a record says.
 
@@ -9,7 +9,7 @@ use std::fs::{self, File};
 use std::io::{self, BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 
-use super::format::{Damage, Header, HeaderDamage, segment_number, unseal};
+use super::format::{Header, HeaderDamage, segment_number, unseal};
 
 /// A line of the spool, whole and checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,17 +41,6 @@ pub(crate) enum ReadError {
         #[source]
         source: HeaderDamage,
     },
-    /// A line in the middle is not whole.
-    #[error("{path}: line {line}: {source}")]
-    Line {
-        /// The segment.
-        path: PathBuf,
-        /// Counts from 1; the header is line 1.
-        line: u64,
-        /// Why.
-        #[source]
-        source: Damage,
-    },
     /// A line in the middle is longer than any record.
     #[error("{path}: line {line} is longer than any record")]
     TooLong {
@@ -69,6 +58,8 @@ pub(crate) struct Reader {
     /// The next record to give.
     next: u64,
     open: Option<Open>,
+    /// Numbers that were passed over since somebody asked: the first and the last.
+    skipped: Option<(u64, u64)>,
     /// No line is longer.
     max_line: usize,
 }
@@ -88,7 +79,7 @@ struct Open {
 impl Reader {
     /// Reads `folder` from record `from` on. Where older ones are gone already, from the oldest that is there.
     pub(crate) fn new(folder: &Path, from: u64, max_line: usize) -> Self {
-        Self { folder: folder.to_owned(), next: from.max(1), open: None, max_line }
+        Self { folder: folder.to_owned(), next: from.max(1), open: None, skipped: None, max_line }
     }
 
     /// The number of the record that comes next, as far as is known.
@@ -96,11 +87,18 @@ impl Reader {
         self.next
     }
 
+    /// The numbers that were passed over since this was asked last: gone by age or size, or damaged.
+    pub(crate) fn take_skipped(&mut self) -> Option<(u64, u64)> {
+        self.skipped.take()
+    }
+
     /// The next record up to number `last`; `None` when there is none yet.
     ///
     /// # Errors
     /// [`ReadError`]; the same again when asked again, until somebody mends or removes the segment.
     pub(crate) fn next(&mut self, last: u64) -> Result<Option<Record>, ReadError> {
+        // Read to its end once more before it is left: a segment may have grown before the next was made.
+        let mut again = false;
         loop {
             if self.next > last {
                 return Ok(None);
@@ -114,33 +112,43 @@ impl Reader {
                 continue;
             }
             let Some(line) = open.line(self.max_line)? else {
-                // The end, for now. Is there a later segment?
-                if self.advance()? {
-                    continue;
+                let number = open.segment;
+                match self.successor(number)? {
+                    Some(first) if first <= self.next => self.open = None,
+                    Some(first) if again => {
+                        self.skip_to(first);
+                        self.open = None;
+                    }
+                    Some(first) => {
+                        again = true;
+                        if let Some(open) = &mut self.open {
+                            open.until = Some(first);
+                        }
+                    }
+                    None => return Ok(None),
                 }
-                return Ok(None);
+                continue;
             };
-            let sealed = match unseal(&line) {
-                Ok(sealed) => sealed,
-                // Past what was acknowledged anything may stand, if a later segment takes over from here.
-                Err(_) if self.advance()? => continue,
-                Err(source) => return Err(self.damaged(source)),
-            };
-            if sealed.sequence < self.next {
+            let Ok(sealed) = unseal(&line) else { continue };
+            if sealed.sequence < self.next || open.until.is_some_and(|until| sealed.sequence >= until) {
                 continue;
             }
             if sealed.sequence > last {
                 self.open = None;
                 return Ok(None);
             }
+            self.skip_to(sealed.sequence);
             self.next = sealed.sequence + 1;
             return Ok(Some(Record { sequence: sealed.sequence, line }));
         }
     }
 
-    fn damaged(&mut self, source: Damage) -> ReadError {
-        let (path, line) = self.open.take().map_or_else(|| (self.folder.clone(), 0), |open| (open.path, open.line));
-        ReadError::Line { path, line, source }
+    fn skip_to(&mut self, number: u64) {
+        if number > self.next {
+            let first = self.skipped.map_or(self.next, |(first, _)| first);
+            self.skipped = Some((first, number - 1));
+            self.next = number;
+        }
     }
 
     /// Opens the segment that holds the next record. `false`: there is none yet.
@@ -161,7 +169,7 @@ impl Reader {
         let (number, path) = match (chosen, oldest) {
             (Some(chosen), _) => chosen,
             (None, Some((number, path, first))) => {
-                self.next = first;
+                self.skip_to(first);
                 (number, path)
             }
             (None, None) => return Ok(false),
@@ -181,31 +189,12 @@ impl Reader {
 
     /// Where the segment after `number` starts.
     fn successor(&self, number: u64) -> Result<Option<u64>, ReadError> {
-        for (later, path) in segments(&self.folder)?.into_iter().filter(|(later, _)| *later > number) {
-            let _ = later;
+        for (_, path) in segments(&self.folder)?.into_iter().filter(|(later, _)| *later > number) {
             if let Some(header) = header(&path)? {
                 return Ok(Some(header.first_sequence));
             }
         }
         Ok(None)
-    }
-
-    /// Whether a later segment holds the next record; then the open one is left.
-    fn advance(&mut self) -> Result<bool, ReadError> {
-        let Some(open) = &self.open else { return Ok(false) };
-        let number = open.segment;
-        match self.successor(number)? {
-            Some(first) if first <= self.next => {
-                self.open = None;
-                Ok(true)
-            }
-            later => {
-                if let Some(open) = &mut self.open {
-                    open.until = later;
-                }
-                Ok(false)
-            }
-        }
     }
 }
 
@@ -261,4 +250,81 @@ pub(crate) fn header(path: &Path) -> Result<Option<Header>, ReadError> {
         return Ok(None);
     }
     Header::parse(&line).map(Some).map_err(|source| ReadError::Header { path: path.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audit::format::{Body, Hash, VERSION, segment_name};
+
+    fn segment(folder: &Path, number: u64, first: u64, numbers: &[u64]) {
+        let header = Header {
+            gatepost_spool: VERSION,
+            chain: "c".into(),
+            segment: number,
+            first_sequence: first,
+            prev_hash: Hash::GENESIS,
+            opened: String::new(),
+            boot: "b".into(),
+            mode: "durable".into(),
+            version: String::new(),
+        };
+        let mut bytes = header.line().unwrap();
+        for number in numbers {
+            if *number == 0 {
+                bytes.extend_from_slice(b"{\"broken\":\n");
+                continue;
+            }
+            let json = format!(r#"{{"metadata":{{"sequence":0}},"unmapped":{{"gatepost":{{"n":{number}}}}}}}"#);
+            Body::of(json.into_bytes()).unwrap().seal(*number, Hash::GENESIS, &mut bytes);
+        }
+        fs::write(folder.join(segment_name(number)), bytes).unwrap();
+    }
+
+    fn read(reader: &mut Reader, last: u64) -> Vec<u64> {
+        std::iter::from_fn(|| reader.next(last).unwrap()).map(|record| record.sequence).collect()
+    }
+
+    #[test]
+    fn records_come_in_order_each_once_whatever_was_given_up_or_is_missing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path();
+        segment(path, 1, 1, &[1, 2, 3, 4, 5]);
+        // It took over from 4 on; and 7 is damaged.
+        segment(path, 2, 4, &[4, 5, 6, 0, 8]);
+        segment(path, 4, 12, &[12, 13]);
+        let mut reader = Reader::new(path, 1, 1 << 20);
+        assert_eq!(read(&mut reader, 3), [1, 2, 3], "no further than it may");
+        assert_eq!(read(&mut reader, u64::MAX), [4, 5, 6, 8, 12, 13]);
+        assert_eq!(reader.take_skipped(), Some((7, 11)));
+        assert_eq!((reader.take_skipped(), reader.position()), (None, 14));
+
+        // It grows, and goes on in another segment.
+        segment(path, 4, 12, &[12, 13, 14]);
+        assert_eq!(read(&mut Reader::new(path, 14, 1 << 20), u64::MAX), [14]);
+        segment(path, 5, 15, &[15]);
+        assert_eq!(read(&mut reader, u64::MAX).last(), Some(&15));
+
+        fs::remove_file(path.join(segment_name(1))).unwrap();
+        let mut late = Reader::new(path, 2, 1 << 20);
+        assert_eq!(late.next(u64::MAX).unwrap().unwrap().sequence, 4, "the oldest there is");
+        assert_eq!(late.take_skipped(), Some((2, 3)));
+        assert!(matches!(Reader::new(&path.join("none"), 1, 10).next(1), Err(ReadError::Io { .. })));
+    }
+
+    #[test]
+    fn a_line_under_way_is_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path();
+        segment(path, 1, 1, &[1, 2]);
+        let file = path.join(segment_name(1));
+        let whole = fs::read(&file).unwrap();
+        for cut in whole.len() - 20..whole.len() {
+            fs::write(&file, &whole[..cut]).unwrap();
+            let mut reader = Reader::new(path, 1, 1 << 20);
+            assert_eq!(read(&mut reader, u64::MAX), [1]);
+            fs::write(&file, &whole).unwrap();
+            assert_eq!(read(&mut reader, u64::MAX), [2], "cut at {cut}");
+        }
+    }
 }

@@ -8,6 +8,7 @@ use std::io;
 
 use serde::{Serialize, Serializer};
 
+use super::scrub::scrub_id;
 use crate::model::entity::is_hidden;
 
 /// The longest text that stands whole in a record, in bytes.
@@ -36,8 +37,16 @@ impl Serialize for Text<'_> {
     }
 }
 
-/// `text` if it is short enough; else its beginning, a mark, and the SHA-256 of the rest.
+/// `text` if it is short enough; else its beginning, a mark, and the SHA-256 of the rest. A token or key in it is taken
+/// out, wherever somebody put one.
 pub(super) fn cut(text: &str) -> Cow<'_, str> {
+    match scrub_id(text) {
+        Cow::Borrowed(text) => shortened(text),
+        Cow::Owned(text) => Cow::Owned(shortened(&text).into_owned()),
+    }
+}
+
+fn shortened(text: &str) -> Cow<'_, str> {
     if text.len() <= MAX_TEXT {
         return Cow::Borrowed(text);
     }

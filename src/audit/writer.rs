@@ -449,4 +449,4 @@ impl Drop for LastWords {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::ActionPattern;
 use crate::model::entity::EntityType;
-use crate::secret::SecretString;
+use crate::secret::{SecretSlice, SecretString};
 
 /// How records are kept, what may be in them, and where they go.
 #[derive(Debug, Clone)]
@@ -25,6 +25,8 @@ pub struct AuditConfig {
     pub checkpoints: Option<CheckpointConfig>,
     /// The allow-list: values that may be recorded, and what is done to each. Nothing else is.
     pub attributes: Vec<(KeptValue, RedactRule)>,
+    /// Keyed hashes; `None`: there are none, and no rule may ask for one.
+    pub pseudonyms: Option<PseudonymConfig>,
     /// Who gets the records. Each follows the spool for itself.
     pub sinks: Vec<SinkConfig>,
 }
@@ -125,6 +127,17 @@ pub struct CheckpointConfig {
     pub every: Duration,
     /// After how many records at the latest. 10 000 when unset.
     pub records: u64,
+}
+
+/// Keyed hashes that stand for ids and values.
+#[derive(Debug, Clone)]
+pub struct PseudonymConfig {
+    /// At least 32 bytes.
+    pub key: SecretSlice<u8>,
+    /// How long the same stands for the same. 30 days when unset.
+    pub rotate: Duration,
+    /// The entity types whose ids stand as pseudonyms.
+    pub ids: Vec<EntityType>,
 }
 
 /// One value that may stand in a record.

@@ -15,6 +15,7 @@ use super::preflight;
 use super::report::{BundleReport, Problem, SourceFile};
 use super::schema::{DerivedSchema, derive};
 use super::types::{AttributeType, record_type};
+use crate::config::KeptValue;
 use crate::model::ids::PolicyRevision;
 
 /// The stack that policy text is parsed and validated on, bytes. Address space, not memory: only what is used is touched.
@@ -89,6 +90,7 @@ impl Compiler<'_> {
         let parsed = self.parse(files);
         self.check_injected(&derived, files);
         self.check_tenants(&derived, files);
+        self.check_recorded(&derived, files);
         if self.problems.is_empty() {
             self.validate(&derived.schema, &parsed, files);
         }
@@ -285,6 +287,45 @@ impl Compiler<'_> {
             Some(file) => Problem::whole(file, &message),
             None => Problem::bare("*.cedarschema", &message),
         });
+    }
+
+    /// A rule about a value that there is not would quietly record nothing.
+    fn check_recorded(&mut self, derived: &DerivedSchema, files: &BundleFiles) {
+        let core = derived.schema.as_ref();
+        let contexts: Vec<_> = core
+            .action_ids()
+            .filter_map(|action| match action.context_type() {
+                Some(cedar_policy_core::validator::types::Type::Record { attrs, .. }) => Some(record_type(attrs)),
+                _ => None,
+            })
+            .collect();
+        let wrong = self.options.recorded.iter().filter_map(|value| match value {
+            KeptValue::Context(name) if contexts.iter().any(|context| context.members.contains_key(name.as_str())) => {
+                None
+            }
+            KeptValue::Context(name) => {
+                Some(format!("declares no context with `{name}`, which `audit.attributes` names as `context.{name}`"))
+            }
+            KeptValue::Attribute { entity_type, attribute } => {
+                let declared = core.entity_types().find(|declared| declared.name().to_string() == entity_type.as_str());
+                let there = declared.is_some_and(|declared| {
+                    record_type(declared.attributes()).members.contains_key(attribute.as_str())
+                });
+                (!there).then(|| {
+                    format!(
+                        "declares no attribute `{attribute}` of `{entity_type}`, which `audit.attributes` names as \
+                         `{entity_type}.{attribute}`"
+                    )
+                })
+            }
+        });
+        let problems: Vec<Problem> = wrong
+            .map(|message| match files.schemas.first() {
+                Some(file) => Problem::whole(file, &message),
+                None => Problem::bare("*.cedarschema", &message),
+            })
+            .collect();
+        self.problems.extend(problems);
     }
 
     /// The stored entities, with the action entities of the schema.

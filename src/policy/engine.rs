@@ -14,7 +14,7 @@ use super::entities::{INJECTED, stored_entities};
 use super::report::Problem;
 use super::schema::{DerivedSchema, FieldActions};
 use super::types::{Extension, Shapes, record_type};
-use crate::config::Limits;
+use crate::config::{KeptValue, Limits};
 use crate::model::entity::{EntityId, EntityType as TypeName, EntityUid};
 use crate::model::field_path::FieldPath;
 use crate::model::ids::PolicyRevision;
@@ -30,6 +30,8 @@ pub struct BundleOptions {
     pub anonymous: EntityUid,
     /// The entity type of tenants, when callers are held to theirs.
     pub tenant_type: Option<TypeName>,
+    /// Values that records shall hold: the schema must declare each.
+    pub recorded: Vec<KeptValue>,
     /// Sizes, counts and depths.
     pub limits: Limits,
 }
@@ -48,6 +50,7 @@ impl Default for BundleOptions {
             caller_type,
             anonymous: EntityUid { entity_type: anonymous_type, id },
             tenant_type: None,
+            recorded: Vec::new(),
             limits: Limits::default(),
         }
     }

@@ -7,6 +7,7 @@ mod advisories;
 mod cedar;
 mod fieldguide;
 mod fieldguide_jwt;
+mod fieldguide_logging;
 mod jose;
 mod json;
 mod jwt;

@@ -85,6 +85,7 @@ async fn every_record_we_can_write_is_valid_ocsf() {
         },
         checkpoints: None,
         attributes: Vec::new(),
+        pseudonyms: None,
         sinks: Vec::new(),
     };
     let host = HostFacts { hostname: "gatepost-0".to_owned() };
@@ -318,7 +319,7 @@ fn failed(
     Some(AdminFailure { status, reason, caller_refusal, ours })
 }
 
-fn call(outcome: Outcome) -> CallEntry {
+pub fn call(outcome: Outcome) -> CallEntry {
     CallEntry {
         decision_id: DecisionId::mint(noon()),
         time: noon(),

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use gatepost::client::Batch;
 use gatepost::proto::v1;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::failing_closed::wire;
 use crate::support::{Gatepost, account, minutes, order};

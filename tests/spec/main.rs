@@ -17,6 +17,7 @@ mod admin;
 mod admin_certificates;
 mod api_keys;
 mod architecture;
+mod audit_command;
 mod audit_trail;
 mod authorization_server;
 mod bad_input;

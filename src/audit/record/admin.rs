@@ -5,7 +5,8 @@ use super::{Frame, bare, caller_label, source};
 use crate::audit::ocsf::{
     Actor, Event, FAILURE, HIGH, INFORMATIONAL, LOW, MEDIUM, ManagedEntity, REVOCATION, Revoked, SUCCESS,
 };
-use crate::audit::text::Text;
+use crate::audit::scrub::scrub_text;
+use crate::audit::text::{Text, cut};
 use crate::audit::{AdminEntry, ChangeFacts};
 
 pub(super) fn of_admin<'a>(call: &'a AdminEntry, frame: &'a Frame) -> Event<'a> {
@@ -35,7 +36,7 @@ pub(super) fn of_admin<'a>(call: &'a AdminEntry, frame: &'a Frame) -> Event<'a> 
     });
     event.entity = Some(entity(call.change.as_ref()));
     event.entity_result = call.change.as_ref().filter(|_| call.failure.is_none()).map(|change| entity(Some(change)));
-    event.comment = call.change.as_ref().map(|change| Text::new(&change.reason));
+    event.comment = call.change.as_ref().map(|change| Text::composed(cut(&scrub_text(&change.reason)).into_owned()));
     event.src_endpoint = Some(source(&call.operator));
     let ours = &mut event.unmapped.gatepost;
     ours.operation = Some(call.operation);

@@ -26,7 +26,7 @@ fn about(action: &str) -> Entry {
     Entry::Call(Box::new(CallEntry { question, ..call }))
 }
 
-fn config(folder: &Path) -> AuditConfig {
+pub(in crate::audit) fn config(folder: &Path) -> AuditConfig {
     AuditConfig {
         keeping: Keeping { mode: AuditMode::Durable, on_failure: OnAuditFailure::Refuse },
         actions: Vec::new(),
@@ -41,6 +41,7 @@ fn config(folder: &Path) -> AuditConfig {
         },
         checkpoints: None,
         attributes: Vec::new(),
+        pseudonyms: None,
         sinks: Vec::new(),
     }
 }

@@ -9,12 +9,13 @@ use super::check::{actions, at_least_one};
 use super::values::Checks;
 use crate::config::raw::audit::{
     RawAudit, RawAuditMode, RawCheckpoints, RawElasticSink, RawEncoding, RawFileSink, RawKafkaSink, RawOnAuditFailure,
-    RawOtlpSink, RawSeverity, RawSink, RawSinkFilter, RawSplunkSink, RawSpool, RawSyslogSink, RawWhenFull,
+    RawOtlpSink, RawPseudonyms, RawSeverity, RawSink, RawSinkFilter, RawSplunkSink, RawSpool, RawSyslogSink,
+    RawWhenFull,
 };
 use crate::config::{
     ActionKeeping, AuditConfig, AuditMode, CheckpointConfig, ElasticTarget, Encoding, HttpCredential, KafkaTarget,
-    Keeping, KeptValue, Limits, OnAuditFailure, OtlpTarget, RedactRule, SinkConfig, SinkFilter, SinkTarget, SinkTls,
-    SplunkTarget, SpoolConfig, SyslogTarget, WhenFull,
+    Keeping, KeptValue, Limits, OnAuditFailure, OtlpTarget, PseudonymConfig, RedactRule, SinkConfig, SinkFilter,
+    SinkTarget, SinkTls, SplunkTarget, SpoolConfig, SyslogTarget, WhenFull,
 };
 use crate::model::entity::is_hidden;
 use crate::secret::SecretString;
@@ -44,7 +45,11 @@ pub(super) fn audit(raw: &RawAudit, limits: Option<&Limits>, checks: &mut Checks
         None => Some(None),
         Some(raw) => checkpoints(raw, checks).map(Some),
     };
-    let attributes = attributes(&raw.attributes, checks);
+    let pseudonyms = match &raw.pseudonyms {
+        None => Some(None),
+        Some(raw) => pseudonyms(raw, checks).map(Some),
+    };
+    let attributes = attributes(&raw.attributes, raw.pseudonyms.is_some(), checks);
     let sinks = sinks(&raw.sinks, limits, checks);
     Some(AuditConfig {
         keeping,
@@ -54,6 +59,7 @@ pub(super) fn audit(raw: &RawAudit, limits: Option<&Limits>, checks: &mut Checks
         spool: spool?,
         checkpoints: checkpoints?,
         attributes: attributes?,
+        pseudonyms: pseudonyms?,
         sinks: sinks?,
     })
 }
@@ -120,12 +126,38 @@ fn checkpoints(raw: &RawCheckpoints, checks: &mut Checks<'_>) -> Option<Checkpoi
     Some(CheckpointConfig { key_file: key_file?, every: every?, records: records? })
 }
 
-fn attributes(raw: &BTreeMap<String, String>, checks: &mut Checks<'_>) -> Option<Vec<(KeptValue, RedactRule)>> {
+fn pseudonyms(raw: &RawPseudonyms, checks: &mut Checks<'_>) -> Option<PseudonymConfig> {
+    let key = "audit.pseudonyms.key_file";
+    let what = "a file with a secret of at least 32 bytes: `head -c 32 /dev/urandom > FILE` makes one";
+    let bytes = checks.required(key, raw.key_file.as_ref(), &format!("name {what}"));
+    let bytes = bytes.and_then(|text| checks.small_file(key, text, MAX_SECRET_BYTES, what)).map(Zeroizing::new);
+    if bytes.as_ref().is_some_and(|bytes| bytes.len() < 32) {
+        checks.refuse(key, "must have at least 32 bytes", format!("name {what}"));
+        return None;
+    }
+    let rotate = checks.duration("audit.pseudonyms.rotate", &raw.rotate, "1h", "87600h");
+    let ids = checks.each("audit.pseudonyms.ids", &raw.ids, Checks::entity_type);
+    Some(PseudonymConfig { key: bytes?.to_vec().into(), rotate: rotate?, ids: ids? })
+}
+
+fn attributes(
+    raw: &BTreeMap<String, String>,
+    keyed: bool,
+    checks: &mut Checks<'_>,
+) -> Option<Vec<(KeptValue, RedactRule)>> {
     let mut rules = Vec::with_capacity(raw.len());
     for (name, rule) in raw {
         let key = format!("audit.attributes.{name}");
         let value = kept_value(checks, &key, name);
-        rules.push(value.zip(redact_rule(checks, &key, rule)));
+        let rule = redact_rule(checks, &key, rule);
+        if rule == Some(RedactRule::Hash) && !keyed {
+            checks.refuse(
+                &key,
+                "needs a key",
+                "set `audit.pseudonyms.key_file`: without one, values could be tried out",
+            );
+        }
+        rules.push(value.zip(rule));
     }
     rules.into_iter().collect()
 }

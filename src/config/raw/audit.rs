@@ -31,6 +31,8 @@ pub(in crate::config) struct RawAudit {
     /// The values that may stand in a record, `Type.attribute` (of a resource or principal) or `context.name`, and what
     /// is done to each: `keep`, `drop`, `hash`, `last_four`, `truncate:32` (characters). What is not listed is left out.
     pub attributes: BTreeMap<String, String>,
+    /// Keyed hashes, for values with the rule `hash` and for ids.
+    pub pseudonyms: Option<RawPseudonyms>,
     /// Who gets the records. Each follows the spool for itself, so that one that is down delays nobody.
     pub sinks: Vec<RawSink>,
 }
@@ -46,6 +48,7 @@ impl Default for RawAudit {
             spool: RawSpool::default(),
             checkpoints: None,
             attributes: BTreeMap::new(),
+            pseudonyms: None,
             sinks: Vec::new(),
         }
     }
@@ -132,6 +135,25 @@ pub(in crate::config) struct RawCheckpoints {
 impl Default for RawCheckpoints {
     fn default() -> Self {
         Self { key_file: None, every: "1m".into(), records: 10_000 }
+    }
+}
+
+/// `audit.pseudonyms`.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(in crate::config) struct RawPseudonyms {
+    /// File: the secret, 32 bytes to 4KiB. Whoever has it can try values out.
+    #[schemars(extend("x-required" = true))]
+    pub key_file: Option<String>,
+    /// How long the same hash stands for the same value; 1h to 87600h.
+    pub rotate: RawDuration,
+    /// The entity types whose ids stand as hashes, wherever they would stand in a record.
+    pub ids: Vec<String>,
+}
+
+impl Default for RawPseudonyms {
+    fn default() -> Self {
+        Self { key_file: None, rotate: "720h".into(), ids: Vec::new() }
     }
 }
 
