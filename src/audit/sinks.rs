@@ -487,7 +487,7 @@ impl Worker {
         }
         self.lost_to = last;
         // Segments go from the oldest on; what is missing further on was damaged.
-        let gone = oldest(&self.folder).is_ok_and(|oldest| oldest == last + 1);
+        let gone = oldest(&self.folder).is_ok_and(|oldest| oldest > last);
         let (reason, count) = (if gone { "skipped" } else { "quarantined" }, last - first + 1);
         tracing::error!(sink = self.config.name, first, last, reason, "records are lost to an audit sink");
         (self.heard)(News::Sent { sink: &self.config.name, result: "skipped", count });
