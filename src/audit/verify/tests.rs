@@ -241,9 +241,12 @@ fn tamper(spool: &mut Spool, random: &mut Random) -> Option<&'static str> {
     }
 }
 
+fn knows(key: &SigningKey) -> Knowledge {
+    Knowledge { keys: vec![key.public()], anchor: None }
+}
+
 fn verdict(folder: &Path, key: &SigningKey) -> Report {
-    let known = Knowledge { key: Some(key.public()), ..Knowledge::default() };
-    verify_spool(folder, known, &mut |_| ()).unwrap()
+    verify_spool(folder, &knows(key), &mut |_| ()).unwrap()
 }
 
 #[test]
@@ -320,8 +323,8 @@ fn an_export_is_checked_as_its_spool_is_and_an_anchor_stands_for_a_checkpoint() 
         fs::write(&path, bytes).unwrap();
     };
     let check = |anchor: Option<(u64, Hash)>| {
-        let known = Knowledge { key: Some(key.public()), anchor, ..Knowledge::default() };
-        verify_lines(&[path.clone()], known, &mut |_| ()).unwrap()
+        let known = Knowledge { anchor, ..knows(&key) };
+        verify_lines(&[path.clone()], &known, &mut |_| ()).unwrap()
     };
     export(&lines);
     let report = check(None);
@@ -361,8 +364,8 @@ fn a_hundred_thousand_mutilated_spools_are_a_verdict_each_and_never_a_panic() {
                 }
             }
         }
-        let known = Knowledge { key: Some(key.public()), ..Knowledge::default() };
-        let mut checker = Checker::new(known);
+        let known = knows(&key);
+        let mut checker = Checker::new(&known);
         let read = checker.lines(&mut &changed[..], Path::new("x"), None, true, false, &mut |_| ());
         broken += u64::from(!read.unwrap());
         let _ = checker.finish();
