@@ -15,7 +15,9 @@ use tonic::service::Routes;
 use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
 
-use crate::audit::{self, AuditError, Entry, HandshakeEntry, HostFacts, LifecycleEntry, PolicyEntry, Redaction, Trail};
+use crate::audit::{
+    self, AuditError, Entry, HandshakeEntry, HostFacts, LifecycleEntry, PolicyEntry, Redaction, SinkError, Sinks, Trail,
+};
 use crate::cache::Rulings;
 use crate::caller::Callers;
 use crate::caller::bond::Bond;
@@ -32,7 +34,7 @@ use crate::proto;
 use crate::proto::v1::decision_service_server::DecisionServiceServer;
 use crate::revocation::Revocations;
 use crate::revocation::file::FileError;
-use crate::telemetry::metrics::{Metrics, Present, Watched};
+use crate::telemetry::metrics::{Metrics, Present, SinkLevel, Watched};
 use crate::tls::server::{ServerIdentity, TlsError};
 use crate::token::api_key::ApiKeys;
 use crate::token::api_key::file::ApiKeyFileError;
@@ -60,6 +62,9 @@ pub enum BuildError {
     /// Records can't be written.
     #[error("records can't be written: {0}")]
     Audit(#[source] AuditError),
+    /// Somebody who is to get records can't.
+    #[error("{0}")]
+    Sinks(#[source] SinkError),
     /// The admin listener's certificate, key or client authorities are wrong.
     #[error("the admin listener has no identity: {0}")]
     AdminTls(#[source] TlsError),
@@ -103,6 +108,7 @@ pub struct Gatepost {
     clock: SharedClock,
     sources: Sources,
     office: Option<Office>,
+    sinks: Sinks,
 }
 
 /// How a run ended.
@@ -167,6 +173,8 @@ pub async fn build(
     });
     let revocations = Revocations::new(config.limits.revocations, Arc::clone(&clock), told);
     let sources = Sources::open(&config.revocation, &revocations).await?;
+    let sinks =
+        Sinks::start(&config.audit.sinks, &trail, Arc::clone(&clock), heard(&metrics)).map_err(BuildError::Sinks)?;
 
     metrics.policy_revision(None, store.current().revision().short());
     let pdp = Arc::new(Pdp {
@@ -211,7 +219,14 @@ pub async fn build(
         clock,
         sources,
         office,
+        sinks,
     })
+}
+
+/// How far a sink is, as the metrics call it.
+fn level(level: audit::Level) -> SinkLevel {
+    let audit::Level { name, lag, delay, healthy } = level;
+    SinkLevel { name, lag, delay, healthy }
 }
 
 /// What the audit trail tells, counted.
@@ -259,8 +274,20 @@ impl Gatepost {
     /// # Errors
     /// When not even the start can be put on record.
     pub async fn run(self, drain: CancellationToken) -> Result<Stopped, AuditError> {
-        let Self { pdp, readiness, identity, listener, ops_listener, registry, config, clock, sources, office, .. } =
-            self;
+        let Self {
+            pdp,
+            readiness,
+            identity,
+            listener,
+            ops_listener,
+            registry,
+            config,
+            clock,
+            sources,
+            office,
+            sinks,
+            ..
+        } = self;
         let stop = CancellationToken::new();
         let helpers = stop.child_token();
 
@@ -269,6 +296,8 @@ impl Gatepost {
         pdp.tokens.start(&helpers, Arc::new(move |issuer, well| metrics.jwks_refresh(issuer, well)));
         let listeners = std::iter::once(&identity).chain(office.as_ref().map(Office::identity)).cloned().collect();
         watch_levels(&pdp, listeners, &clock);
+        let levels = sinks.reporter();
+        pdp.metrics.watch_sinks(move || levels().into_iter().map(level).collect());
         watch_policies(&pdp, &config.policies, &helpers);
         sources.start(&pdp, &helpers).await;
         watch_api_keys(&pdp, &helpers);
@@ -345,6 +374,7 @@ impl Gatepost {
             tracing::error!(error = &error as &dyn std::error::Error, "the stop could not be recorded");
         }
         pdp.trail.close().await;
+        sinks.close().await;
         stop.cancel();
         if operators.await.is_err() {
             tracing::error!("the operators' door ended early");

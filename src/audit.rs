@@ -34,6 +34,7 @@ mod writer;
 pub use checkpoint::KeyError;
 pub use disk::FolderError;
 pub use redact::{Place, Pseudonyms, Redaction};
+pub use sinks::{Level, SinkError, Sinks};
 pub use spool::SpoolError;
 pub use writer::{AuditError, Trail};
 

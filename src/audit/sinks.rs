@@ -1,237 +1,584 @@
-//! Where lines go: standard output, or a file that is rotated by size.
+//! Who gets the records: each sink follows the spool for itself, in its own form and at its own pace.
 //!
-//! A sink writes whole lines and says how many got out. It knows nothing of records. It blocks, so only the writer's
-//! own thread may hold one. After a fault it starts afresh on the next call, and never glues a line to a torn one.
+//! All run on one thread of their own, so that none ever takes a decision's time. A sink reads what the disk has kept, hands
+//! it over batch by batch, and remembers how far it is. What was not taken is handed over again until it is: so a record may
+//! come twice, and none is left out. What a receiver will never have is put aside and counted.
 //!
-//! A durable spool is one more [`AuditSinkLike`].
+//! Knows the spool's reader and the targets; nothing of who writes records.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Read as _, Seek as _, SeekFrom, Write as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// Lines that go out together.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Batch<'a> {
-    /// All lines, one after the other, each with its line break.
-    pub(super) bytes: &'a [u8],
-    /// Where each line ends in `bytes`.
-    pub(super) ends: &'a [usize],
+use serde_json::Value;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use self::files::{Cursor, Found};
+use self::target::{Outgoing, Settled, Target};
+use self::tls::TlsProblem;
+use super::delivered::Delivered;
+use super::encode::{encode, ending, kind};
+use super::reader::Reader;
+use super::{Entry, Heard, LostEntry, News, Trail};
+use crate::clock::{SharedClock, unix_millis};
+use crate::config::{Encoding, SinkConfig, SinkFilter, SinkTarget};
+
+mod elastic;
+mod file;
+mod files;
+mod http;
+mod splunk;
+mod syslog;
+mod target;
+mod tls;
+
+/// How often a cursor is written at most.
+const SAVE: Duration = Duration::from_secs(1);
+/// The shortest pause after a failure; it doubles with each.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// How long sinks have at the end.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+/// No line is longer: twice the largest `limits.audit_record_bytes`.
+const MAX_LINE: usize = 32 << 20;
+
+/// Why the sinks can't be started.
+#[derive(Debug, thiserror::Error)]
+pub enum SinkError {
+    /// Its certificates.
+    #[error("audit sink `{sink}`: {source}")]
+    Tls {
+        /// Its name.
+        sink: String,
+        /// Which file.
+        #[source]
+        source: TlsProblem,
+    },
+    /// The file, the cursor, or the thread.
+    #[error("audit sink `{sink}`: {source}")]
+    Io {
+        /// Its name.
+        sink: String,
+        /// The system's words.
+        #[source]
+        source: std::io::Error,
+    },
 }
 
-/// What became of a batch.
+/// How far one sink is; for whoever looks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Level {
+    /// Its name.
+    pub name: String,
+    /// Records that it has not got.
+    pub lag: u64,
+    /// The age of the oldest of them.
+    pub delay: Duration,
+    /// Whether the last delivery went well.
+    pub healthy: bool,
+}
+
 #[derive(Debug)]
-pub(super) struct Appended {
-    /// Lines that are out whole.
-    pub(super) lines: usize,
-    /// Whether a part of the next line is out too.
-    pub(super) torn: bool,
-    /// Why it ended early.
-    pub(super) fault: Option<ErrorKind>,
+struct Status {
+    name: String,
+    /// The last record that is certain.
+    settled: AtomicU64,
+    /// When the oldest that it has not got happened, milliseconds since 1970; 0: it has all.
+    waiting_since: AtomicI64,
+    healthy: AtomicBool,
 }
 
-/// Takes lines. `lines` out means `write(2)` has returned for them.
-pub(super) trait AuditSinkLike: Send {
-    /// Writes the batch, from its first line on, until it is out or something goes wrong.
-    fn append(&mut self, batch: Batch<'_>) -> Appended;
-    /// Asks the system to make what was written last.
-    fn sync(&mut self);
+/// The sinks of a trail, at work.
+#[derive(Debug)]
+pub struct Sinks {
+    statuses: Vec<Arc<Status>>,
+    committed: watch::Receiver<u64>,
+    clock: SharedClock,
+    stop: CancellationToken,
+    thread: Option<JoinHandle<()>>,
 }
 
-/// Opens the sink that the configuration names.
-///
-/// # Errors
-/// What the system says.
-pub(super) fn file(path: &Path, max_bytes: u64, max_files: u32) -> io::Result<Box<dyn AuditSinkLike>> {
-    let mut file = FileSink { path: path.to_owned(), max_bytes, max_files, open: None };
-    file.ready(0)?;
-    Ok(Box::new(file))
-}
-
-/// A pipe or a terminal.
-pub(super) struct StreamSink {
-    out: File,
-    torn: bool,
-}
-
-impl StreamSink {
-    pub(super) fn over(out: File) -> Self {
-        Self { out, torn: false }
-    }
-}
-
-impl AuditSinkLike for StreamSink {
-    fn append(&mut self, batch: Batch<'_>) -> Appended {
-        if self.torn
-            && let (_, Some(fault)) = write_all(&mut self.out, b"\n")
-        {
-            return Appended { lines: 0, torn: false, fault: Some(fault.kind()) };
-        }
-        self.torn = false;
-        let (written, fault) = write_all(&mut self.out, batch.bytes);
-        let appended = appended(batch, written, fault);
-        self.torn = appended.torn;
-        appended
-    }
-
-    fn sync(&mut self) {}
-}
-
-/// A file, and its predecessors `path.1`, `path.2`, ..
-struct FileSink {
-    path: PathBuf,
-    max_bytes: u64,
-    max_files: u32,
-    open: Option<OpenFile>,
-}
-
-struct OpenFile {
-    file: File,
-    device: u64,
-    inode: u64,
-    /// Only a regular file has a size worth limiting.
-    regular: bool,
-}
-
-impl AuditSinkLike for FileSink {
-    fn append(&mut self, batch: Batch<'_>) -> Appended {
-        let mut done = 0;
-        let mut start = 0;
-        while let Some(&first_end) = batch.ends.get(done) {
-            let room = match self.ready(first_end - start) {
-                Ok(room) => room,
-                Err(fault) => return Appended { lines: done, torn: false, fault: Some(fault.kind()) },
-            };
-            let ends = batch.ends.get(done..).unwrap_or_default();
-            let fitting = ends.iter().take_while(|end| (**end - start) as u64 <= room).count().max(1);
-            let end = ends.get(fitting - 1).copied().unwrap_or(first_end);
-            let piece = batch.bytes.get(start..end).unwrap_or_default();
-            let Some(open) = &mut self.open else { break };
-            let (written, fault) = write_all(&mut open.file, piece);
-            if fault.is_some() {
-                self.open = None;
-                let out = appended(batch, start + written, fault);
-                return out;
-            }
-            done += fitting;
-            start = end;
-        }
-        Appended { lines: done, torn: false, fault: None }
-    }
-
-    fn sync(&mut self) {
-        if let Some(open) = &self.open {
-            // A pipe or a device can't, and `written` is all we promise.
-            let _ = open.file.sync_data();
-        }
-    }
-}
-
-impl FileSink {
-    /// Makes sure a file is open that has room for a line of `line` bytes, and says how much room it has.
+impl Sinks {
+    /// Starts every sink of the configuration.
     ///
-    /// Somebody may have renamed or removed the file (logrotate does); a new one is opened then. A single line longer
-    /// than `max_bytes` gets a file to itself.
-    fn ready(&mut self, line: usize) -> io::Result<u64> {
-        for _ in 0..2 {
-            let found = match fs::metadata(&self.path) {
-                Ok(found) => Some(found),
-                Err(missing) if missing.kind() == ErrorKind::NotFound => None,
-                Err(fault) => return Err(fault),
-            };
-            let same = |open: &OpenFile| {
-                found.as_ref().is_some_and(|found| (found.dev(), found.ino()) == (open.device, open.inode))
-            };
-            let size = match &self.open {
-                Some(open) if same(open) => {
-                    if !open.regular {
-                        return Ok(u64::MAX);
-                    }
-                    found.map_or(0, |found| found.len())
+    /// # Errors
+    /// [`SinkError`], naming the sink; then none runs.
+    pub fn start(configs: &[SinkConfig], trail: &Trail, clock: SharedClock, heard: Heard) -> Result<Self, SinkError> {
+        let stop = CancellationToken::new();
+        let mut workers = Vec::with_capacity(configs.len());
+        for config in configs {
+            workers.push(Worker::new(config, trail, Arc::clone(&clock), Arc::clone(&heard), stop.clone())?);
+        }
+        let statuses = workers.iter().map(|worker| Arc::clone(&worker.status)).collect();
+        let committed = trail.committed();
+        let thread = if workers.is_empty() { None } else { Some(run(workers)?) };
+        Ok(Self { statuses, committed, clock, stop, thread })
+    }
+
+    /// Tells how far each is, whenever it is asked.
+    pub fn reporter(&self) -> impl Fn() -> Vec<Level> + Send + Sync + 'static {
+        let (statuses, committed, clock) = (self.statuses.clone(), self.committed.clone(), Arc::clone(&self.clock));
+        move || levels(&statuses, *committed.borrow(), &clock)
+    }
+
+    /// Lets each deliver what there is, for five seconds at most, and ends them. To be called once the trail is closed.
+    pub async fn close(mut self) {
+        self.stop.cancel();
+        let Some(thread) = self.thread.take() else { return };
+        // A write that hangs holds its thread; the process does not wait for it.
+        let ended = tokio::task::spawn_blocking(move || thread.join());
+        if tokio::time::timeout(LAST_WORDS + Duration::from_secs(1), ended).await.is_err() {
+            tracing::warn!("an audit sink hangs: what it has not got comes after the next start");
+        }
+    }
+}
+
+fn levels(statuses: &[Arc<Status>], committed: u64, clock: &SharedClock) -> Vec<Level> {
+    let now = unix_millis(clock.now());
+    let level = |status: &Arc<Status>| {
+        let lag = committed.saturating_sub(status.settled.load(Ordering::Relaxed));
+        let since = status.waiting_since.load(Ordering::Relaxed);
+        let delay = if lag == 0 || since == 0 { 0 } else { now.saturating_sub(since) };
+        Level {
+            name: status.name.clone(),
+            lag,
+            delay: Duration::from_millis(u64::try_from(delay).unwrap_or(0)),
+            healthy: status.healthy.load(Ordering::Relaxed),
+        }
+    };
+    statuses.iter().map(level).collect()
+}
+
+fn run(workers: Vec<Worker>) -> Result<JoinHandle<()>, SinkError> {
+    let started = std::thread::Builder::new().name("audit-sinks".to_owned()).spawn(move || {
+        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                tracing::error!(%error, "no audit sink can be started");
+                return;
+            }
+        };
+        runtime.block_on(async {
+            let mut tasks = tokio::task::JoinSet::new();
+            for worker in workers {
+                tasks.spawn(worker.run());
+            }
+            while let Some(ended) = tasks.join_next().await {
+                if let Err(error) = ended {
+                    tracing::error!(%error, "an audit sink ended by a fault of ours");
                 }
-                Some(_) | None => {
-                    self.open = None;
-                    let (open, size) = open_file(&self.path)?;
-                    let regular = open.regular;
-                    self.open = Some(open);
-                    if !regular {
-                        return Ok(u64::MAX);
-                    }
-                    size
-                }
+            }
+        });
+        runtime.shutdown_background();
+    });
+    started.map_err(|source| SinkError::Io { sink: "all".to_owned(), source })
+}
+
+/// Opens the target, and finds out what is wrong with its settings.
+fn open(config: &SinkConfig) -> Result<Box<dyn Target>, SinkError> {
+    let io = |source| SinkError::Io { sink: config.name.clone(), source };
+    let tls = |source| SinkError::Tls { sink: config.name.clone(), source };
+    Ok(match &config.target {
+        SinkTarget::Stdout => Box::new(file::LineTarget::stdout().map_err(io)?),
+        SinkTarget::File { path, max_bytes, max_files } => {
+            Box::new(file::LineTarget::file(path, *max_bytes, *max_files).map_err(io)?)
+        }
+        SinkTarget::Syslog(settings) => Box::new(syslog::SyslogSink::new(settings, config.timeout).map_err(tls)?),
+        SinkTarget::Splunk(settings) => {
+            Box::new(splunk::SplunkSink::new(settings, config.encoding, config.timeout).map_err(tls)?)
+        }
+        SinkTarget::Elastic(settings) => Box::new(elastic::ElasticSink::new(settings, config.timeout).map_err(tls)?),
+        SinkTarget::Otlp(_) | SinkTarget::Kafka(_) => {
+            return Err(io(std::io::Error::other("this target is not built yet")));
+        }
+    })
+}
+
+/// One sink.
+struct Worker {
+    config: SinkConfig,
+    target: Box<dyn Target>,
+    folder: PathBuf,
+    chain: String,
+    reader: Reader,
+    committed: watch::Receiver<u64>,
+    delivered: Arc<Delivered>,
+    trail: Trail,
+    clock: SharedClock,
+    heard: Heard,
+    stop: CancellationToken,
+    status: Arc<Status>,
+    /// The last record that was handed over, or that is none of this sink's.
+    sent: u64,
+    /// The last record that is certain, and that the cursor's file says.
+    settled: u64,
+    saved: u64,
+    saved_at: Duration,
+    /// The last number that was counted as lost.
+    lost_to: u64,
+    failures: u32,
+}
+
+impl Worker {
+    fn new(
+        config: &SinkConfig,
+        trail: &Trail,
+        clock: SharedClock,
+        heard: Heard,
+        stop: CancellationToken,
+    ) -> Result<Self, SinkError> {
+        let target = open(config)?;
+        let folder = trail.folder().to_owned();
+        let io = |source| SinkError::Io { sink: config.name.clone(), source };
+        let last = *trail.committed().borrow();
+        let oldest = oldest(&folder).map_err(io)?;
+        let from_the_oldest = oldest.saturating_sub(1);
+        let at = match files::cursor(&folder, &config.name, trail.chain()).map_err(io)? {
+            Found::At(sequence) if sequence <= last => sequence,
+            Found::At(sequence) => {
+                tracing::warn!(sink = config.name, sequence, last, "the trail ends before this sink's place in it");
+                last
+            }
+            Found::New => from_the_oldest,
+            Found::Unusable => {
+                tracing::warn!(
+                    sink = config.name,
+                    "its cursor can't be used and is put aside: it gets every record that is there, some of them again"
+                );
+                from_the_oldest
+            }
+        };
+        let delivered = Arc::clone(trail.delivered());
+        delivered.expect(&config.name, at, config.when_full);
+        let status = Arc::new(Status {
+            name: config.name.clone(),
+            settled: AtomicU64::new(at),
+            waiting_since: AtomicI64::new(0),
+            healthy: AtomicBool::new(true),
+        });
+        Ok(Self {
+            config: config.clone(),
+            target,
+            reader: Reader::new(&folder, at + 1, MAX_LINE),
+            folder,
+            chain: trail.chain().to_owned(),
+            committed: trail.committed(),
+            delivered,
+            trail: trail.clone(),
+            saved_at: clock.monotonic(),
+            clock,
+            heard,
+            stop,
+            status,
+            sent: at,
+            settled: at,
+            saved: at,
+            lost_to: at,
+            failures: 0,
+        })
+    }
+
+    async fn run(mut self) {
+        let mut ends: Option<tokio::time::Instant> = None;
+        loop {
+            let stopping = self.stop.is_cancelled();
+            if stopping && ends.is_none() {
+                ends = Some(tokio::time::Instant::now() + LAST_WORDS);
+            }
+            let pause = match self.step().await {
+                Step::More => Duration::ZERO,
+                Step::Idle if stopping && self.settled >= *self.committed.borrow() => break,
+                // What is not certain yet is looked at again soon.
+                Step::Idle if self.settled < self.sent || stopping => Duration::from_millis(50),
+                Step::Idle => SAVE,
+                Step::Failed(pause) => pause,
             };
-            if size == 0 || size.saturating_add(line as u64) <= self.max_bytes {
-                return Ok(self.max_bytes.saturating_sub(size));
+            if ends.is_some_and(|ends| tokio::time::Instant::now() >= ends) {
+                break;
             }
-            self.open = None;
-            self.rotate()?;
-        }
-        Err(io::Error::other("the file fills up faster than it can be rotated"))
-    }
-
-    /// `path.1` becomes `path.2` and so on; the oldest goes.
-    fn rotate(&self) -> io::Result<()> {
-        if self.max_files == 0 {
-            return fs::remove_file(&self.path);
-        }
-        for number in (1..self.max_files).rev() {
-            match fs::rename(numbered(&self.path, number), numbered(&self.path, number + 1)) {
-                Err(fault) if fault.kind() != ErrorKind::NotFound => return Err(fault),
-                Ok(()) | Err(_) => {}
+            self.save(false);
+            if pause.is_zero() {
+                tokio::task::yield_now().await;
+                continue;
+            }
+            let failed = self.failures > 0;
+            tokio::select! {
+                () = self.stop.cancelled(), if !stopping => {}
+                // A receiver that is down is not asked more often because there is more for it.
+                _ = self.committed.changed(), if !failed && !stopping => {}
+                () = tokio::time::sleep(pause.min(LAST_WORDS)) , if stopping => {}
+                () = tokio::time::sleep(pause), if !stopping => {}
             }
         }
-        fs::rename(&self.path, numbered(&self.path, 1))
+        self.save(true);
     }
-}
 
-fn numbered(path: &Path, number: u32) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(format!(".{number}"));
-    name.into()
-}
-
-/// Opens `path` for appending, readable by the owner alone, and closes a torn last line.
-fn open_file(path: &Path) -> io::Result<(OpenFile, u64)> {
-    let mut file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)?;
-    let found = file.metadata()?;
-    let mut size = found.len();
-    if found.is_file() && size > 0 {
-        let mut last = [0_u8];
-        file.seek(SeekFrom::End(-1))?;
-        file.read_exact(&mut last)?;
-        if last != *b"\n" {
-            file.write_all(b"\n")?;
-            size += 1;
-        }
-    }
-    Ok((OpenFile { file, device: found.dev(), inode: found.ino(), regular: found.is_file() }, size))
-}
-
-/// Writes until all is out or something goes wrong; says how much is out.
-fn write_all(out: &mut File, bytes: &[u8]) -> (usize, Option<io::Error>) {
-    /// A pipe that somebody made non-blocking is waited for this often, 2 ms each.
-    const PATIENCE: u32 = 500;
-    let (mut written, mut waited) = (0, 0);
-    while let Some(rest) = bytes.get(written..)
-        && !rest.is_empty()
-    {
-        match out.write(rest) {
-            Ok(0) => return (written, Some(ErrorKind::WriteZero.into())),
-            Ok(some) => written += some,
-            Err(fault) if fault.kind() == ErrorKind::Interrupted => {}
-            Err(fault) if fault.kind() == ErrorKind::WouldBlock && waited < PATIENCE => {
-                waited += 1;
-                std::thread::sleep(Duration::from_millis(2));
+    /// One batch, if there is any.
+    async fn step(&mut self) -> Step {
+        self.settle();
+        let upto = *self.committed.borrow_and_update();
+        let batch = match self.batch(upto) {
+            Ok(batch) => batch,
+            Err(message) => return self.failed(&message, None),
+        };
+        self.tell_lost().await;
+        let last = self.reader.position() - 1;
+        if batch.is_empty() {
+            if self.settled == self.sent {
+                self.status.waiting_since.store(0, Ordering::Relaxed);
             }
-            Err(fault) => return (written, Some(fault)),
+            let moved = last > self.sent;
+            self.sent = self.sent.max(last);
+            self.settle();
+            return if moved { Step::More } else { Step::Idle };
+        }
+        self.status.waiting_since.store(batch.first().map_or(0, |first| first.time_ms), Ordering::Relaxed);
+        let patient = self.target.patient();
+        let delivery = self.target.deliver(&batch);
+        let outcome = if patient {
+            delivery.await
+        } else {
+            let late = |_| Err(target::Fault::new("no answer in time"));
+            tokio::time::timeout(self.config.timeout, delivery).await.unwrap_or_else(late)
+        };
+        match outcome {
+            Ok(taken) => {
+                self.bury(&batch, &taken.refused).await;
+                let count = (batch.len() - taken.refused.len()) as u64;
+                (self.heard)(News::Sent { sink: &self.config.name, result: "delivered", count });
+                self.sent = last;
+                self.well();
+                self.settle();
+                Step::More
+            }
+            Err(fault) => {
+                let taken = fault.taken.min(batch.len());
+                if let Some(last) = taken.checked_sub(1).and_then(|at| batch.get(at)) {
+                    self.bury(&batch, &fault.refused).await;
+                    let count = taken.saturating_sub(fault.refused.len()) as u64;
+                    (self.heard)(News::Sent { sink: &self.config.name, result: "delivered", count });
+                    self.sent = last.sequence;
+                }
+                // The rest is read again.
+                self.reader = Reader::new(&self.folder, self.sent + 1, MAX_LINE);
+                self.settle();
+                self.failed(&fault.message, fault.retry_after)
+            }
         }
     }
-    (written, None)
+
+    /// The next records of this sink, filtered, masked and in their form.
+    fn batch(&mut self, upto: u64) -> Result<Vec<Outgoing>, String> {
+        let (mut batch, mut bytes, mut filtered) = (Vec::new(), 0, 0_u64);
+        while batch.len() < self.config.batch_records && bytes < self.config.batch_bytes && filtered < 10_000 {
+            let record = match self.reader.next(upto) {
+                Ok(Some(record)) => record,
+                Ok(None) => break,
+                Err(error) => return Err(error.to_string()),
+            };
+            match self.outgoing(record.sequence, record.line) {
+                Some(outgoing) => {
+                    bytes += outgoing.encoded.len();
+                    batch.push(outgoing);
+                }
+                None => filtered += 1,
+            }
+        }
+        if filtered > 0 {
+            (self.heard)(News::Sent { sink: &self.config.name, result: "filtered", count: filtered });
+        }
+        Ok(batch)
+    }
+
+    fn outgoing(&self, sequence: u64, line: Vec<u8>) -> Option<Outgoing> {
+        let config = &self.config;
+        // A line that goes out as it is need not be taken apart.
+        let as_it_is = config.encoding == Encoding::Ocsf
+            && config.mask.is_empty()
+            && takes_all(&config.filter)
+            && matches!(config.target, SinkTarget::Stdout | SinkTarget::File { .. });
+        if as_it_is {
+            return Some(Outgoing {
+                sequence,
+                time_ms: unix_millis(self.clock.now()),
+                encoded: line,
+                ..Outgoing::default()
+            });
+        }
+        let mut record: Value = serde_json::from_slice(&line).ok()?;
+        if !takes(&config.filter, &record) {
+            return None;
+        }
+        for path in &config.mask {
+            remove(&mut record, path);
+        }
+        let encoded = encode(config.encoding, config.mask.is_empty().then_some(&line), &record);
+        let uid = record.pointer("/metadata/uid").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let time_ms = record.get("time").and_then(Value::as_i64).unwrap_or(0);
+        Some(Outgoing { sequence, uid, time_ms, record, encoded })
+    }
+
+    /// What is certain by now; and what has to be sent again.
+    fn settle(&mut self) {
+        match self.target.settled() {
+            Settled::All => self.settled = self.settled.max(self.sent),
+            Settled::UpTo(upto) => self.settled = self.settled.max(upto.min(self.sent)),
+            Settled::Broken(upto) => {
+                self.settled = self.settled.max(upto.min(self.sent));
+                self.sent = self.settled;
+                self.reader = Reader::new(&self.folder, self.sent + 1, MAX_LINE);
+            }
+        }
+        self.status.settled.store(self.settled, Ordering::Relaxed);
+        self.delivered.reached(&self.config.name, self.settled);
+    }
+
+    fn well(&mut self) {
+        if self.failures > 0 {
+            tracing::info!(sink = self.config.name, "the audit sink takes records again");
+        }
+        self.failures = 0;
+        self.status.healthy.store(true, Ordering::Relaxed);
+    }
+
+    fn failed(&mut self, message: &str, retry_after: Option<Duration>) -> Step {
+        if self.failures == 0 {
+            tracing::warn!(
+                sink = self.config.name,
+                fault = message,
+                "the audit sink takes no records; it is tried again"
+            );
+        }
+        self.status.healthy.store(false, Ordering::Relaxed);
+        let most = self.config.retry_max.min(FIRST_PAUSE.saturating_mul(1 << self.failures.min(20)));
+        self.failures = self.failures.saturating_add(1);
+        // Anywhere up to the pause, so that many do not come at once.
+        let jitter = most.mul_f64(0.5 + 0.5 * fastrand::f64());
+        let asked = retry_after.unwrap_or(Duration::ZERO).min(self.config.retry_max);
+        Step::Failed(jitter.max(asked))
+    }
+
+    /// What the receiver will never have is put aside and counted.
+    async fn bury(&mut self, batch: &[Outgoing], refused: &[(usize, String)]) {
+        if refused.is_empty() {
+            return;
+        }
+        let sink = self.config.name.as_str();
+        let dead = refused.iter().filter_map(|(at, reason)| Some((batch.get(*at)?, reason.as_str())));
+        if let Err(error) = files::bury(&self.folder, sink, dead) {
+            tracing::error!(sink, %error, "what an audit sink refused could not be put aside");
+        }
+        let count = refused.len() as u64;
+        if let Some((_, reason)) = refused.first() {
+            tracing::warn!(sink, count, reason, "the audit sink will not have some records");
+        }
+        (self.heard)(News::Sent { sink, result: "refused", count });
+        self.lose("refused", count).await;
+    }
+
+    /// Numbers that the spool has no more are lost to this sink.
+    async fn tell_lost(&mut self) {
+        let Some((first, last)) = self.reader.take_skipped() else { return };
+        let first = first.max(self.lost_to + 1);
+        if first > last {
+            return;
+        }
+        self.lost_to = last;
+        // Segments go from the oldest on; what is missing further on was damaged.
+        let gone = oldest(&self.folder).is_ok_and(|oldest| oldest > last);
+        let (reason, count) = (if gone { "skipped" } else { "quarantined" }, last - first + 1);
+        tracing::error!(sink = self.config.name, first, last, reason, "records are lost to an audit sink");
+        (self.heard)(News::Sent { sink: &self.config.name, result: "skipped", count });
+        self.lose(reason, count).await;
+    }
+
+    async fn lose(&mut self, reason: &'static str, count: u64) {
+        let place = self.config.name.clone();
+        (self.heard)(News::Lost { place: &place, reason, count });
+        let now = self.clock.now();
+        let entry = Entry::Lost(LostEntry { time: now, place, reason, count, since: now });
+        if let Err(error) = self.trail.write(entry).await {
+            tracing::warn!(%error, "what was lost to an audit sink could not be recorded");
+        }
+    }
+
+    fn save(&mut self, at_once: bool) {
+        let monotonic = self.clock.monotonic();
+        if self.settled == self.saved || (!at_once && monotonic.saturating_sub(self.saved_at) < SAVE) {
+            return;
+        }
+        self.saved_at = monotonic;
+        let cursor = Cursor { chain: self.chain.clone(), sequence: self.settled };
+        match files::save(&self.folder, &self.config.name, &cursor) {
+            Ok(()) => self.saved = self.settled,
+            Err(error) => tracing::warn!(sink = self.config.name, %error, "its cursor could not be written"),
+        }
+    }
 }
 
-fn appended(batch: Batch<'_>, written: usize, fault: Option<io::Error>) -> Appended {
-    let lines = batch.ends.iter().take_while(|end| **end <= written).count();
-    let whole = lines.checked_sub(1).and_then(|last| batch.ends.get(last)).copied().unwrap_or(0);
-    Appended { lines, torn: written > whole, fault: fault.map(|fault| fault.kind()) }
+enum Step {
+    /// There may be more.
+    More,
+    /// There is nothing to do.
+    Idle,
+    /// It went wrong; try again after so long.
+    Failed(Duration),
 }
+
+/// The oldest record of the spool; 1 when there is none.
+fn oldest(folder: &Path) -> std::io::Result<u64> {
+    let told = |error: super::reader::ReadError| std::io::Error::other(error.to_string());
+    for (_, path) in super::reader::segments(folder).map_err(told)? {
+        if let Some(header) = super::reader::header(&path).map_err(told)? {
+            return Ok(header.first_sequence);
+        }
+    }
+    Ok(1)
+}
+
+fn takes_all(filter: &SinkFilter) -> bool {
+    let all = |actions: &[crate::config::ActionPattern]| {
+        actions.is_empty() || actions.iter().any(|one| matches!(one, crate::config::ActionPattern::All))
+    };
+    filter.kinds.is_empty()
+        && filter.decisions.is_empty()
+        && filter.callers.is_empty()
+        && filter.severity <= 1
+        && all(&filter.actions)
+}
+
+/// Whether a sink gets this record.
+fn takes(filter: &SinkFilter, record: &Value) -> bool {
+    let text = |pointer: &str| record.pointer(pointer).and_then(Value::as_str);
+    let kind_fits = filter.kinds.is_empty() || filter.kinds.iter().any(|wanted| wanted == kind(record));
+    let decision_fits = filter.decisions.is_empty()
+        || ending(record).is_none_or(|ending| filter.decisions.iter().any(|wanted| wanted == ending));
+    let action_fits = filter.actions.is_empty()
+        || text("/api/operation").is_none_or(|action| filter.actions.iter().any(|pattern| pattern.covers(action)));
+    let caller_fits = filter.callers.is_empty()
+        || text("/actor/app_name").is_none_or(|caller| filter.callers.iter().any(|wanted| wanted == caller));
+    let severity = record.get("severity_id").and_then(Value::as_u64).unwrap_or(0);
+    kind_fits && decision_fits && action_fits && caller_fits && severity >= u64::from(filter.severity)
+}
+
+/// Takes a path out of a record.
+fn remove(record: &mut Value, path: &[String]) {
+    match (record, path) {
+        (Value::Object(members), [last]) => {
+            members.remove(last);
+        }
+        (Value::Object(members), [first, rest @ ..]) => {
+            if let Some(inner) = members.get_mut(first) {
+                remove(inner, rest);
+            }
+        }
+        // What is masked in a list is masked in each of its items.
+        (Value::Array(items), path) => items.iter_mut().for_each(|item| remove(item, path)),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests;

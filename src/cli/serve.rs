@@ -102,7 +102,10 @@ async fn serve(config: Config, only_check: bool) -> io::Result<u8> {
                 | BuildError::AdminTls(_)
                 | BuildError::Tokens(_)
                 | BuildError::ApiKeys(_) => exit::DATA,
-                BuildError::Audit(_) | BuildError::Listen { .. } | BuildError::Revocations(_) => exit::UNAVAILABLE,
+                BuildError::Audit(_)
+                | BuildError::Sinks(_)
+                | BuildError::Listen { .. }
+                | BuildError::Revocations(_) => exit::UNAVAILABLE,
                 BuildError::SelfTest | BuildError::Random => exit::SOFTWARE,
             });
         }

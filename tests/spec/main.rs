@@ -45,6 +45,7 @@ mod review_identity;
 mod revocation;
 mod rights;
 mod rotation;
+mod sinks;
 mod status_lists;
 mod telemetry;
 mod three_levels;

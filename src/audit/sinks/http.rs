@@ -1,0 +1,119 @@
+//! What the sinks over HTTP share: one client, bounded answers, and what a status means.
+
+use std::io::Write as _;
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderValue, StatusCode};
+use url::Url;
+
+use super::target::{Fault, bounded};
+use super::tls::{TlsProblem, client};
+use crate::config::SinkTls;
+
+/// An answer is read no further.
+const ANSWER_BYTES: usize = 8 << 20;
+
+pub(super) struct Poster {
+    url: Url,
+    tls: SinkTls,
+    timeout: Duration,
+    gzip: bool,
+    headers: HeaderMap,
+    /// Made anew after a failure, so that renewed certificates count.
+    client: Option<reqwest::Client>,
+}
+
+impl Poster {
+    pub(super) fn new(
+        url: Url,
+        tls: &SinkTls,
+        timeout: Duration,
+        gzip: bool,
+        headers: HeaderMap,
+    ) -> Result<Self, TlsProblem> {
+        client(tls)?;
+        Ok(Self { url, tls: tls.clone(), timeout, gzip, headers, client: None })
+    }
+
+    /// Posts a body, and gives the status and the whole answer.
+    pub(super) async fn post(&mut self, body: Vec<u8>) -> Result<(StatusCode, Vec<u8>), Fault> {
+        let answered = self.exchange(body).await;
+        if answered.is_err() {
+            self.client = None;
+        }
+        answered
+    }
+
+    async fn exchange(&mut self, body: Vec<u8>) -> Result<(StatusCode, Vec<u8>), Fault> {
+        let http = match &self.client {
+            Some(client) => client.clone(),
+            None => {
+                let tls = client(&self.tls).map_err(|problem| Fault::new(&problem.to_string()))?;
+                let made = reqwest::Client::builder()
+                    .tls_backend_preconfigured(tls)
+                    .redirect(reqwest::redirect::Policy::none())
+                    .no_proxy()
+                    // Whatever another crate has switched on: what is small on the wire must not grow here.
+                    .no_gzip()
+                    .no_brotli()
+                    .no_deflate()
+                    .no_zstd()
+                    .connect_timeout(self.timeout)
+                    .timeout(self.timeout)
+                    .user_agent("gatepost")
+                    .build()
+                    .map_err(|_| Fault::new("the HTTP client could not be made"))?;
+                self.client = Some(made.clone());
+                made
+            }
+        };
+        let mut request = http.post(self.url.clone()).headers(self.headers.clone());
+        let body = if self.gzip {
+            request = request.header(http::header::CONTENT_ENCODING, "gzip");
+            gzipped(&body).map_err(|error| Fault::new(&error.to_string()))?
+        } else {
+            body
+        };
+        let told = |error: reqwest::Error| {
+            let what = if error.is_timeout() { "no answer in time" } else { "no connection, or it broke" };
+            Fault::new(what)
+        };
+        let mut answer = request.body(body).send().await.map_err(told)?;
+        let (status, retry_after) = (answer.status(), retry_after(answer.headers()));
+        let mut bytes = Vec::new();
+        while let Some(chunk) = answer.chunk().await.map_err(told)? {
+            if bytes.len() + chunk.len() > ANSWER_BYTES {
+                return Err(Fault::new("the answer does not end"));
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+        if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS || status == StatusCode::REQUEST_TIMEOUT
+        {
+            return Err(Fault { retry_after, ..Fault::new(&format!("the receiver answers {status}")) });
+        }
+        Ok((status, bytes))
+    }
+}
+
+/// A header's value that no log shows.
+pub(super) fn secret_header(text: &str) -> Option<HeaderValue> {
+    let mut value = HeaderValue::from_str(text).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
+/// What an unexpected answer comes down to.
+pub(super) fn unexpected(status: StatusCode, what: &str) -> Fault {
+    Fault::new(&format!("the receiver answers {status}: {}", bounded(what)))
+}
+
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds = headers.get(http::header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds))
+}
+
+fn gzipped(bytes: &[u8]) -> std::io::Result<Vec<u8>> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::with_capacity(bytes.len() / 8), flate2::Compression::fast());
+    encoder.write_all(bytes)?;
+    encoder.finish()
+}
