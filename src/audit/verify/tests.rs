@@ -364,7 +364,7 @@ fn an_export_is_checked_as_its_spool_is_and_an_anchor_stands_for_a_checkpoint() 
     };
     let check = |anchor: Option<(u64, Hash)>| {
         let known = Knowledge { anchor, ..knows(&key) };
-        verify_lines(&[path.clone()], &known, &mut |_| ()).unwrap()
+        verify_lines(std::slice::from_ref(&path), &known, &mut |_| ()).unwrap()
     };
     export(&lines);
     let report = check(None);
@@ -629,7 +629,7 @@ fn an_anchor_stands_for_what_came_before_an_export() {
     let before = unseal(&whole.segments[0][10]).unwrap();
     let check = |anchor| {
         let known = Knowledge { anchor: Some(anchor), ..knows(&key) };
-        verify_lines(&[path.clone()], &known, &mut |_| ()).unwrap().broken.map(|(_, what)| what)
+        verify_lines(std::slice::from_ref(&path), &known, &mut |_| ()).unwrap().broken.map(|(_, what)| what)
     };
     assert_eq!(check((before.sequence, before.hash)), None);
     assert_eq!(check((before.sequence, before.prev)), Some(Break::Contradicted { sequence: 10 }));
