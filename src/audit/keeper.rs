@@ -118,7 +118,11 @@ impl Keeper {
         if let Some(before) = recovered.last_mode.as_deref().filter(|mode| *mode != self.frame.keeping.mode.as_str()) {
             notes.push(Note::ModeChanged { before });
         }
-        self.commit(&notes, &[], true)
+        self.commit(&notes, &[], true)?;
+        if !recovered.gaps.is_empty() {
+            self.sign(true);
+        }
+        Ok(())
     }
 
     /// What was committed: the last record that a sink may have. It is what the disk has kept.
@@ -162,11 +166,13 @@ impl Keeper {
         let sync = round.iter().any(|(_, mode)| *mode == AuditMode::Durable) || !notes.is_empty();
         match self.commit(&notes, &bodies, sync) {
             Ok(()) => {
-                if self.failed.take().is_some() {
+                let resumed = self.failed.take().is_some();
+                if resumed {
                     tracing::warn!("audit records are being kept again");
                 }
                 self.lost.clear();
-                self.sign(false);
+                // While nothing could be kept, nothing was signed either.
+                self.sign(resumed);
                 Ok(())
             }
             Err(kind) => {
@@ -307,19 +313,26 @@ impl Keeper {
         }
     }
 
-    /// Says that the oldest segment goes, then removes it.
+    /// Says that the oldest segment goes, signs it, then removes it: a missing beginning is believed for a signature alone.
     fn remove(&mut self, first: u64, last: u64, reason: &'static str) -> Result<(), ErrorKind> {
+        if last >= first {
+            self.note(&Note::Removed { first, last, reason })?;
+            self.sign(true);
+        }
+        self.spool.remove_oldest().map_err(|fault| fault.kind())
+    }
+
+    /// Keeps a note of our own, whether or not there is room for it.
+    fn note(&mut self, note: &Note<'_>) -> Result<(), ErrorKind> {
         let now = self.clock.now();
-        if last >= first
-            && let Ok(body) = render_note(&Note::Removed { first, last, reason }, now, &self.frame)
-        {
+        if let Ok(body) = render_note(note, now, &self.frame) {
             self.spool.begin(body.bytes());
             self.spool.seal(&body);
             self.spool.commit(true, now).map_err(|fault| fault.kind())?;
             self.unsynced = None;
             self.publish();
         }
-        self.spool.remove_oldest().map_err(|fault| fault.kind())
+        Ok(())
     }
 
     /// Nothing can be kept from now on. The reserve makes room for the record that says so.
@@ -332,13 +345,9 @@ impl Keeper {
                 let now = self.clock.now();
                 self.failed = Some(Failed { since: now, missing: 0, kind, tried: monotonic });
                 let reserve = reason(kind) == "DISK_FULL" && self.spool.give_back();
-                if reserve && let Ok(body) = render_note(&Note::Failed { reason: reason(kind) }, now, &self.frame) {
-                    self.spool.begin(body.bytes());
-                    self.spool.seal(&body);
-                    if self.spool.commit(true, now).is_ok() {
-                        self.unsynced = None;
-                        self.publish();
-                    }
+                if reserve {
+                    // What failed is told already; this is one attempt to have it on record too.
+                    let _ = self.note(&Note::Failed { reason: reason(kind) });
                 }
             }
         }
@@ -393,7 +402,8 @@ impl Keeper {
         let statement = checkpoints.key.sign(Statement { chain, sequence: last, hash, oldest, time });
         // The record of it is the next one, and nothing new by itself.
         self.signed = (last + 1, monotonic);
-        if let Err(kind) = self.commit(&[Note::Checkpoint(&statement)], &[], true) {
+        // Not by way of making room: that signs too.
+        if let Err(kind) = self.note(&Note::Checkpoint(&statement)) {
             self.fail(kind);
             return;
         }
