@@ -30,6 +30,7 @@ mod elastic;
 mod file;
 mod files;
 mod http;
+mod otlp;
 mod splunk;
 mod syslog;
 mod target;
@@ -190,7 +191,8 @@ fn open(config: &SinkConfig) -> Result<Box<dyn Target>, SinkError> {
             Box::new(splunk::SplunkSink::new(settings, config.encoding, config.timeout).map_err(tls)?)
         }
         SinkTarget::Elastic(settings) => Box::new(elastic::ElasticSink::new(settings, config.timeout).map_err(tls)?),
-        SinkTarget::Otlp(_) | SinkTarget::Kafka(_) => {
+        SinkTarget::Otlp(settings) => Box::new(otlp::OtlpSink::new(settings, config.timeout).map_err(tls)?),
+        SinkTarget::Kafka(_) => {
             return Err(io(std::io::Error::other("this target is not built yet")));
         }
     })
