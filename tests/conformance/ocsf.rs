@@ -16,7 +16,7 @@ use gatepost::audit::{
     Outcome, PolicyEntry, QuestionFacts, SubjectFacts, Trail,
 };
 use gatepost::clock::SystemClock;
-use gatepost::config::{AuditConfig, AuditMode, Keeping, Limits, OnAuditFailure, SpoolConfig};
+use gatepost::config::{AuditConfig, AuditMode, Keeping, Limits, OnAuditFailure, PatternsConfig, SpoolConfig};
 use gatepost::model::decision::{CacheUse, Decision, Denial, DenialCode, PolicyError, Ruling};
 use gatepost::model::entity::{EntityId, EntityType, EntityUid, RawRecord, RawValue};
 use gatepost::model::field_path::FieldPath;
@@ -86,6 +86,7 @@ async fn every_record_we_can_write_is_valid_ocsf() {
         checkpoints: None,
         attributes: Vec::new(),
         pseudonyms: None,
+        patterns: PatternsConfig::default(),
         sinks: Vec::new(),
     };
     let host = HostFacts { hostname: "gatepost-0".to_owned() };
