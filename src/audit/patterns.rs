@@ -93,7 +93,7 @@ pub struct Asked<'a> {
     pub of_several: bool,
     /// Whether it is an administrative action, besides those of `audit.patterns.admin_actions`.
     pub admin: bool,
-    /// What names the token.
+    /// What names the token, unless the caller may present it although it is somebody else's.
     pub token: Option<&'a str>,
 }
 
@@ -225,8 +225,7 @@ impl Detector {
             return Vec::new();
         }
         let asked = if let What::Question(asked) = &event.what { Some(asked) } else { None };
-        let mut look =
-            Look { event, t: millis(event.at), asked, exempt: self.exempt(event), found: Vec::new() };
+        let mut look = Look { event, t: millis(event.at), asked, exempt: self.exempt(event), found: Vec::new() };
         match event.what {
             What::Question(ref asked) => self.question(asked, &mut look),
             What::Authentication { account, tenant, failed: true } => self.failure(account, tenant, &mut look),
@@ -235,9 +234,13 @@ impl Detector {
             What::RateLimited => {
                 if let Some((whose, who)) = who(event) {
                     let minute = self.hash(look.t / 60_000);
-                    self.judge(Pattern::RateLimitPersist, (whose, Some(&who)), who.as_str(), &mut look, |state, terms| {
-                        state.distinct.add(terms.t, terms.window, minute)
-                    });
+                    self.judge(
+                        Pattern::RateLimitPersist,
+                        (whose, Some(&who)),
+                        who.as_str(),
+                        &mut look,
+                        |state, terms| state.distinct.add(terms.t, terms.window, minute),
+                    );
                 }
             }
         }
@@ -318,9 +321,7 @@ impl Detector {
             });
         }
         if admin && asked.ending == Ending::Allowed {
-            self.judge(Pattern::MassAdmin, whose, who, look, |state, terms| {
-                state.tally.add(terms.t, terms.window, 1)
-            });
+            self.judge(Pattern::MassAdmin, whose, who, look, |state, terms| state.tally.add(terms.t, terms.window, 1));
         }
         if refused_for(&NOT_ALLOWED) && !asked.of_several {
             let action = self.hash(asked.action);
@@ -389,9 +390,6 @@ impl Detector {
 
     fn token(&mut self, asked: &Asked<'_>, look: &mut Look<'_>) {
         let (Some(token), Some(caller)) = (asked.token, look.event.caller) else { return };
-        if self.config.presenters.iter().any(|presenter| presenter == caller) {
-            return;
-        }
         let from = self.hash(caller);
         self.judge(Pattern::TokenShared, ("token", look.event.principal), token, look, |state, terms| {
             state.distinct.add(terms.t, terms.window, from)

@@ -22,8 +22,8 @@ use super::checkpoint::{KeyError, SigningKey};
 use super::delivered::Delivered;
 use super::disk::{Disk, RealDisk};
 use super::format::Body;
-use super::patterns::watch::{Told, Watch};
 use super::keeper::{Checkpoints, Keeper};
+use super::patterns::watch::{Told, Watch};
 use super::record::{self, Frame};
 use super::spool::{Recovered, Spool, SpoolError, Writing};
 use super::{AlertEntry, Entry, Heard, HostFacts, News};
@@ -182,8 +182,14 @@ impl Trail {
         let (spool, recovered) = Spool::open(disk, &config.spool, writing, record::mint_boot(clock.now()))?;
         tell(config, &recovered);
         let delivered = Arc::new(Delivered::default());
-        let mut keeper =
-            Keeper::new(spool, Arc::clone(&frame), Arc::clone(&clock), Arc::clone(&heard), Arc::clone(&delivered), checkpoints);
+        let mut keeper = Keeper::new(
+            spool,
+            Arc::clone(&frame),
+            Arc::clone(&clock),
+            Arc::clone(&heard),
+            Arc::clone(&delivered),
+            checkpoints,
+        );
         keeper.begin(&recovered).map_err(AuditError::Disk)?;
         let patterns = Watch::new(&config.patterns, Arc::clone(&clock));
         let shared = Arc::new(Shared {

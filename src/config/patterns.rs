@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::ActionPattern;
+use super::{ActionPattern, PresentGrant};
 use crate::model::entity::EntityUid;
 
 /// What is looked for. The names are those of records, metrics and the configuration.
@@ -219,9 +219,9 @@ pub struct PatternsConfig {
     pub admin_actions: Vec<ActionPattern>,
     /// How many principals (callers, tokens, ..) are remembered for each pattern. 10 000 when unset.
     pub keys: usize,
-    /// Callers that may present tokens of others, by the name that the configuration gives them: one token from them and
-    /// from somebody else is as it should be.
-    pub presenters: Vec<String>,
+    /// Callers, by the name that the configuration gives them, and whose tokens they may present besides their own: such a
+    /// token comes from them and from somebody else as it should.
+    pub presenters: Vec<(String, PresentGrant)>,
 }
 
 impl Default for PatternsConfig {

@@ -65,9 +65,7 @@ fn observe(detector: &mut Detector, event: &Json) -> Vec<Pattern> {
             admin: event["admin"] == true,
             ..Asked::default()
         }),
-        "auth" => {
-            What::Authentication { account: text("account").unwrap(), tenant: text("tenant"), failed: !allowed }
-        }
+        "auth" => What::Authentication { account: text("account").unwrap(), tenant: text("tenant"), failed: !allowed },
         "graphql" => What::GraphQl { root: &root },
         "ratelimit" => What::RateLimited,
         other => panic!("a kind of event that we don't know: {other}"),

@@ -58,6 +58,11 @@ impl Sketch {
         *self = Self::default();
     }
 
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> usize {
+        self.few.capacity() * 8 + self.registers.capacity()
+    }
+
     fn raise(&mut self, hash: u64) -> bool {
         let index = (hash >> (64 - INDEX_BITS)) as usize;
         let rank = u8::try_from((hash << INDEX_BITS).leading_zeros().min(64 - INDEX_BITS) + 1).unwrap_or(u8::MAX);

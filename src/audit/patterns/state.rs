@@ -263,3 +263,28 @@ impl Events {
         groups.fold((0, 0), |(count, most), group| (count + 1, most.max(group.len() as u64)))
     }
 }
+
+#[cfg(test)]
+impl<V> Bounded<V> {
+    pub(super) fn all(&self) -> impl Iterator<Item = &V> {
+        self.young.values().chain(self.old.values())
+    }
+}
+
+#[cfg(test)]
+impl State {
+    /// What it takes of memory.
+    pub(super) fn bytes(&self) -> usize {
+        let pairs = self.tally.parts.capacity()
+            + self.bytes.parts.capacity()
+            + self.distinct.seen.capacity()
+            + self.events.seen.capacity();
+        size_of::<Self>()
+            + pairs * 16
+            + self.numbers.seen.capacity() * size_of::<Numbered>()
+            + self.sketch.bytes()
+            + self.known.capacity() * 8
+            + self.run.samples.capacity() * 16
+            + self.run.first_id.as_ref().map_or(0, |id| id.len())
+    }
+}

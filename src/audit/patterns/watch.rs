@@ -15,9 +15,10 @@ use parking_lot::{Condvar, Mutex};
 use super::{Alert, Asked, Detector, Ending, Event, What};
 use crate::audit::{AlertEntry, CallEntry, Outcome};
 use crate::clock::SharedClock;
-use crate::config::{Pattern, PatternsConfig};
+use crate::config::{Pattern, PatternsConfig, PresentGrant};
 use crate::model::decision::Decision;
 use crate::model::ids::DecisionId;
+use crate::token::TokenFacts;
 
 /// Where alerts go.
 pub(in crate::audit) trait Told: Send + Sync + 'static {
@@ -40,6 +41,7 @@ pub(in crate::audit) struct Watch {
     waiting: Mutex<Waiting>,
     wake: Condvar,
     detector: Mutex<Detector>,
+    presenters: Vec<(String, PresentGrant)>,
     clock: SharedClock,
 }
 
@@ -76,6 +78,7 @@ impl Watch {
                 waiting: Mutex::default(),
                 wake: Condvar::new(),
                 detector: Mutex::new(Detector::new(config.clone())),
+                presenters: config.presenters.clone(),
                 clock,
             })
         })
@@ -103,7 +106,7 @@ impl Watch {
         }
         drop(waiting);
         // Made outside of the lock; a few more than the limit do no harm.
-        let seen = Seen::of(call, self.clock.monotonic());
+        let seen = self.seen(call);
         waiting = self.waiting.lock();
         waiting.seen.push(seen);
         let asleep = std::mem::take(&mut waiting.asleep);
@@ -158,10 +161,8 @@ impl Watch {
             self.look(told.as_ref());
         }
     }
-}
 
-impl Seen {
-    fn of(call: &CallEntry, at: Duration) -> Self {
+    fn seen(&self, call: &CallEntry) -> Seen {
         let (ending, reason) = match &call.outcome {
             Outcome::Decided { ruling, .. } => match ruling.decision {
                 Decision::Allow | Decision::Conditional => (Ending::Allowed, None),
@@ -171,8 +172,8 @@ impl Seen {
         };
         let anonymous = call.subject.kind == Some("anonymous");
         let asked = call.question.as_ref();
-        Self {
-            at,
+        Seen {
+            at: self.clock.monotonic(),
             decision_id: call.decision_id,
             principal: call.subject.principal.as_ref().filter(|_| !anonymous).map(|uid| word(&uid.to_string())),
             caller: call.caller.label.as_deref().or(call.caller.name.as_deref()).map(word),
@@ -184,10 +185,25 @@ impl Seen {
             ending,
             reason,
             of_several: call.circumstances.batch.is_some_and(|batch| batch.of > 1),
-            token: call.subject.token.as_ref().and_then(|token| token.id_sha256.clone()),
+            token: call.subject.token.as_deref().and_then(|token| self.token(call.caller.label.as_deref(), token)),
         }
     }
 
+    /// What names the token, unless it may come from this caller and from another: `presents_for` says so.
+    fn token(&self, caller: Option<&str>, token: &TokenFacts) -> Option<String> {
+        let (issuer, party) = match token.actors.first() {
+            Some(actor) => (actor.issuer.as_ref().unwrap_or(&token.issuer), Some(&actor.subject)),
+            None => (&token.issuer, token.client_id.as_ref()),
+        };
+        let presents = self.presenters.iter().filter(|(name, _)| caller == Some(name)).any(|(_, grant)| match grant {
+            PresentGrant::All => true,
+            PresentGrant::Only(names) => party.is_some_and(|party| names.names(issuer, party)),
+        });
+        if presents { None } else { token.id_sha256.clone() }
+    }
+}
+
+impl Seen {
     fn event(&self) -> Event<'_> {
         let allowed_object = self.ending == Ending::Allowed && self.id.is_some();
         Event {

@@ -2,9 +2,7 @@
 
 use super::{Frame, bare};
 use crate::audit::AlertEntry;
-use crate::audit::ocsf::{
-    ALERT, Actor, Alerted, Api, Code, Endpoint, Event, HIGH, MEDIUM, Resource, Service, User,
-};
+use crate::audit::ocsf::{ALERT, Actor, Alerted, Api, Code, Endpoint, Event, HIGH, MEDIUM, Resource, Service, User};
 use crate::audit::text::Text;
 
 const UNKNOWN: Code = Code(0, "Unknown");
@@ -42,9 +40,10 @@ pub(super) fn of_alert<'a>(entry: &'a AlertEntry, frame: &'a Frame) -> Event<'a>
         request: None,
         response: None,
     });
-    event.resources = alert.resource_type.as_deref().map(|entity_type| {
-        [Resource { uid: None, name: Text::new(entity_type), r#type: Text::new(entity_type) }]
-    });
+    event.resources = alert
+        .resource_type
+        .as_deref()
+        .map(|entity_type| [Resource { uid: None, name: Text::new(entity_type), r#type: Text::new(entity_type) }]);
     event.src_endpoint = Some(Endpoint {
         ip: alert.address.map(|address| address.to_canonical().to_string()),
         svc_name: Some(Text::new(caller)),

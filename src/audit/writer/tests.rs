@@ -28,7 +28,7 @@ fn about(action: &str) -> Entry {
 
 pub(in crate::audit) fn config(folder: &Path) -> AuditConfig {
     AuditConfig {
-        keeping: Keeping { mode: AuditMode::Durable, on_failure: OnAuditFailure, PatternsConfig::Refuse },
+        keeping: Keeping { mode: AuditMode::Durable, on_failure: OnAuditFailure::Refuse },
         actions: Vec::new(),
         write_timeout: Duration::from_secs(30),
         queue: 100_000,
@@ -42,7 +42,7 @@ pub(in crate::audit) fn config(folder: &Path) -> AuditConfig {
         checkpoints: None,
         attributes: Vec::new(),
         pseudonyms: None,
-        patterns: PatternsConfig::default(),
+        patterns: crate::config::PatternsConfig::default(),
         sinks: Vec::new(),
     }
 }

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-use super::patterns;
 use super::check::{actions, at_least_one};
+use super::patterns;
 use super::values::Checks;
 use crate::config::raw::audit::{
     RawAudit, RawAuditMode, RawCheckpoints, RawElasticSink, RawEncoding, RawFileSink, RawKafkaSink, RawOnAuditFailure,

@@ -4,9 +4,7 @@ use super::check::{actions, at_least_one};
 use super::values::Checks;
 use crate::config::raw::audit::RawPseudonyms;
 use crate::config::raw::patterns::{RawExemption, RawPatternRule, RawPatterns};
-use crate::config::{
-    EnrolledCaller, Exemption, Pattern, PatternException, PatternRule, PatternsConfig, PresentGrant,
-};
+use crate::config::{EnrolledCaller, Exemption, Pattern, PatternException, PatternRule, PatternsConfig, PresentGrant};
 use crate::model::entity::{EntityId, EntityUid};
 
 const MAX_EXEMPTIONS: usize = 64;
@@ -47,12 +45,12 @@ pub(super) fn patterns(
 }
 
 /// The callers that may present what was issued to somebody else.
-pub(super) fn presenters(callers: &[EnrolledCaller]) -> Vec<String> {
+pub(super) fn presenters(callers: &[EnrolledCaller]) -> Vec<(String, PresentGrant)> {
     let presents = |caller: &&EnrolledCaller| match &caller.presents_for {
         PresentGrant::All => true,
         PresentGrant::Only(clients) => clients.iter().next().is_some(),
     };
-    callers.iter().filter(presents).map(|caller| caller.label.clone()).collect()
+    callers.iter().filter(presents).map(|caller| (caller.label.clone(), caller.presents_for.clone())).collect()
 }
 
 fn pattern(checks: &mut Checks<'_>, key: &str, name: &str) -> Option<Pattern> {
@@ -113,7 +111,11 @@ fn exemption(
         let uid = principal(checks, item, text)?;
         // It is looked for in what is recorded, where such a principal has another name.
         if pseudonyms.is_some_and(|pseudonyms| pseudonyms.ids.iter().any(|name| name == uid.entity_type.as_str())) {
-            checks.refuse(item, "has a pseudonym (`audit.pseudonyms.ids`) and is not known by its id", "exempt a caller");
+            checks.refuse(
+                item,
+                "has a pseudonym (`audit.pseudonyms.ids`) and is not known by its id",
+                "exempt a caller",
+            );
             return None;
         }
         Some(uid)
