@@ -237,6 +237,7 @@ fn heard(metrics: &Metrics) -> audit::Heard {
         audit::News::Synced { took } => metrics.audit_sync(took.as_secs_f64()),
         audit::News::Sent { sink, result, count } => metrics.audit_sink(sink, result, count),
         audit::News::Alert { pattern } => metrics.audit_alert(pattern),
+        audit::News::Unwatched { count } => metrics.audit_unwatched(count),
     })
 }
 

@@ -38,6 +38,7 @@ mod mutations;
 mod opaque_tokens;
 mod openid_provider;
 mod operations;
+mod patterns;
 mod properties;
 mod reference;
 mod replicas;

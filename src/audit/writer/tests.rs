@@ -42,6 +42,7 @@ pub(in crate::audit) fn config(folder: &Path) -> AuditConfig {
         checkpoints: None,
         attributes: Vec::new(),
         pseudonyms: None,
+        patterns: crate::config::PatternsConfig::default(),
         sinks: Vec::new(),
     }
 }
