@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -32,6 +31,7 @@ impl Dice {
 async fn ask_on(client: Client, token: String, answers: Arc<AtomicUsize>) -> Vec<String> {
     let mut ids = Vec::new();
     while let Ok(answer) = client.check(order("Order.read", "o-1", "alice").token(&token)).await {
+        assert!(answer.allowed());
         ids.push(answer.decision_id().to_owned());
         answers.fetch_add(1, Ordering::Relaxed);
     }
@@ -47,12 +47,8 @@ async fn every_answer_that_left_is_on_record_however_often_it_is_killed() {
         settings["audit"]["checkpoints"] = json!({ "key_file": "checkpoint.key", "every": "1h", "records": 20 });
     });
     let path = |name: &str| place.path(name).to_str().unwrap().to_owned();
-    let audit = |arguments: &[&str]| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_gatepost"));
-        command.arg("audit").args(arguments).env_remove("GATEPOST_CONFIG").stdin(Stdio::null()).output().unwrap()
-    };
     let (private, public) = (path("checkpoint.key"), path("checkpoint.pub"));
-    assert!(audit(&["key", "--out", &private, "--public-out", &public]).status.success());
+    assert!(place.audit(&["key", "--out", &private, "--public-out", &public]).status.success());
 
     let mut dice = Dice(0x9e37_79b9_7f4a_7c15);
     let (mut answered, mut worst, mut cut) = (BTreeSet::new(), Duration::ZERO, 0);
@@ -106,7 +102,7 @@ async fn every_answer_that_left_is_on_record_however_often_it_is_killed() {
     let lost = answered.iter().filter(|id| ids.binary_search(&id.as_str()).is_err()).count();
     let named = |name: &str| found.iter().filter(|record| record["activity_name"] == name).count();
     assert_eq!((lost, named("Audit Repaired"), named("Audit Gap")), (0, cut, 0));
-    let verified = audit(&["verify", &path("audit"), "--key", &public, "--json"]);
+    let verified = place.audit(&["verify", &path("audit"), "--key", &public, "--json"]);
     let report: Value = serde_json::from_slice(&verified.stdout).unwrap();
     assert_eq!((verified.status.code(), &report["sound"]), (Some(0), &json!(true)), "{report:#}");
     assert_eq!((&report["boots"], &report["records"]), (&json!(kills + 1), &json!(records)), "{report:#}");

@@ -2,6 +2,8 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
+use std::os::unix::fs::chown;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
@@ -71,11 +73,34 @@ impl Place {
 
     /// A start that comes to nothing.
     pub fn refused(&self) -> Output {
-        self.command().output().unwrap()
+        self.refused_as(None)
+    }
+
+    /// The same as somebody else.
+    pub fn refused_as(&self, user: Option<u32>) -> Output {
+        let mut command = self.command();
+        if let Some(user) = user {
+            chown(self.path("gatepost.yaml"), Some(user), Some(user)).unwrap();
+            command.uid(user).gid(user);
+        }
+        command.output().unwrap()
+    }
+
+    /// `gatepost audit`
+    pub fn audit(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_gatepost"));
+        command.arg("audit").args(arguments).env_remove("GATEPOST_CONFIG").stdin(Stdio::null()).output().unwrap()
     }
 
     /// A start that gets as far as an open door, and is ready.
     pub async fn start(&self) -> Process {
+        let mut process = self.spawn();
+        process.until_ready().await;
+        process
+    }
+
+    /// A start, whatever it comes to.
+    pub fn spawn(&self) -> Process {
         let began = self.clock.monotonic();
         let mut command = self.command();
         let text = std::fs::read_to_string(self.path("gatepost.yaml")).unwrap();
@@ -83,37 +108,16 @@ impl Place {
         let ops: SocketAddr = settings["server"]["ops_listen"].as_str().unwrap().parse().unwrap();
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let log = Arc::new(Mutex::new(Vec::new()));
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let (send, serving) = tokio::sync::oneshot::channel();
+        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let told = Arc::clone(&log);
-        std::thread::spawn(move || {
-            let mut send = Some(send);
-            while let Some(Ok(line)) = lines.next() {
-                let fields: Value = serde_json::from_str(&line).unwrap_or_default();
-                let fields = if fields["fields"].is_object() { &fields["fields"] } else { &fields };
-                if fields["message"] == "serving"
-                    && let Some(send) = send.take()
-                {
-                    let _ = send.send(fields["address"].as_str().unwrap().parse::<SocketAddr>().unwrap());
-                }
-                told.lock().push(line);
-            }
-        });
-        let mut process = Process { child, address: ops, ops, ready_after: Duration::ZERO, log };
-        process.address = match tokio::time::timeout(PATIENCE, serving).await {
-            Ok(Ok(address)) => address,
-            _ => panic!("it does not serve: {:#?}", process.log.lock()),
-        };
-        while process.ops("/readyz").await != Some(200) {
-            assert!(self.clock.monotonic() - began < PATIENCE, "it is never ready: {:#?}", process.log.lock());
-        }
-        process.ready_after = self.clock.monotonic() - began;
-        process
+        std::thread::spawn(move || lines.map_while(Result::ok).for_each(|line| told.lock().push(line)));
+        let clock = Arc::clone(&self.clock);
+        Process { child, address: ops, ops, began, ready_after: Duration::ZERO, clock, log }
     }
 
     /// A token of alice.
     pub fn token(&self) -> String {
-        self.world.token("alice", &json!({ "tenant": "acme" }), self.clock.now(), minutes(60)).unwrap()
+        self.world.token("alice", &json!({ "tenant": "acme" }), self.clock.now(), minutes(5)).unwrap()
     }
 
     /// The storefront, on a connection of its own.
@@ -133,8 +137,10 @@ pub struct Process {
     child: Child,
     pub address: SocketAddr,
     ops: SocketAddr,
+    began: Duration,
     /// From its start until it was ready.
     pub ready_after: Duration,
+    clock: SharedClock,
     pub log: Arc<Mutex<Vec<String>>>,
 }
 
@@ -159,8 +165,31 @@ impl Process {
         self.child.wait().unwrap().code()
     }
 
-    pub fn says(&self, text: &str) -> bool {
-        self.log.lock().iter().any(|line| line.contains(text))
+    /// Waits until its door is open and it is ready; notes how long that took.
+    pub async fn until_ready(&mut self) {
+        let line = self.until_it_says("\"serving\"").await;
+        let fields: Value = serde_json::from_str(&line).unwrap();
+        let fields = if fields["fields"].is_object() { &fields["fields"] } else { &fields };
+        self.address = fields["address"].as_str().unwrap().parse().unwrap();
+        while self.ops("/readyz").await != Some(200) {
+            assert!(self.clock.monotonic() - self.began < PATIENCE, "it is never ready: {:#?}", self.log.lock());
+        }
+        self.ready_after = self.clock.monotonic() - self.began;
+    }
+
+    /// Waits for a line of its log with these words.
+    pub async fn until_it_says(&mut self, words: &str) -> String {
+        let waited = tokio::time::timeout(PATIENCE, async {
+            loop {
+                if let Some(line) = self.log.lock().iter().find(|line| line.contains(words)) {
+                    return line.clone();
+                }
+                let ended = self.child.try_wait().unwrap();
+                assert!(ended.is_none(), "it ended with {ended:?}: {:#?}", self.log.lock());
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        });
+        waited.await.unwrap_or_else(|_| panic!("it never says {words:?}: {:#?}", self.log.lock()))
     }
 }
 
