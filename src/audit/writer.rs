@@ -89,6 +89,8 @@ struct End {
     chain: String,
     delivered: Arc<Delivered>,
     committed: watch::Receiver<u64>,
+    #[cfg(feature = "bench-unaudited")]
+    unaudited: bool,
 }
 
 /// What the writers and the thread share.
@@ -196,6 +198,8 @@ impl Trail {
             chain: keeper.chain().to_owned(),
             delivered,
             committed: keeper.committed(),
+            #[cfg(feature = "bench-unaudited")]
+            unaudited: std::env::var_os("GATEPOST_BENCH_UNAUDITED").is_some(),
         };
         let round_bytes = usize::try_from(config.spool.segment_bytes).unwrap_or(ROUND_BYTES).min(ROUND_BYTES);
         let writer = Writer { shared, keeper, round_bytes };
@@ -213,6 +217,11 @@ impl Trail {
     /// [`AuditError::TooLarge`], [`AuditError::QueueFull`] and [`AuditError::Closed`] at once; the others within
     /// `audit.write_timeout`. After any of them no answer may leave.
     pub async fn write(&self, entry: Entry) -> Result<(), AuditError> {
+        // For the bench of what a record costs, in a build that is made for it alone: see Cargo.toml.
+        #[cfg(feature = "bench-unaudited")]
+        if self.end.unaudited {
+            return Ok(());
+        }
         let config = &self.end.config;
         let keeping = match &entry {
             Entry::Call(call) => config.keeping_of(call.question.as_ref().map(|asked| asked.action.as_str())),

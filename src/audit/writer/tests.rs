@@ -453,3 +453,50 @@ async fn another_mode_than_last_time_is_on_record() {
     let ours = &records[2]["unmapped"]["gatepost"];
     assert_eq!((&ours["before"], &ours["after"]), (&"durable".into(), &"written".into()));
 }
+
+/// A signature covers the word for what is missing before anybody can miss it.
+#[tokio::test]
+async fn a_trail_verifies_at_every_moment_while_its_oldest_segments_go_and_after_damage_is_mended() {
+    use crate::audit::checkpoint::SigningKey;
+    use crate::audit::verify::{Knowledge, verify_spool};
+    let folder = TempDir::new().unwrap();
+    let key_file = folder.path().join("key");
+    fs::write(&key_file, SigningKey::generate().unwrap().as_bytes()).unwrap();
+    let known = Knowledge { keys: vec![SigningKey::load(&key_file).unwrap().public()], anchor: None };
+    let spool = folder.path().join("audit");
+    let mut config = config(&spool);
+    (config.spool.segment_bytes, config.spool.max_bytes, config.spool.reserve_bytes) = (8 << 10, 40 << 10, 4 << 10);
+    // None is due by itself but the last.
+    config.checkpoints =
+        Some(crate::config::CheckpointConfig { key_file, every: Duration::from_secs(3600), records: 1_000_000 });
+    let trail = open(&config);
+    let (mut checked, mut oldest) = (0, 1);
+    for _ in 0..150 {
+        trail.write(entry()).await.unwrap();
+        let report = verify_spool(&spool, &known, &mut |_| ()).unwrap();
+        let (first, _) = report.numbers.unwrap();
+        if first > 1 {
+            assert_eq!(report.broken, None, "from {first} on");
+            checked += 1;
+            oldest = first;
+        }
+    }
+    trail.close().await;
+    assert!(checked > 50 && oldest > 50, "{checked} {oldest}");
+
+    // A line in the middle is damaged while nobody runs: a break. The next start says and signs what is missing.
+    let mut segments: Vec<_> = fs::read_dir(&spool).unwrap().map(|entry| entry.unwrap().path()).collect();
+    segments.retain(|path| path.file_name().unwrap().to_str().unwrap().starts_with("segment-"));
+    segments.sort();
+    let text = fs::read_to_string(&segments[1]).unwrap();
+    let mut lines: Vec<&str> = text.lines().collect();
+    lines[2] = "garbage";
+    fs::write(&segments[1], lines.join("\n") + "\n").unwrap();
+    let broken = verify_spool(&spool, &known, &mut |_| ()).unwrap().broken.expect("damage");
+    assert_eq!((&broken.0.file, broken.0.line), (&segments[1], 3));
+    let trail = open(&config);
+    let report = verify_spool(&spool, &known, &mut |_| ()).unwrap();
+    assert_eq!((report.broken, report.gaps.len()), (None, 1));
+    trail.close().await;
+    println!("sound at each of {checked} looks while segments went, up to number {oldest}");
+}

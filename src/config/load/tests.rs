@@ -558,6 +558,7 @@ fn every_way_to_be_wrong_is_refused_by_its_key() {
         ("key_file: tls.key", "key_file: gone.key", "audit.checkpoints.key_file", "no such file"),
         ("every: 10s", "every: 0s", "audit.checkpoints.every", "all the time"),
         ("User.iban: last_four", "User.iban: last_five", "audit.attributes.User.iban", "not a rule"),
+        ("User.iban: last_four", "User.iban: hash", "audit.attributes.User.iban", "a hash without a key"),
         ("\"truncate:32\"", "\"truncate:0\"", "audit.attributes.context.channel", "nothing left"),
         ("context.channel: \"t", "channel: \"t", "audit.attributes.channel", "whose?"),
         ("name: out, stdout: {}", "name: Out, stdout: {}", "audit.sinks[0].name", "capital"),
@@ -647,6 +648,32 @@ fn every_limit_is_refused_at_nothing_and_one_past_its_ceiling() {
             let report = folder.refusal(&format!("{LEAST}limits: {{ {name}: {value} }}\n"));
             assert_eq!(keys(&report), [format!("limits.{name}")], "{value}");
         }
+    }
+}
+
+#[test]
+fn pseudonyms_need_a_key_that_nobody_guesses() {
+    let folder = Folder::new();
+    let with = |pseudonyms: &str| {
+        LEAST.replace(
+            "audit: { spool: { directory: audit } }",
+            &format!(
+                "audit: {{ spool: {{ directory: audit }}, attributes: {{ User.email: hash }}, pseudonyms: {{ {pseudonyms} }} }}"
+            ),
+        )
+    };
+    let config = folder.load(&with("key_file: shared.key, rotate: 24h, ids: [User]")).unwrap();
+    let pseudonyms = config.audit.pseudonyms.as_ref().unwrap();
+    assert_eq!((pseudonyms.rotate, pseudonyms.ids.as_slice()), (std::time::Duration::from_secs(86_400), [entity_type("User")].as_slice()));
+    assert!(!format!("{config:?}").contains(SHARED_KEY), "it is never printed");
+    for (pseudonyms, key, why) in [
+        ("ids: [User]", "audit.pseudonyms.key_file", "no key"),
+        ("key_file: short.key", "audit.pseudonyms.key_file", "a word"),
+        ("key_file: gone.key", "audit.pseudonyms.key_file", "no such file"),
+        ("key_file: shared.key, rotate: 1m", "audit.pseudonyms.rotate", "all the time"),
+        ("key_file: shared.key, ids: [\"Us er\"]", "audit.pseudonyms.ids[0]", "not a type's name"),
+    ] {
+        assert_eq!(keys(&folder.refusal(&with(pseudonyms))), [key], "{why}");
     }
 }
 
