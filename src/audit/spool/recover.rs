@@ -87,9 +87,9 @@ pub(super) fn recover(disk: &mut dyn Disk, config: &SpoolConfig, fresh_chain: &s
         }
         called.push(Called { number, name: file.name.clone(), bytes: file.bytes, first });
     }
-    let own = |one: &Called| match &one.first {
-        First::Header(header) if header.segment == one.number => Some(header.clone()),
-        _ => None,
+    let own = |one: &Called| {
+        let First::Header(header) = &one.first else { return None };
+        (header.segment == one.number).then(|| header.clone())
     };
     let chain = called.iter().find_map(|one| own(one).map(|header| header.chain));
     let stranger = |one: &&Called| own(one).is_some_and(|header| Some(&header.chain) != chain.as_ref());
