@@ -184,6 +184,10 @@ impl Trail {
         let (spool, recovered) = Spool::open(disk, &config.spool, writing, record::mint_boot(clock.now()))?;
         tell(config, &recovered);
         let delivered = Arc::new(Delivered::default());
+        for sink in &config.sinks {
+            // Until it says how far it is, nothing goes that it may need.
+            delivered.expect(&sink.name, 0, sink.when_full);
+        }
         let mut keeper = Keeper::new(
             spool,
             Arc::clone(&frame),

@@ -18,6 +18,8 @@ mod admin_certificates;
 mod api_keys;
 mod architecture;
 mod audit_command;
+mod audit_kill;
+mod audit_spool;
 mod audit_trail;
 mod authorization_server;
 mod bad_input;

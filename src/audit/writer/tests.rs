@@ -61,7 +61,10 @@ fn open(config: &AuditConfig) -> Trail {
 
 /// What the trail told of lost records.
 #[derive(Clone, Default)]
-struct Losses(Arc<Mutex<Vec<(String, &'static str, u64)>>>);
+struct Losses(Arc<Mutex<Vec<Loss>>>);
+
+/// Where, why and how many.
+type Loss = (String, &'static str, u64);
 
 impl Losses {
     fn heard(&self) -> Heard {

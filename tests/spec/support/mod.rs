@@ -24,6 +24,7 @@ use tonic::transport::{Channel, Endpoint};
 
 pub mod ocsf;
 pub mod operators;
+pub mod process;
 
 /// A running server, with the keys to its world.
 pub struct Gatepost {
