@@ -11,6 +11,7 @@ use crate::config::Encoding;
 
 mod cef;
 mod ecs;
+pub(crate) mod otlp;
 pub(crate) mod syslog;
 
 /// The facility of lines that do not go to a syslog receiver: `local0`.

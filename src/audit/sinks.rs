@@ -30,6 +30,8 @@ mod elastic;
 mod file;
 mod files;
 mod http;
+mod kafka;
+mod otlp;
 mod splunk;
 mod syslog;
 mod target;
@@ -177,7 +179,7 @@ fn run(workers: Vec<Worker>) -> Result<JoinHandle<()>, SinkError> {
 }
 
 /// Opens the target, and finds out what is wrong with its settings.
-fn open(config: &SinkConfig) -> Result<Box<dyn Target>, SinkError> {
+fn open(config: &SinkConfig, chain: &str) -> Result<Box<dyn Target>, SinkError> {
     let io = |source| SinkError::Io { sink: config.name.clone(), source };
     let tls = |source| SinkError::Tls { sink: config.name.clone(), source };
     Ok(match &config.target {
@@ -190,9 +192,8 @@ fn open(config: &SinkConfig) -> Result<Box<dyn Target>, SinkError> {
             Box::new(splunk::SplunkSink::new(settings, config.encoding, config.timeout).map_err(tls)?)
         }
         SinkTarget::Elastic(settings) => Box::new(elastic::ElasticSink::new(settings, config.timeout).map_err(tls)?),
-        SinkTarget::Otlp(_) | SinkTarget::Kafka(_) => {
-            return Err(io(std::io::Error::other("this target is not built yet")));
-        }
+        SinkTarget::Otlp(settings) => Box::new(otlp::OtlpSink::new(settings, config.timeout).map_err(tls)?),
+        SinkTarget::Kafka(settings) => Box::new(kafka::KafkaSink::new(settings, chain, config.timeout).map_err(tls)?),
     })
 }
 
@@ -229,7 +230,7 @@ impl Worker {
         heard: Heard,
         stop: CancellationToken,
     ) -> Result<Self, SinkError> {
-        let target = open(config)?;
+        let target = open(config, trail.chain())?;
         let folder = trail.folder().to_owned();
         let io = |source| SinkError::Io { sink: config.name.clone(), source };
         let last = *trail.committed().borrow();

@@ -26,6 +26,7 @@ mod bundles;
 mod caching;
 mod canaries;
 mod certificates;
+mod collectors;
 mod demo;
 mod examples;
 mod failing_closed;

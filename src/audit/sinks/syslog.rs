@@ -19,7 +19,7 @@ use super::tls::{TlsProblem, client};
 use crate::audit::encode::syslog::frame;
 use crate::config::SyslogTarget;
 
-trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+pub(super) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
 pub(super) struct SyslogSink {
