@@ -174,7 +174,11 @@ impl Trail {
         let writing = Writing { boot, mode: config.keeping.mode.as_str() };
         let (spool, recovered) = Spool::open(disk, &config.spool, writing, record::mint_boot(clock.now()))?;
         tell(config, &recovered);
+        // Before anything is removed: a sink that has not been started yet needs everything that is there.
         let delivered = Arc::new(Delivered::default());
+        for sink in &config.sinks {
+            delivered.expect(&sink.name, 0, sink.when_full);
+        }
         let mut keeper =
             Keeper::new(spool, Arc::clone(&frame), Arc::clone(&clock), heard, Arc::clone(&delivered), checkpoints);
         keeper.begin(&recovered).map_err(AuditError::Disk)?;

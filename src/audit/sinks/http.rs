@@ -1,17 +1,68 @@
 //! What the sinks over HTTP share: one client, bounded answers, and what a status means.
 
 use std::io::Write as _;
+use std::pin::Pin;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, StatusCode};
 use url::Url;
 
-use super::target::{Fault, bounded};
+use super::target::{Fault, Outgoing, Taken, bounded};
 use super::tls::{TlsProblem, client};
 use crate::config::SinkTls;
 
 /// An answer is read no further.
 const ANSWER_BYTES: usize = 8 << 20;
+
+/// What a receiver makes of one request.
+pub(super) enum Part {
+    /// It has them, except those that it will never have.
+    Taken(Vec<(usize, String)>),
+    /// It will never have this one; whether it has those before it, it does not say.
+    RefusedAt(usize, String),
+    /// It takes no request of this size.
+    TooLarge,
+}
+
+pub(super) type Posted<'a> = Pin<Box<dyn Future<Output = Result<Part, Fault>> + Send + 'a>>;
+
+/// A receiver that takes a batch, or a part of it, in one request.
+pub(super) trait Posts: Send {
+    fn post<'a>(&'a mut self, part: &'a [Outgoing]) -> Posted<'a>;
+}
+
+/// Hands a batch over in as many requests as it takes. Each has its own time, so that what one of them achieved is not
+/// forgotten with a later one.
+pub(super) async fn in_parts(receiver: &mut dyn Posts, batch: &[Outgoing]) -> Result<Taken, Fault> {
+    let (mut taken, mut refused, mut size) = (0, Vec::new(), batch.len());
+    while let Some(rest) = batch.get(taken..).filter(|rest| !rest.is_empty()) {
+        let part = rest.get(..size.max(1)).unwrap_or(rest);
+        match receiver.post(part).await {
+            Ok(Part::Taken(some)) => {
+                refused.extend(some.into_iter().map(|(at, reason)| (taken + at, reason)));
+                taken += part.len();
+                size = part.len().saturating_mul(2);
+            }
+            // Those before it go first, without it: they may come twice, and none is left out.
+            Ok(Part::RefusedAt(at, _)) if at > 0 => size = at,
+            Ok(Part::RefusedAt(_, reason)) => {
+                refused.push((taken, reason));
+                taken += 1;
+            }
+            Ok(Part::TooLarge) if part.len() > 1 => size = part.len() / 2,
+            Ok(Part::TooLarge) => {
+                refused.push((taken, "larger than the receiver takes".to_owned()));
+                taken += 1;
+            }
+            Err(fault) => {
+                let Fault { message, taken: more, refused: some, retry_after } = fault;
+                refused.extend(some.into_iter().map(|(at, reason)| (taken + at, reason)));
+                return Err(Fault { message, taken: taken + more, refused, retry_after });
+            }
+        }
+    }
+    Ok(Taken { refused })
+}
 
 pub(super) struct Poster {
     url: Url,

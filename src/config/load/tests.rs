@@ -664,7 +664,10 @@ fn pseudonyms_need_a_key_that_nobody_guesses() {
     };
     let config = folder.load(&with("key_file: shared.key, rotate: 24h, ids: [User]")).unwrap();
     let pseudonyms = config.audit.pseudonyms.as_ref().unwrap();
-    assert_eq!((pseudonyms.rotate, pseudonyms.ids.as_slice()), (std::time::Duration::from_secs(86_400), [entity_type("User")].as_slice()));
+    assert_eq!(
+        (pseudonyms.rotate, pseudonyms.ids.as_slice()),
+        (std::time::Duration::from_secs(86_400), [entity_type("User")].as_slice())
+    );
     assert!(!format!("{config:?}").contains(SHARED_KEY), "it is never printed");
     for (pseudonyms, key, why) in [
         ("ids: [User]", "audit.pseudonyms.key_file", "no key"),
