@@ -168,3 +168,90 @@ fn gzipped(bytes: &[u8]) -> std::io::Result<Vec<u8>> {
     encoder.write_all(bytes)?;
     encoder.finish()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Takes requests up to a size, and will not have some records.
+    struct Receiver {
+        most: usize,
+        bad: Vec<u64>,
+        /// Whether it has what stands before a bad one, or nothing of such a request.
+        keeps_what_is_before: bool,
+        taken: Vec<u64>,
+        requests: usize,
+        /// Fails from this request on.
+        fails_from: usize,
+    }
+
+    impl Posts for Receiver {
+        fn post<'a>(&'a mut self, part: &'a [Outgoing]) -> Posted<'a> {
+            self.requests += 1;
+            let numbers: Vec<u64> = part.iter().map(|record| record.sequence).collect();
+            let bad = numbers.iter().position(|number| self.bad.contains(number));
+            let answer = match bad {
+                _ if self.requests >= self.fails_from => Err(Fault::new("down")),
+                _ if part.len() > self.most => Ok(Part::TooLarge),
+                Some(at) => {
+                    let before = if self.keeps_what_is_before { at } else { 0 };
+                    self.taken.extend_from_slice(&numbers[..before]);
+                    Ok(Part::RefusedAt(at, "bad".to_owned()))
+                }
+                None => {
+                    self.taken.extend_from_slice(&numbers);
+                    Ok(Part::Taken(Vec::new()))
+                }
+            };
+            Box::pin(std::future::ready(answer))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_batch_gets_through_in_parts_whatever_the_receiver_thinks_of_its_size_and_its_records() {
+        let batch: Vec<Outgoing> = (0..20).map(|sequence| Outgoing { sequence, ..Outgoing::default() }).collect();
+        let mut tried = 0;
+        for most in [0, 1, 2, 3, 7, 19, 20, 21] {
+            for bad in [vec![], vec![0], vec![19], vec![7, 8, 9], (0..20).collect()] {
+                for keeps_what_is_before in [true, false] {
+                    tried += 1;
+                    let (taken, fails_from) = (Vec::new(), usize::MAX);
+                    let mut receiver =
+                        Receiver { most, bad: bad.clone(), keeps_what_is_before, taken, requests: 0, fails_from };
+                    let whole = in_parts(&mut receiver, &batch).await.unwrap();
+                    let refused: Vec<u64> = whole.refused.iter().map(|(at, _)| *at as u64).collect();
+                    let mut taken = receiver.taken.clone();
+                    let mut seen = std::collections::BTreeSet::new();
+                    taken.retain(|number| seen.insert(*number));
+                    let (none, all) = (Vec::new(), (0..20).collect::<Vec<u64>>());
+                    let expected = if most == 0 {
+                        (all, none)
+                    } else {
+                        (bad.clone(), all.into_iter().filter(|number| !bad.contains(number)).collect())
+                    };
+                    assert_eq!((refused, taken), expected, "{most} at once, {bad:?}, {keeps_what_is_before}");
+
+                    // The same, and it goes down in the middle: what it has is known.
+                    for fails_from in 1..=receiver.requests {
+                        tried += 1;
+                        let mut receiver = Receiver {
+                            most,
+                            bad: bad.clone(),
+                            keeps_what_is_before,
+                            taken: Vec::new(),
+                            requests: 0,
+                            fails_from,
+                        };
+                        let fault = in_parts(&mut receiver, &batch).await.unwrap_err();
+                        let refused: Vec<u64> = fault.refused.iter().map(|(at, _)| *at as u64).collect();
+                        for number in 0..fault.taken as u64 {
+                            assert!(refused.contains(&number) != receiver.taken.contains(&number), "{number}");
+                        }
+                        assert!(refused.iter().all(|number| *number < fault.taken as u64));
+                    }
+                }
+            }
+        }
+        println!("{tried} deliveries tried");
+    }
+}

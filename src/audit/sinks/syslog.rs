@@ -183,3 +183,91 @@ impl Target for SyslogSink {
         Box::pin(self.part())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    fn batch(numbers: std::ops::Range<u64>, bytes: usize) -> Vec<Outgoing> {
+        let record = |sequence| Outgoing { sequence, encoded: vec![b'x'; bytes], ..Outgoing::default() };
+        numbers.map(record).collect()
+    }
+
+    async fn receiver() -> (TcpListener, SyslogSink) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let settings = SyslogTarget {
+            host: "127.0.0.1".to_owned(),
+            port: listener.local_addr().unwrap().port(),
+            tls: None,
+            facility: 10,
+            app_name: "gatepost".to_owned(),
+            settle: Duration::from_secs(3600),
+        };
+        (listener, SyslogSink::new(&settings, Duration::from_secs(10)).unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_receiver_that_hangs_in_a_message_gets_the_whole_of_it_over_a_connection_of_its_own() {
+        let (listener, mut sink) = receiver().await;
+        for round in 0..3 {
+            // More than any socket holds.
+            let large = batch(1..65, 1 << 20);
+            let called_off = tokio::time::timeout(Duration::from_millis(200), sink.deliver(&large)).await;
+            assert!(called_off.is_err(), "round {round}: nobody reads");
+            let (mut held, _) = listener.accept().await.unwrap();
+            assert_eq!(sink.settled(), Settled::Broken(0), "round {round}: all of it again");
+
+            sink.deliver(&batch(1..2, 3)).await.unwrap();
+            let (mut fresh, _) = listener.accept().await.unwrap();
+            let mut begun = [0_u8; 7];
+            fresh.read_exact(&mut begun).await.unwrap();
+            let text = std::str::from_utf8(&begun).unwrap();
+            let (length, rest) = text.split_once(' ').unwrap();
+            assert!(length.parse::<u64>().is_ok() && rest.starts_with('<'), "round {round}: {text}");
+            // The old connection is closed, not kept until the receiver thinks better of it.
+            let mut rest = Vec::new();
+            let ended = tokio::time::timeout(Duration::from_secs(10), held.read_to_end(&mut rest)).await;
+            assert!(ended.is_ok() && rest.len() < 64 << 20, "round {round}: {} bytes", rest.len());
+            drop(fresh);
+            while sink.settled() != Settled::Broken(0) {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn at_the_end_a_receiver_has_everything_if_it_closes_in_order_and_nothing_is_certain_if_it_does_not() {
+        for (reads_on, expected) in [(true, Settled::UpTo(9)), (false, Settled::Broken(0))] {
+            let (listener, mut sink) = receiver().await;
+            sink.deliver(&batch(1..10, 100)).await.unwrap();
+            assert_eq!(sink.settled(), Settled::UpTo(0), "too young");
+            let (mut connection, _) = listener.accept().await.unwrap();
+            let reading = tokio::spawn(async move {
+                connection.read_exact(&mut [0_u8; 10]).await.unwrap();
+                if reads_on {
+                    connection.read_to_end(&mut Vec::new()).await.unwrap();
+                }
+            });
+            sink.finish().await;
+            reading.await.unwrap();
+            assert_eq!(sink.settled(), expected, "reads on: {reads_on}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_breaks_while_nothing_is_sent_is_noticed() {
+        for last_words in [&b""[..], b"go away"] {
+            let (listener, mut sink) = receiver().await;
+            sink.deliver(&batch(5..8, 10)).await.unwrap();
+            let (mut connection, _) = listener.accept().await.unwrap();
+            assert_eq!(sink.settled(), Settled::UpTo(0));
+            connection.write_all(last_words).await.unwrap();
+            drop(connection);
+            while sink.settled() != Settled::Broken(0) {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+}
