@@ -183,9 +183,9 @@ impl Trail {
         let writing = Writing { boot, mode: config.keeping.mode.as_str() };
         let (spool, recovered) = Spool::open(disk, &config.spool, writing, record::mint_boot(clock.now()))?;
         tell(config, &recovered);
+        // Before anything is removed: a sink that has not been started yet needs everything that is there.
         let delivered = Arc::new(Delivered::default());
         for sink in &config.sinks {
-            // Until it says how far it is, nothing goes that it may need.
             delivered.expect(&sink.name, 0, sink.when_full);
         }
         let mut keeper = Keeper::new(

@@ -172,7 +172,7 @@ pub(super) fn unreadable(error: &ReadError) -> u8 {
     complain(&error.to_string());
     match error {
         ReadError::Io { .. } => exit::UNAVAILABLE,
-        ReadError::Header { .. } | ReadError::TooLong { .. } => exit::DATA,
+        ReadError::Header { .. } => exit::DATA,
     }
 }
 

@@ -13,7 +13,9 @@ use crate::audit::record::tests::{allow, call, decided};
 use crate::audit::spool::sim::{Faults, SimDisk};
 use crate::audit::{CallEntry, LifecycleEntry, QuestionFacts};
 use crate::clock::{Clock as _, ManualClock, SystemClock};
-use crate::config::{ActionKeeping, ActionPattern, SpoolConfig};
+use crate::config::{
+    ActionKeeping, ActionPattern, Encoding, SinkConfig, SinkFilter, SinkTarget, SpoolConfig, WhenFull,
+};
 
 fn entry() -> Entry {
     Entry::Call(Box::new(call(decided(allow()))))
@@ -503,4 +505,26 @@ async fn a_trail_verifies_at_every_moment_while_its_oldest_segments_go_and_after
     assert_eq!((report.broken, report.gaps.len()), (None, 1));
     trail.close().await;
     println!("sound at each of {checked} looks while segments went, up to number {oldest}");
+}
+
+/// A long stop must not cost a sink what it has not got: the spool tidies up before the sinks are there.
+#[test]
+fn a_sink_that_is_not_started_yet_needs_everything() {
+    for (when_full, full) in [(WhenFull::Wait, 0), (WhenFull::Skip, u64::MAX)] {
+        let folder = TempDir::new().unwrap();
+        let sink = SinkConfig {
+            name: "siem".to_owned(),
+            target: SinkTarget::Stdout,
+            encoding: Encoding::Ocsf,
+            filter: SinkFilter::default(),
+            mask: Vec::new(),
+            batch_records: 1,
+            batch_bytes: 1,
+            timeout: Duration::from_secs(1),
+            retry_max: Duration::from_secs(1),
+            when_full,
+        };
+        let trail = open(&AuditConfig { sinks: vec![sink], ..config(folder.path()) });
+        assert_eq!((trail.delivered().by_all(false), trail.delivered().by_all(true)), (0, full));
+    }
 }
