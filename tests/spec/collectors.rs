@@ -330,7 +330,9 @@ async fn a_real_collector_that_is_restarted_under_load_hands_on_every_record() {
         command.args(["start", "--pid-file"]).arg(folder.path().join("pid"));
         command.arg("--otlp-grpc-endpoint").arg(format!("127.0.0.1:{port}"));
         command.arg("--otlp-http-endpoint").arg(format!("127.0.0.1:{other}"));
-        command.args(["--exporter", "otlp", "--otlp-exporter-endpoint"]).arg(format!("http://{last}"));
+        command
+            .args(["--exporter", "otlp", "--otlp-exporter-compression", "none", "--otlp-exporter-endpoint"])
+            .arg(format!("http://{last}"));
         Running(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
     };
     let listens = || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok();
@@ -401,7 +403,8 @@ server, ca, certificate, key, what = sys.argv[1:]
 settings = {"bootstrap.servers": server, "security.protocol": "ssl", "ssl.ca.location": ca,
             "ssl.certificate.location": certificate, "ssl.key.location": key}
 if what == "create":
-    for made in AdminClient(settings).create_topics([NewTopic("audit", 3, 1)]).values():
+    admin = AdminClient(settings)
+    for made in admin.create_topics([NewTopic("audit", 3, 1)]).values():
         made.result(20)
     sys.exit()
 consumer = Consumer({**settings, "group.id": "test", "enable.auto.commit": False})
