@@ -1,6 +1,7 @@
 //! Records on their way through an OTLP collector and a Kafka broker: real ones, and some that do what they should not.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -8,6 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::HeaderMap;
 use gatepost::cli::demo::world::{ClientFiles, World};
 use opentelemetry_proto::tonic::collector::logs::v1::logs_service_server::{LogsService, LogsServiceServer};
 use opentelemetry_proto::tonic::collector::logs::v1::{
@@ -16,6 +20,7 @@ use opentelemetry_proto::tonic::collector::logs::v1::{
 use opentelemetry_proto::tonic::common::v1::any_value::Value as Any;
 use opentelemetry_proto::tonic::logs::v1::LogRecord;
 use parking_lot::Mutex;
+use prost::Message as _;
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
@@ -183,6 +188,21 @@ impl Collector {
         tokio::spawn(tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming));
     }
 
+    /// Over HTTP: what the real collector exports to. Over gRPC it compresses whatever it is told.
+    async fn start_with_http(&self, address: SocketAddr) {
+        let listener = TcpListener::bind(address).await.unwrap();
+        let export = |State(collector): State<Self>, headers: HeaderMap, body: Bytes| async move {
+            assert_eq!(headers["content-encoding"], "gzip");
+            let mut message = Vec::new();
+            flate2::read::GzDecoder::new(&*body).read_to_end(&mut message).unwrap();
+            let request = ExportLogsServiceRequest::decode(message.as_slice()).unwrap();
+            let answer = collector.export(Request::new(request)).await.unwrap().into_inner();
+            ([("content-type", "application/x-protobuf")], answer.encode_to_vec())
+        };
+        let router = axum::Router::new().route("/v1/logs", axum::routing::post(export)).with_state(self.clone());
+        tokio::spawn(async move { axum::serve(listener, router).await });
+    }
+
     /// The lines it has, each once, by number.
     fn once(&self) -> BTreeMap<u64, String> {
         self.taken.lock().iter().map(|log| (number(log), body(log))).collect()
@@ -323,7 +343,7 @@ async fn a_real_collector_that_is_restarted_under_load_hands_on_every_record() {
     let folder = tempfile::tempdir().unwrap();
     let behind = Collector::default();
     let last = SocketAddr::from(([127, 0, 0, 1], free_port()));
-    behind.start(last).await;
+    behind.start_with_http(last).await;
     let (port, other) = (free_port(), free_port());
     let start = || {
         let mut command = Command::new(&agent);
@@ -331,7 +351,7 @@ async fn a_real_collector_that_is_restarted_under_load_hands_on_every_record() {
         command.arg("--otlp-grpc-endpoint").arg(format!("127.0.0.1:{port}"));
         command.arg("--otlp-http-endpoint").arg(format!("127.0.0.1:{other}"));
         command
-            .args(["--exporter", "otlp", "--otlp-exporter-compression", "none", "--otlp-exporter-endpoint"])
+            .args(["--exporter", "otlp", "--otlp-exporter-protocol", "http", "--otlp-exporter-endpoint"])
             .arg(format!("http://{last}"));
         Running(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
     };
