@@ -488,8 +488,9 @@ impl Metrics {
     /// Reads how far each sink is from `read` whenever somebody looks. Call it once; `read` must be quick.
     pub fn watch_sinks(&self, read: impl Fn() -> Vec<SinkLevel> + Send + Sync + 'static) {
         let read: Arc<dyn Fn() -> Vec<SinkLevel> + Send + Sync> = Arc::new(read);
+        type Value = fn(&SinkLevel) -> f64;
         #[expect(clippy::cast_precision_loss, reason = "a gauge")]
-        let gauges: [(Instrument, fn(&SinkLevel) -> f64); 3] = [
+        let gauges: [(Instrument, Value); 3] = [
             (AUDIT_SINK_LAG, |level| level.lag as f64),
             (AUDIT_SINK_DELAY, |level| level.delay.as_secs_f64()),
             (AUDIT_SINK_HEALTHY, |level| f64::from(u8::from(level.healthy))),

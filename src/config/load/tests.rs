@@ -10,6 +10,7 @@ use crate::config::{
     ActionPattern, AttributeGrant, AuditMode, CallerName, ClientNames, Keeping, KeptValue, KeyHost, KeySource, Limits,
     ListenerIdentity, LogFormat, OnAuditFailure, PresentGrant, RedactRule, Share, SinkTarget, TokenAlgorithm,
 };
+use crate::config::{Pattern, PatternRule};
 use crate::model::entity::EntityType;
 
 const WHOLE: &str = r#"server:
@@ -233,7 +234,7 @@ fn a_whole_file_is_taken_as_it_is_written() {
     assert_eq!(config.audit.attributes.len(), 3);
     let patterns = &config.audit.patterns;
     let denied = patterns.rule(Pattern::EnumDenied).unwrap();
-    assert_eq!(denied.window, seconds(90));
+    assert_eq!(denied.window, Duration::from_secs(90));
     for (action, threshold, why) in [
         (Some("Order.search"), None, "the first that covers it"),
         (Some("Order.read"), Some(9), "and then the second"),
