@@ -65,6 +65,8 @@ pub(super) struct Keeper {
     /// When something was first written that is not synced yet.
     unsynced: Option<Duration>,
     tidied: Duration,
+    /// The last record of which was told that it goes.
+    told_removed: u64,
     /// Wall and monotonic clock when last looked at.
     clocks: (SystemTime, Duration),
 }
@@ -95,6 +97,7 @@ impl Keeper {
             lost: BTreeMap::new(),
             unsynced: None,
             tidied: monotonic,
+            told_removed: 0,
             clocks,
         }
     }
@@ -118,7 +121,13 @@ impl Keeper {
         if let Some(before) = recovered.last_mode.as_deref().filter(|mode| *mode != self.frame.keeping.mode.as_str()) {
             notes.push(Note::ModeChanged { before });
         }
-        self.commit(&notes, &[], true)
+        // Few and short, so there is room for them whatever `audit.spool.max_bytes` says: a spool that is full of what a
+        // sink has still to get would otherwise never start again, and the sink never get it.
+        self.commit_within(&notes, &[], true, None)?;
+        if !recovered.gaps.is_empty() {
+            self.sign(true);
+        }
+        Ok(())
     }
 
     /// What was committed: the last record that a sink may have. It is what the disk has kept.
@@ -162,11 +171,13 @@ impl Keeper {
         let sync = round.iter().any(|(_, mode)| *mode == AuditMode::Durable) || !notes.is_empty();
         match self.commit(&notes, &bodies, sync) {
             Ok(()) => {
-                if self.failed.take().is_some() {
+                let resumed = self.failed.take().is_some();
+                if resumed {
                     tracing::warn!("audit records are being kept again");
                 }
                 self.lost.clear();
-                self.sign(false);
+                // While nothing could be kept, nothing was signed either.
+                self.sign(resumed);
                 Ok(())
             }
             Err(kind) => {
@@ -240,11 +251,24 @@ impl Keeper {
         Ok(())
     }
 
-    /// Seals, writes and syncs; publishes what is kept.
     fn commit(&mut self, notes: &[Note<'_>], bodies: &[&Body], sync: bool) -> Result<(), ErrorKind> {
-        let now = self.clock.now();
         let bytes = bodies.iter().map(|body| body.bytes() + 1).sum::<usize>() + notes.len() * NOTE_BYTES;
+        self.commit_within(notes, bodies, sync, Some(bytes))
+    }
+
+    /// Seals, writes and syncs; publishes what is kept. So many bytes have to find room, if any.
+    fn commit_within(
+        &mut self,
+        notes: &[Note<'_>],
+        bodies: &[&Body],
+        sync: bool,
+        room: Option<usize>,
+    ) -> Result<(), ErrorKind> {
+        let now = self.clock.now();
+        let bytes = room.unwrap_or(0);
         if bytes > 0 {
+            // What this closes may be what has to go.
+            self.spool.begin(bytes);
             self.make_room(bytes)?;
         }
         self.spool.begin(bytes);
@@ -307,19 +331,28 @@ impl Keeper {
         }
     }
 
-    /// Says that the oldest segment goes, then removes it.
+    /// Says that the oldest segment goes, signs it, then removes it: a missing beginning is believed for a signature alone.
     fn remove(&mut self, first: u64, last: u64, reason: &'static str) -> Result<(), ErrorKind> {
+        // One that could not be removed the last time has been told already.
+        if last >= first && last > self.told_removed {
+            self.note(&Note::Removed { first, last, reason })?;
+            self.told_removed = last;
+            self.sign(true);
+        }
+        self.spool.remove_oldest().map_err(|fault| fault.kind())
+    }
+
+    /// Keeps a note of our own, whether or not there is room for it.
+    fn note(&mut self, note: &Note<'_>) -> Result<(), ErrorKind> {
         let now = self.clock.now();
-        if last >= first
-            && let Ok(body) = render_note(&Note::Removed { first, last, reason }, now, &self.frame)
-        {
+        if let Ok(body) = render_note(note, now, &self.frame) {
             self.spool.begin(body.bytes());
             self.spool.seal(&body);
             self.spool.commit(true, now).map_err(|fault| fault.kind())?;
             self.unsynced = None;
             self.publish();
         }
-        self.spool.remove_oldest().map_err(|fault| fault.kind())
+        Ok(())
     }
 
     /// Nothing can be kept from now on. The reserve makes room for the record that says so.
@@ -332,13 +365,9 @@ impl Keeper {
                 let now = self.clock.now();
                 self.failed = Some(Failed { since: now, missing: 0, kind, tried: monotonic });
                 let reserve = reason(kind) == "DISK_FULL" && self.spool.give_back();
-                if reserve && let Ok(body) = render_note(&Note::Failed { reason: reason(kind) }, now, &self.frame) {
-                    self.spool.begin(body.bytes());
-                    self.spool.seal(&body);
-                    if self.spool.commit(true, now).is_ok() {
-                        self.unsynced = None;
-                        self.publish();
-                    }
+                if reserve {
+                    // What failed is told already; this is one attempt to have it on record too.
+                    let _ = self.note(&Note::Failed { reason: reason(kind) });
                 }
             }
         }
@@ -369,7 +398,10 @@ impl Keeper {
     }
 
     fn until_signing(&self) -> Duration {
-        let Some(checkpoints) = &self.checkpoints else { return TIDY };
+        let Some(checkpoints) = self.checkpoints.as_ref().filter(|_| self.spool.last().0 > self.signed.0) else {
+            // Whatever comes wakes us.
+            return TIDY;
+        };
         let passed = self.clock.monotonic().saturating_sub(self.signed.1);
         checkpoints.every.saturating_sub(passed).max(Duration::from_millis(10))
     }
@@ -393,7 +425,8 @@ impl Keeper {
         let statement = checkpoints.key.sign(Statement { chain, sequence: last, hash, oldest, time });
         // The record of it is the next one, and nothing new by itself.
         self.signed = (last + 1, monotonic);
-        if let Err(kind) = self.commit(&[Note::Checkpoint(&statement)], &[], true) {
+        // Not by way of making room: that signs too.
+        if let Err(kind) = self.note(&Note::Checkpoint(&statement)) {
             self.fail(kind);
             return;
         }

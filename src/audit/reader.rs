@@ -5,6 +5,7 @@
 //!
 //! Knows files and the form of lines; nothing of what a record says.
 
+use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io::{self, BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
@@ -41,14 +42,6 @@ pub(crate) enum ReadError {
         #[source]
         source: HeaderDamage,
     },
-    /// A line in the middle is longer than any record.
-    #[error("{path}: line {line} is longer than any record")]
-    TooLong {
-        /// The segment.
-        path: PathBuf,
-        /// Counts from 1; the header is line 1.
-        line: u64,
-    },
 }
 
 /// Follows a spool.
@@ -58,8 +51,8 @@ pub(crate) struct Reader {
     /// The next record to give.
     next: u64,
     open: Option<Open>,
-    /// Numbers that were passed over since somebody asked: the first and the last.
-    skipped: Option<(u64, u64)>,
+    /// Numbers that were passed over and that nobody has asked for: the first and the last of each gap.
+    skipped: VecDeque<(u64, u64)>,
     /// No line is longer.
     max_line: usize,
 }
@@ -69,17 +62,18 @@ struct Open {
     segment: u64,
     path: PathBuf,
     file: BufReader<File>,
-    line: u64,
     /// From here on a later segment counts. Known once there is a later one.
     until: Option<u64>,
     /// The part of a line that was under way.
     partial: Vec<u8>,
+    /// That line is longer than any record: the rest of it is read and not kept.
+    too_long: bool,
 }
 
 impl Reader {
     /// Reads `folder` from record `from` on. Where older ones are gone already, from the oldest that is there.
     pub(crate) fn new(folder: &Path, from: u64, max_line: usize) -> Self {
-        Self { folder: folder.to_owned(), next: from.max(1), open: None, skipped: None, max_line }
+        Self { folder: folder.to_owned(), next: from.max(1), open: None, skipped: VecDeque::new(), max_line }
     }
 
     /// The number of the record that comes next, as far as is known.
@@ -87,9 +81,10 @@ impl Reader {
         self.next
     }
 
-    /// The numbers that were passed over since this was asked last: gone by age or size, or damaged.
+    /// The next gap in the numbers, from its first to its last: gone by age or size, or damaged. Each is told once, and
+    /// [`Self::next`] finds one at most.
     pub(crate) fn take_skipped(&mut self) -> Option<(u64, u64)> {
-        self.skipped.take()
+        self.skipped.pop_front()
     }
 
     /// The next record up to number `last`; `None` when there is none yet.
@@ -145,8 +140,10 @@ impl Reader {
 
     fn skip_to(&mut self, number: u64) {
         if number > self.next {
-            let first = self.skipped.map_or(self.next, |(first, _)| first);
-            self.skipped = Some((first, number - 1));
+            match self.skipped.back_mut() {
+                Some((_, last)) if *last + 1 == self.next => *last = number - 1,
+                Some(_) | None => self.skipped.push_back((self.next, number - 1)),
+            }
             self.next = number;
         }
     }
@@ -180,7 +177,8 @@ impl Reader {
             Err(gone) if gone.kind() == io::ErrorKind::NotFound => return Ok(false),
             Err(source) => return Err(ReadError::Io { path, source }),
         };
-        let mut open = Open { segment: number, path, file: BufReader::new(file), line: 0, until, partial: Vec::new() };
+        let (file, partial) = (BufReader::new(file), Vec::new());
+        let mut open = Open { segment: number, path, file, until, partial, too_long: false };
         // The header, which `header` has looked at.
         let _ = open.line(self.max_line)?;
         self.open = Some(open);
@@ -199,7 +197,7 @@ impl Reader {
 }
 
 impl Open {
-    /// The next whole line, without its line break.
+    /// The next whole line, without its line break. One that is longer than any record comes empty: it is none.
     fn line(&mut self, max: usize) -> Result<Option<Vec<u8>>, ReadError> {
         loop {
             let buffered = self.file.fill_buf().map_err(|source| ReadError::Io { path: self.path.clone(), source })?;
@@ -208,13 +206,16 @@ impl Open {
             }
             let end = buffered.iter().position(|byte| *byte == b'\n');
             let taken = end.unwrap_or(buffered.len());
-            self.partial.extend_from_slice(buffered.get(..taken).unwrap_or_default());
+            if !self.too_long {
+                self.partial.extend_from_slice(buffered.get(..taken).unwrap_or_default());
+            }
             self.file.consume(taken + usize::from(end.is_some()));
             if self.partial.len() > max.max(Header::MAX_BYTES) {
-                return Err(ReadError::TooLong { path: self.path.clone(), line: self.line + 1 });
+                self.partial = Vec::new();
+                self.too_long = true;
             }
             if end.is_some() {
-                self.line += 1;
+                self.too_long = false;
                 return Ok(Some(std::mem::take(&mut self.partial)));
             }
         }
@@ -296,7 +297,8 @@ mod tests {
         let mut reader = Reader::new(path, 1, 1 << 20);
         assert_eq!(read(&mut reader, 3), [1, 2, 3], "no further than it may");
         assert_eq!(read(&mut reader, u64::MAX), [4, 5, 6, 8, 12, 13]);
-        assert_eq!(reader.take_skipped(), Some((7, 11)));
+        assert_eq!(reader.take_skipped(), Some((7, 7)), "8 came, so it is in no gap");
+        assert_eq!(reader.take_skipped(), Some((9, 11)));
         assert_eq!((reader.take_skipped(), reader.position()), (None, 14));
 
         // It grows, and goes on in another segment.
@@ -310,6 +312,26 @@ mod tests {
         assert_eq!(late.next(u64::MAX).unwrap().unwrap().sequence, 4, "the oldest there is");
         assert_eq!(late.take_skipped(), Some((2, 3)));
         assert!(matches!(Reader::new(&path.join("none"), 1, 10).next(1), Err(ReadError::Io { .. })));
+    }
+
+    #[test]
+    fn a_line_longer_than_any_record_is_passed_over_and_no_room_is_made_for_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path();
+        segment(path, 1, 1, &[1, 0, 3]);
+        let file = path.join(segment_name(1));
+        let whole = fs::read_to_string(&file).unwrap();
+        let longest = whole.lines().map(str::len).max().unwrap().max(Header::MAX_BYTES);
+        for (length, why) in
+            [(longest, "at the limit, and damaged"), (longest + 1, "past it"), (9 << 20, "far past it")]
+        {
+            fs::write(&file, whole.replace("{\"broken\":", &"x".repeat(length))).unwrap();
+            let mut reader = Reader::new(path, 1, longest);
+            assert_eq!(read(&mut reader, u64::MAX), [1, 3], "{why}");
+            assert_eq!(reader.take_skipped(), Some((2, 2)), "{why}");
+            let room = reader.open.as_ref().unwrap().partial.capacity();
+            assert!(room <= 2 * (longest + 8192), "{why}: {room}");
+        }
     }
 
     #[test]

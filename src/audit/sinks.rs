@@ -9,7 +9,6 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -17,7 +16,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use self::files::{Cursor, Found};
-use self::target::{Outgoing, Settled, Target};
+use self::target::{Fault, Outgoing, Settled, Taken, Target};
 use self::tls::TlsProblem;
 use super::delivered::Delivered;
 use super::encode::{encode, ending, kind};
@@ -41,6 +40,10 @@ mod tls;
 const SAVE: Duration = Duration::from_secs(1);
 /// The shortest pause after a failure; it doubles with each.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// How soon a sink is asked again whether what it was sent is certain.
+const UNCERTAIN: Duration = Duration::from_millis(50);
+/// What becomes of a delivery that takes longer than `timeout`.
+const LATE: &str = "no answer in time";
 /// How long sinks have at the end.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 /// No line is longer: twice the largest `limits.audit_record_bytes`.
@@ -92,6 +95,15 @@ struct Status {
     healthy: AtomicBool,
 }
 
+impl Status {
+    /// Told once, until it goes well again.
+    fn fails(&self, message: &str) {
+        if self.healthy.swap(false, Ordering::Relaxed) {
+            tracing::warn!(sink = self.name, fault = message, "the audit sink takes no records; it is tried again");
+        }
+    }
+}
+
 /// The sinks of a trail, at work.
 #[derive(Debug)]
 pub struct Sinks {
@@ -99,7 +111,8 @@ pub struct Sinks {
     committed: watch::Receiver<u64>,
     clock: SharedClock,
     stop: CancellationToken,
-    thread: Option<JoinHandle<()>>,
+    /// The thread has ended.
+    ended: CancellationToken,
 }
 
 impl Sinks {
@@ -108,15 +121,16 @@ impl Sinks {
     /// # Errors
     /// [`SinkError`], naming the sink; then none runs.
     pub fn start(configs: &[SinkConfig], trail: &Trail, clock: SharedClock, heard: Heard) -> Result<Self, SinkError> {
-        let stop = CancellationToken::new();
+        let ends = Ends::default();
         let mut workers = Vec::with_capacity(configs.len());
         for config in configs {
-            workers.push(Worker::new(config, trail, Arc::clone(&clock), Arc::clone(&heard), stop.clone())?);
+            workers.push(Worker::new(config, trail, Arc::clone(&clock), Arc::clone(&heard), ends.clone())?);
         }
         let statuses = workers.iter().map(|worker| Arc::clone(&worker.status)).collect();
         let committed = trail.committed();
-        let thread = if workers.is_empty() { None } else { Some(run(workers)?) };
-        Ok(Self { statuses, committed, clock, stop, thread })
+        let (stop, ended) = (ends.stop.clone(), CancellationToken::new());
+        run(workers, ends, ended.clone())?;
+        Ok(Self { statuses, committed, clock, stop, ended })
     }
 
     /// Tells how far each is, whenever it is asked.
@@ -126,12 +140,10 @@ impl Sinks {
     }
 
     /// Lets each deliver what there is, for five seconds at most, and ends them. To be called once the trail is closed.
-    pub async fn close(mut self) {
+    pub async fn close(self) {
         self.stop.cancel();
-        let Some(thread) = self.thread.take() else { return };
-        // A write that hangs holds its thread; the process does not wait for it.
-        let ended = tokio::task::spawn_blocking(move || thread.join());
-        if tokio::time::timeout(LAST_WORDS + Duration::from_secs(1), ended).await.is_err() {
+        // A disk that hangs may hold the thread; nobody waits for that, and least of all a thread of the caller's.
+        if tokio::time::timeout(LAST_WORDS + Duration::from_secs(1), self.ended.cancelled()).await.is_err() {
             tracing::warn!("an audit sink hangs: what it has not got comes after the next start");
         }
     }
@@ -153,8 +165,18 @@ fn levels(statuses: &[Arc<Status>], committed: u64, clock: &SharedClock) -> Vec<
     statuses.iter().map(level).collect()
 }
 
-fn run(workers: Vec<Worker>) -> Result<JoinHandle<()>, SinkError> {
+/// When it is time to end.
+#[derive(Debug, Clone, Default)]
+struct Ends {
+    /// There will be no more records.
+    stop: CancellationToken,
+    /// Nor any more time.
+    over: CancellationToken,
+}
+
+fn run(workers: Vec<Worker>, ends: Ends, ended: CancellationToken) -> Result<(), SinkError> {
     let started = std::thread::Builder::new().name("audit-sinks".to_owned()).spawn(move || {
+        let _ended = ended.drop_guard();
         let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => runtime,
             Err(error) => {
@@ -163,6 +185,11 @@ fn run(workers: Vec<Worker>) -> Result<JoinHandle<()>, SinkError> {
             }
         };
         runtime.block_on(async {
+            tokio::spawn(async move {
+                ends.stop.cancelled().await;
+                tokio::time::sleep(LAST_WORDS).await;
+                ends.over.cancel();
+            });
             let mut tasks = tokio::task::JoinSet::new();
             for worker in workers {
                 tasks.spawn(worker.run());
@@ -173,9 +200,10 @@ fn run(workers: Vec<Worker>) -> Result<JoinHandle<()>, SinkError> {
                 }
             }
         });
+        // A pipe that nobody reads may hold a thread of it for ever.
         runtime.shutdown_background();
     });
-    started.map_err(|source| SinkError::Io { sink: "all".to_owned(), source })
+    started.map(drop).map_err(|source| SinkError::Io { sink: "all".to_owned(), source })
 }
 
 /// Opens the target, and finds out what is wrong with its settings.
@@ -209,7 +237,7 @@ struct Worker {
     trail: Trail,
     clock: SharedClock,
     heard: Heard,
-    stop: CancellationToken,
+    ends: Ends,
     status: Arc<Status>,
     /// The last record that was handed over, or that is none of this sink's.
     sent: u64,
@@ -217,8 +245,11 @@ struct Worker {
     settled: u64,
     saved: u64,
     saved_at: Duration,
+    /// Numbers that were found missing or damaged since the last batch: the first, the last, and whether it is damage.
+    missing: Vec<(u64, u64, bool)>,
     /// The last number that was counted as lost.
     lost_to: u64,
+    /// Since it last got on.
     failures: u32,
 }
 
@@ -228,7 +259,7 @@ impl Worker {
         trail: &Trail,
         clock: SharedClock,
         heard: Heard,
-        stop: CancellationToken,
+        ends: Ends,
     ) -> Result<Self, SinkError> {
         let target = open(config, trail.chain())?;
         let folder = trail.folder().to_owned();
@@ -271,34 +302,36 @@ impl Worker {
             saved_at: clock.monotonic(),
             clock,
             heard,
-            stop,
+            ends,
             status,
             sent: at,
             settled: at,
             saved: at,
+            missing: Vec::new(),
             lost_to: at,
             failures: 0,
         })
     }
 
     async fn run(mut self) {
-        let mut ends: Option<tokio::time::Instant> = None;
-        loop {
-            let stopping = self.stop.is_cancelled();
-            if stopping && ends.is_none() {
-                ends = Some(tokio::time::Instant::now() + LAST_WORDS);
-            }
-            let pause = match self.step().await {
+        let Ends { stop, over } = self.ends.clone();
+        while !over.is_cancelled() {
+            let stopping = stop.is_cancelled();
+            let step = tokio::select! {
+                step = self.step() => step,
+                () = over.cancelled() => break,
+            };
+            let pause = match step {
                 Step::More => Duration::ZERO,
-                Step::Idle if stopping && self.settled >= *self.committed.borrow() => break,
+                Step::Idle if stopping => {
+                    self.finish(&over).await;
+                    break;
+                }
                 // What is not certain yet is looked at again soon.
-                Step::Idle if self.settled < self.sent || stopping => Duration::from_millis(50),
+                Step::Idle if self.settled < self.sent => UNCERTAIN,
                 Step::Idle => SAVE,
                 Step::Failed(pause) => pause,
             };
-            if ends.is_some_and(|ends| tokio::time::Instant::now() >= ends) {
-                break;
-            }
             self.save(false);
             if pause.is_zero() {
                 tokio::task::yield_now().await;
@@ -306,14 +339,25 @@ impl Worker {
             }
             let failed = self.failures > 0;
             tokio::select! {
-                () = self.stop.cancelled(), if !stopping => {}
+                () = over.cancelled() => {}
+                () = stop.cancelled(), if !stopping => {}
                 // A receiver that is down is not asked more often because there is more for it.
                 _ = self.committed.changed(), if !failed && !stopping => {}
-                () = tokio::time::sleep(pause.min(LAST_WORDS)) , if stopping => {}
-                () = tokio::time::sleep(pause), if !stopping => {}
+                () = tokio::time::sleep(pause) => {}
             }
         }
         self.save(true);
+    }
+
+    /// All is handed over. What is not certain in the end comes again after the next start.
+    async fn finish(&mut self, over: &CancellationToken) {
+        if self.settled < self.sent {
+            tokio::select! {
+                () = self.target.finish() => {}
+                () = over.cancelled() => {}
+            }
+            self.settle();
+        }
     }
 
     /// One batch, if there is any.
@@ -324,7 +368,7 @@ impl Worker {
             Ok(batch) => batch,
             Err(message) => return self.failed(&message, None),
         };
-        self.tell_lost().await;
+        self.tell_missing().await;
         let last = self.reader.position() - 1;
         if batch.is_empty() {
             if self.settled == self.sent {
@@ -335,16 +379,8 @@ impl Worker {
             self.settle();
             return if moved { Step::More } else { Step::Idle };
         }
-        self.status.waiting_since.store(batch.first().map_or(0, |first| first.time_ms), Ordering::Relaxed);
-        let patient = self.target.patient();
-        let delivery = self.target.deliver(&batch);
-        let outcome = if patient {
-            delivery.await
-        } else {
-            let late = |_| Err(target::Fault::new("no answer in time"));
-            tokio::time::timeout(self.config.timeout, delivery).await.unwrap_or_else(late)
-        };
-        match outcome {
+        self.status.waiting_since.store(batch.first().map_or(0, time_of), Ordering::Relaxed);
+        match self.deliver(&batch).await {
             Ok(taken) => {
                 self.bury(&batch, &taken.refused).await;
                 let count = (batch.len() - taken.refused.len()) as u64;
@@ -357,6 +393,8 @@ impl Worker {
             Err(fault) => {
                 let taken = fault.taken.min(batch.len());
                 if let Some(last) = taken.checked_sub(1).and_then(|at| batch.get(at)) {
+                    // It gets on, if slowly: the pauses start anew.
+                    self.failures = 0;
                     self.bury(&batch, &fault.refused).await;
                     let count = taken.saturating_sub(fault.refused.len()) as u64;
                     (self.heard)(News::Sent { sink: &self.config.name, result: "delivered", count });
@@ -370,6 +408,20 @@ impl Worker {
         }
     }
 
+    /// Hands a batch over. A target that must not be called off is waited for; meanwhile it counts as failing.
+    async fn deliver(&mut self, batch: &[Outgoing]) -> Result<Taken, Fault> {
+        let patient = self.target.patient();
+        let mut delivery = self.target.deliver(batch);
+        match tokio::time::timeout(self.config.timeout, &mut delivery).await {
+            Ok(outcome) => outcome,
+            Err(_) if patient => {
+                self.status.fails(LATE);
+                delivery.await
+            }
+            Err(_) => Err(Fault::new(LATE)),
+        }
+    }
+
     /// The next records of this sink, filtered, masked and in their form.
     fn batch(&mut self, upto: u64) -> Result<Vec<Outgoing>, String> {
         let (mut batch, mut bytes, mut filtered) = (Vec::new(), 0, 0_u64);
@@ -379,21 +431,27 @@ impl Worker {
                 Ok(None) => break,
                 Err(error) => return Err(error.to_string()),
             };
-            match self.outgoing(record.sequence, record.line) {
-                Some(outgoing) => {
+            self.note_missing();
+            let sequence = record.sequence;
+            match self.outgoing(sequence, record.line) {
+                Ok(Some(outgoing)) => {
                     bytes += outgoing.encoded.len();
                     batch.push(outgoing);
                 }
-                None => filtered += 1,
+                Ok(None) => filtered += 1,
+                // It has the look of a record from the outside alone: somebody, or the disk, has changed it.
+                Err(_) => self.missing.push((sequence, sequence, true)),
             }
         }
+        self.note_missing();
         if filtered > 0 {
             (self.heard)(News::Sent { sink: &self.config.name, result: "filtered", count: filtered });
         }
         Ok(batch)
     }
 
-    fn outgoing(&self, sequence: u64, line: Vec<u8>) -> Option<Outgoing> {
+    /// A record as this sink gets it; `None` if it does not.
+    fn outgoing(&self, sequence: u64, line: Vec<u8>) -> serde_json::Result<Option<Outgoing>> {
         let config = &self.config;
         // A line that goes out as it is need not be taken apart.
         let as_it_is = config.encoding == Encoding::Ocsf
@@ -401,16 +459,11 @@ impl Worker {
             && takes_all(&config.filter)
             && matches!(config.target, SinkTarget::Stdout | SinkTarget::File { .. });
         if as_it_is {
-            return Some(Outgoing {
-                sequence,
-                time_ms: unix_millis(self.clock.now()),
-                encoded: line,
-                ..Outgoing::default()
-            });
+            return Ok(Some(Outgoing { sequence, encoded: line, ..Outgoing::default() }));
         }
-        let mut record: Value = serde_json::from_slice(&line).ok()?;
+        let mut record: Value = serde_json::from_slice(&line)?;
         if !takes(&config.filter, &record) {
-            return None;
+            return Ok(None);
         }
         for path in &config.mask {
             remove(&mut record, path);
@@ -418,7 +471,7 @@ impl Worker {
         let encoded = encode(config.encoding, config.mask.is_empty().then_some(&line), &record);
         let uid = record.pointer("/metadata/uid").and_then(Value::as_str).unwrap_or_default().to_owned();
         let time_ms = record.get("time").and_then(Value::as_i64).unwrap_or(0);
-        Some(Outgoing { sequence, uid, time_ms, record, encoded })
+        Ok(Some(Outgoing { sequence, uid, time_ms, record, encoded }))
     }
 
     /// What is certain by now; and what has to be sent again.
@@ -437,26 +490,18 @@ impl Worker {
     }
 
     fn well(&mut self) {
-        if self.failures > 0 {
+        self.failures = 0;
+        if !self.status.healthy.swap(true, Ordering::Relaxed) {
             tracing::info!(sink = self.config.name, "the audit sink takes records again");
         }
-        self.failures = 0;
-        self.status.healthy.store(true, Ordering::Relaxed);
     }
 
     fn failed(&mut self, message: &str, retry_after: Option<Duration>) -> Step {
-        if self.failures == 0 {
-            tracing::warn!(
-                sink = self.config.name,
-                fault = message,
-                "the audit sink takes no records; it is tried again"
-            );
-        }
-        self.status.healthy.store(false, Ordering::Relaxed);
+        self.status.fails(message);
         let most = self.config.retry_max.min(FIRST_PAUSE.saturating_mul(1 << self.failures.min(20)));
         self.failures = self.failures.saturating_add(1);
         // Anywhere up to the pause, so that many do not come at once.
-        let jitter = most.mul_f64(0.5 + 0.5 * fastrand::f64());
+        let jitter = most.mul_f64(fastrand::f64());
         let asked = retry_after.unwrap_or(Duration::ZERO).min(self.config.retry_max);
         Step::Failed(jitter.max(asked))
     }
@@ -479,20 +524,28 @@ impl Worker {
         self.lose("refused", count).await;
     }
 
-    /// Numbers that the spool has no more are lost to this sink.
-    async fn tell_lost(&mut self) {
-        let Some((first, last)) = self.reader.take_skipped() else { return };
-        let first = first.max(self.lost_to + 1);
-        if first > last {
-            return;
+    fn note_missing(&mut self) {
+        while let Some((first, last)) = self.reader.take_skipped() {
+            self.missing.push((first, last, false));
         }
-        self.lost_to = last;
-        // Segments go from the oldest on; what is missing further on was damaged.
-        let gone = oldest(&self.folder).is_ok_and(|oldest| oldest > last);
-        let (reason, count) = (if gone { "skipped" } else { "quarantined" }, last - first + 1);
-        tracing::error!(sink = self.config.name, first, last, reason, "records are lost to an audit sink");
-        (self.heard)(News::Sent { sink: &self.config.name, result: "skipped", count });
-        self.lose(reason, count).await;
+    }
+
+    /// Numbers that the spool has no more are lost to this sink.
+    async fn tell_missing(&mut self) {
+        for (first, last, damaged) in std::mem::take(&mut self.missing) {
+            // What is read again is not lost again.
+            let first = first.max(self.lost_to + 1);
+            if first > last {
+                continue;
+            }
+            self.lost_to = last;
+            // Segments go from the oldest on; what is missing further on was damaged.
+            let gone = !damaged && oldest(&self.folder).is_ok_and(|oldest| oldest > last);
+            let (reason, count) = (if gone { "skipped" } else { "quarantined" }, last - first + 1);
+            tracing::error!(sink = self.config.name, first, last, reason, "records are lost to an audit sink");
+            (self.heard)(News::Sent { sink: &self.config.name, result: "skipped", count });
+            self.lose(reason, count).await;
+        }
     }
 
     async fn lose(&mut self, reason: &'static str, count: u64) {
@@ -526,6 +579,15 @@ enum Step {
     Idle,
     /// It went wrong; try again after so long.
     Failed(Duration),
+}
+
+/// When a record happened, milliseconds since 1970; also one that goes out without being looked at.
+fn time_of(record: &Outgoing) -> i64 {
+    if record.time_ms != 0 {
+        return record.time_ms;
+    }
+    let record = serde_json::from_slice::<Value>(&record.encoded).unwrap_or_default();
+    record.get("time").and_then(Value::as_i64).unwrap_or(0)
 }
 
 /// The oldest record of the spool; 1 when there is none.

@@ -4,9 +4,12 @@
 //! first break and says where it is. Gaps that the trail itself tells of, records that went by age or size, segments that
 //! a later one took over and a last line that is under way are no breaks; they are told.
 //!
+//! With keys, the trail's word for what is missing counts where a signature covers it: else whoever can write the files could
+//! take records out and put an excuse behind the last checkpoint.
+//!
 //! Knows the form of lines and what the trail's own notes look like; nothing of what other records say.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read as _};
@@ -16,13 +19,18 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::checkpoint::{FILE, PublicKey, Signed};
-use super::format::{Damage, Hash, Header, Sealed, unseal};
+use super::format::{Damage, Hash, Header, HeaderDamage, Sealed, unseal};
 use super::reader::{ReadError, header, segments};
 
 /// No line is longer.
 const MAX_LINE: u64 = 32 << 20;
-/// Statements of `checkpoints.jsonl` that are looked at; the newest count.
+/// Statements of `checkpoints.jsonl` that are looked at: more than a spool keeps.
 const MAX_CHECKPOINTS: usize = 10_000;
+/// Places where numbers are missing, and words about it, that are remembered until the end. A trail with more is broken
+/// by any measure.
+const MAX_GAPS: usize = 10_000;
+/// How often a check begins anew because a segment went by age or size while it was on its way.
+const TRIES: usize = 5;
 
 /// Where something is.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -48,6 +56,9 @@ pub(crate) enum Break {
     /// It is no record at all.
     #[error("this is no record: {0}")]
     NoRecord(Damage),
+    /// It has the form of a record, and says nothing.
+    #[error("this record is not JSON")]
+    NoJson,
     /// Numbers are missing, and no record tells why.
     #[error("records {first} to {last} are missing before this one, and no record tells why")]
     Missing {
@@ -56,6 +67,20 @@ pub(crate) enum Break {
         /// The last.
         last: u64,
     },
+    /// They are missing, and what tells why could have been put there by anybody.
+    #[error("records {first} to {last} are missing, and no signature covers the record that tells why")]
+    UnsignedWord {
+        /// The first.
+        first: u64,
+        /// The last.
+        last: u64,
+    },
+    /// Numbers are missing in so many places that nobody remembers them all.
+    #[error("records are missing in more than {MAX_GAPS} places")]
+    TooManyGaps,
+    /// No record is so long.
+    #[error("this line is longer than any record")]
+    TooLong,
     /// The number was there already.
     #[error("record {0} comes again, or out of order")]
     OutOfOrder(u64),
@@ -68,6 +93,12 @@ pub(crate) enum Break {
     /// A signed statement says otherwise.
     #[error("a checkpoint over record {sequence} says otherwise: the records up to it are not those that were signed")]
     Contradicted {
+        /// The record.
+        sequence: u64,
+    },
+    /// The statement is about another spool.
+    #[error("the checkpoint over record {sequence} is about another spool")]
+    Foreign {
         /// The record.
         sequence: u64,
     },
@@ -105,8 +136,12 @@ pub(crate) struct Report {
     pub(crate) segments: u64,
     /// Runs of the process.
     pub(crate) boots: u64,
+    /// Names the spool, as far as that is known.
+    pub(crate) chain: Option<String>,
     /// Numbers that the trail itself says are missing.
     pub(crate) gaps: Vec<(u64, u64)>,
+    /// Records before a gap that no checkpoint covers: what would have followed them is missing.
+    pub(crate) loose: Vec<(u64, u64)>,
     /// Checkpoints that fit, and the last record that one of them covers.
     pub(crate) checkpoints: u64,
     pub(crate) covered: u64,
@@ -123,14 +158,18 @@ pub(crate) struct Report {
 }
 
 /// What is known beforehand.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(crate) struct Knowledge {
-    /// Whose signatures count.
-    pub(crate) key: Option<PublicKey>,
+    /// Whose signatures count; several where the key was changed.
+    pub(crate) keys: Vec<PublicKey>,
     /// A number and its hash, from elsewhere.
     pub(crate) anchor: Option<(u64, Hash)>,
-    /// Statements from elsewhere.
-    pub(crate) checkpoints: Vec<Signed>,
+}
+
+impl Knowledge {
+    fn believes(&self, signed: &Signed) -> bool {
+        self.keys.is_empty() || self.keys.iter().any(|key| key.verifies(signed))
+    }
 }
 
 /// Is told how many bytes were read.
@@ -140,21 +179,43 @@ pub(crate) type Progress<'a> = &'a mut dyn FnMut(u64);
 ///
 /// # Errors
 /// When it can't be read; what is wrong with what was read is in the report.
-pub(crate) fn verify_spool(folder: &Path, known: Knowledge, progress: Progress<'_>) -> Result<Report, ReadError> {
-    let mut known = known;
-    known.checkpoints.extend(kept_checkpoints(folder)?);
+pub(crate) fn verify_spool(folder: &Path, known: &Knowledge, progress: Progress<'_>) -> Result<Report, ReadError> {
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        match spool(folder, known, progress) {
+            // It went by age or size. What says so may stand in a segment that was not there yet when we looked.
+            Err(ReadError::Io { path, source })
+                if source.kind() == io::ErrorKind::NotFound && path != folder && tries < TRIES => {}
+            done => return done,
+        }
+    }
+}
+
+fn spool(folder: &Path, known: &Knowledge, progress: Progress<'_>) -> Result<Report, ReadError> {
+    // The statements first: what they cover was kept before they were.
+    let statements = kept_checkpoints(folder)?;
     let mut checker = Checker::new(known);
     let mut found = Vec::new();
     for (number, path) in segments(folder)? {
-        match header(&path) {
-            Ok(Some(header)) => found.push((number, path, header)),
-            // It is being made, or its making came to nothing.
-            Ok(None) => {}
-            Err(ReadError::Header { path, source }) => {
-                checker.report.broken = Some((Place { file: path, line: 1 }, Break::Header(source.to_string())));
-                return Ok(checker.report);
+        let what = match header(&path) {
+            Ok(Some(header)) => {
+                found.push((number, path, header));
+                continue;
             }
+            Ok(None) if unfinished(&path)? => continue,
+            Ok(None) => HeaderDamage::Foreign,
+            Err(ReadError::Header { source, .. }) => source,
             Err(other) => return Err(other),
+        };
+        checker.report.broken = Some((Place { file: path, line: 1 }, Break::Header(what.to_string())));
+        return Ok(checker.report);
+    }
+    let chain = found.first().map(|(_, _, header)| header.chain.clone());
+    for (line, signed) in statements {
+        if let Err(what) = checker.remember(&signed, chain.as_deref()) {
+            checker.report.broken = Some((Place { file: folder.join(FILE), line }, what));
+            return Ok(checker.report);
         }
     }
     let count = found.len();
@@ -162,25 +223,35 @@ pub(crate) fn verify_spool(folder: &Path, known: Knowledge, progress: Progress<'
     for (at, (number, path, header)) in found.into_iter().enumerate() {
         let until = firsts.get(at + 1).copied();
         checker.report.segments += 1;
-        if let Err(what) = checker.segment(number, &header) {
+        let told = |source| ReadError::Io { path: path.clone(), source };
+        let mut file = BufReader::new(File::open(&path).map_err(told)?);
+        if let Err(what) = checker.segment(Some(number), &header) {
             checker.broken(Place { file: path, line: 1 }, what);
             break;
         }
-        let file = File::open(&path).map_err(|source| ReadError::Io { path: path.clone(), source })?;
         let last = at + 1 == count;
-        let told = |source| ReadError::Io { path: path.clone(), source };
-        if !checker.lines(&mut BufReader::new(file), &path, until, last, true, progress).map_err(told)? {
+        if !checker.lines(&mut file, &path, until, last, true, progress).map_err(told)? {
             break;
         }
     }
     Ok(checker.finish())
 }
 
+/// Whether a segment without a whole first line is one that is being made, or whose making came to nothing.
+fn unfinished(path: &Path) -> Result<bool, ReadError> {
+    let told = |source| ReadError::Io { path: path.to_owned(), source };
+    let mut bytes = Vec::new();
+    let limit = u64::try_from(Header::MAX_BYTES).unwrap_or(u64::MAX);
+    File::open(path).and_then(|file| file.take(limit).read_to_end(&mut bytes)).map_err(told)?;
+    let part = bytes.starts_with(Header::START) || Header::START.starts_with(&bytes);
+    Ok(bytes.len() < Header::MAX_BYTES && (part || bytes.iter().all(|byte| *byte == 0)))
+}
+
 /// Checks lines that were exported: files in order, or standard input for `-`.
 ///
 /// # Errors
 /// When one can't be read.
-pub(crate) fn verify_lines(files: &[PathBuf], known: Knowledge, progress: Progress<'_>) -> Result<Report, ReadError> {
+pub(crate) fn verify_lines(files: &[PathBuf], known: &Knowledge, progress: Progress<'_>) -> Result<Report, ReadError> {
     let mut checker = Checker::new(known);
     for (at, path) in files.iter().enumerate() {
         let told = |source| ReadError::Io { path: path.clone(), source };
@@ -197,21 +268,20 @@ pub(crate) fn verify_lines(files: &[PathBuf], known: Knowledge, progress: Progre
     Ok(checker.finish())
 }
 
-/// The statements beside the segments. A line that is none is left out: what it covered is found by the others.
-fn kept_checkpoints(folder: &Path) -> Result<Vec<Signed>, ReadError> {
+/// The statements beside the segments, each with its line. One that is none is left out: what it covered, others cover.
+fn kept_checkpoints(folder: &Path) -> Result<Vec<(u64, Signed)>, ReadError> {
     let path = folder.join(FILE);
-    let mut text = String::new();
+    let mut bytes = Vec::new();
     match File::open(&path) {
         Ok(file) => {
-            let read = file.take(1024 * MAX_CHECKPOINTS as u64).read_to_string(&mut text);
+            let read = file.take(1024 * MAX_CHECKPOINTS as u64).read_to_end(&mut bytes);
             read.map_err(|source| ReadError::Io { path, source })?;
         }
         Err(missing) if missing.kind() == io::ErrorKind::NotFound => {}
         Err(source) => return Err(ReadError::Io { path, source }),
     }
-    let mut statements: Vec<Signed> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
-    statements.drain(..statements.len().saturating_sub(MAX_CHECKPOINTS));
-    Ok(statements)
+    let lines = (1..).zip(bytes.split(|byte| *byte == b'\n')).take(MAX_CHECKPOINTS);
+    Ok(lines.filter_map(|(number, line)| Some((number, serde_json::from_slice(line).ok()?))).collect())
 }
 
 /// What the trail's own notes hold.
@@ -221,66 +291,87 @@ struct Range {
     last: u64,
 }
 
-struct Checker {
-    key: Option<PublicKey>,
-    /// Hashes that certain records must have, and whose word that is.
+/// A record that tells why numbers are missing.
+struct Word {
+    /// Its own number.
+    number: u64,
+    range: (u64, u64),
+    /// By age or size; else it was a fault.
+    removed: bool,
+}
+
+struct Checker<'k> {
+    known: &'k Knowledge,
+    /// Hashes that certain records must have, because somebody said so who is believed.
     wanted: BTreeMap<u64, Hash>,
-    /// The last record that a statement from beside or elsewhere covers.
-    must_reach: u64,
     chain: Option<String>,
     /// The last record.
     before: Option<Sealed>,
-    /// The first number of the segment that is being read.
-    first_here: u64,
+    /// The first number of the segment that is being read, and the hash of the record before it.
+    here: (u64, Option<Hash>),
     /// Numbers that were missing, and where that was seen.
     missing: Vec<(u64, u64, Place)>,
-    removed_to: u64,
+    words: Vec<Word>,
     oldest_signed: u64,
     boot: String,
-    boots: BTreeSet<String>,
+    /// The first record, and the line that was read last.
+    first: Option<Place>,
+    at: Place,
     report: Report,
 }
 
-impl Checker {
-    fn new(known: Knowledge) -> Self {
-        let mut checker = Self {
-            key: known.key,
+impl<'k> Checker<'k> {
+    fn new(known: &'k Knowledge) -> Self {
+        let report = Report { signed: !known.keys.is_empty(), ..Report::default() };
+        Self {
+            known,
             wanted: known.anchor.into_iter().collect(),
-            must_reach: known.anchor.map_or(0, |(number, _)| number),
             chain: None,
             before: None,
-            first_here: 0,
+            here: (0, None),
             missing: Vec::new(),
-            removed_to: 0,
+            words: Vec::new(),
             oldest_signed: 0,
             boot: String::new(),
-            boots: BTreeSet::new(),
-            report: Report::default(),
-        };
-        checker.report.signed = checker.key.is_some();
-        for signed in known.checkpoints {
-            // With a key only its statements count; without one, whoever can write beside the trail is believed as much.
-            if checker.key.as_ref().is_none_or(|key| key.verifies(&signed)) {
-                let statement = &signed.statement;
-                checker.wanted.insert(statement.sequence, statement.hash);
-                checker.must_reach = checker.must_reach.max(statement.sequence);
-                if checker.key.is_some() {
-                    checker.oldest_signed = checker.oldest_signed.max(statement.oldest);
-                }
-            }
+            first: None,
+            at: Place { file: PathBuf::new(), line: 0 },
+            report,
         }
-        checker
+    }
+
+    /// Takes a statement from beside the trail. With keys only theirs count; without, whoever could write it is believed as
+    /// much as whoever could write the trail.
+    fn remember(&mut self, signed: &Signed, chain: Option<&str>) -> Result<(), Break> {
+        let statement = &signed.statement;
+        let sequence = statement.sequence;
+        if !self.known.believes(signed) {
+            return Err(Break::BadSignature { sequence });
+        }
+        if chain.is_some_and(|chain| chain != statement.chain) {
+            return Err(Break::Foreign { sequence });
+        }
+        if self.wanted.insert(sequence, statement.hash).is_some_and(|before| before != statement.hash) {
+            return Err(Break::Contradicted { sequence });
+        }
+        if self.report.signed {
+            self.oldest_signed = self.oldest_signed.max(statement.oldest);
+        }
+        Ok(())
     }
 
     fn broken(&mut self, place: Place, what: Break) {
         self.report.broken = Some((place, what));
     }
 
-    fn segment(&mut self, number: u64, header: &Header) -> Result<(), Break> {
+    /// The first line of a segment; its number is that of the file's name, where it has one.
+    fn segment(&mut self, number: Option<u64>, header: &Header) -> Result<(), Break> {
         let wrong = |what: &str| Err(Break::Header(what.to_owned()));
-        self.first_here = header.first_sequence;
-        if header.segment != number {
+        self.here = (header.first_sequence, Some(header.prev_hash));
+        if number.is_some_and(|number| header.segment != number) {
             return wrong("its number is not that of the file's name");
+        }
+        if header.first_sequence == 0 || (header.first_sequence == 1 && header.prev_hash != Hash::GENESIS) {
+            return wrong("nothing comes before the first record");
         }
         if self.chain.get_or_insert_with(|| header.chain.clone()) != &header.chain {
             return wrong("it belongs to another spool");
@@ -288,11 +379,8 @@ impl Checker {
         match &self.before {
             // Without a record before it, it is believed; the first record has to follow it.
             None => {
-                self.before = Some(Sealed {
-                    sequence: header.first_sequence.saturating_sub(1),
-                    prev: Hash::GENESIS,
-                    hash: header.prev_hash,
-                })
+                self.before =
+                    Some(Sealed { sequence: header.first_sequence - 1, prev: Hash::GENESIS, hash: header.prev_hash });
             }
             Some(before) if header.first_sequence <= before.sequence => {
                 return wrong("it takes over records that an earlier one had to keep");
@@ -317,6 +405,7 @@ impl Checker {
     ) -> io::Result<bool> {
         let mut bytes = Vec::new();
         let mut line = 0;
+        self.at.file = path.to_owned();
         let mut given_up: Option<Sealed> = None;
         loop {
             bytes.clear();
@@ -325,13 +414,21 @@ impl Checker {
                 return Ok(true);
             }
             line += 1;
+            self.at.line = line;
             progress(count as u64);
             let place = || Place { file: path.to_owned(), line };
             let whole = bytes.last() == Some(&b'\n');
             if whole {
                 bytes.pop();
+            } else if count as u64 >= MAX_LINE {
+                self.broken(place(), Break::TooLong);
+                return Ok(false);
             }
-            if bytes.starts_with(Header::START) && (line == 1 || !spool) {
+            if line == 1 && spool || bytes.starts_with(Header::START) && !spool {
+                if let Err(what) = self.first_line(&bytes, spool) {
+                    self.broken(place(), what);
+                    return Ok(false);
+                }
                 continue;
             }
             let sealed = unseal(&bytes);
@@ -357,7 +454,11 @@ impl Checker {
                         return Ok(false);
                     }
                 }
-                Err(_) if !whole && last_file => self.report.torn = true,
+                // Whatever comes after this look is not part of it.
+                Err(_) if !whole && last_file => {
+                    self.report.torn = true;
+                    return Ok(true);
+                }
                 Err(Damage::Hash) => {
                     self.broken(place(), Break::Changed);
                     return Ok(false);
@@ -370,24 +471,45 @@ impl Checker {
         }
     }
 
+    /// A segment's first line, byte for byte as it is written.
+    fn first_line(&mut self, line: &[u8], spool: bool) -> Result<(), Break> {
+        let header = Header::parse(line).map_err(|damage| Break::Header(damage.to_string()))?;
+        let written = header.line().is_ok_and(|written| written.strip_suffix(b"\n") == Some(line));
+        if !written {
+            return Err(Break::Header("it is not as it was written".to_owned()));
+        }
+        // A spool's segments were looked at before, in their order.
+        if spool { Ok(()) } else { self.segment(None, &header) }
+    }
+
     fn record(&mut self, line: &[u8], sealed: Sealed, place: &dyn Fn() -> Place) -> Result<(), Break> {
-        if sealed.sequence < self.first_here {
+        let (first_here, prev_here) = self.here;
+        if sealed.sequence < first_here {
             return Err(Break::OutOfOrder(sealed.sequence));
+        }
+        if sealed.sequence == first_here && prev_here.is_some_and(|prev| prev != sealed.prev) {
+            return Err(Break::NotNext);
         }
         match &self.before {
             Some(before) if sealed.sequence <= before.sequence => return Err(Break::OutOfOrder(sealed.sequence)),
             Some(before) if sealed.sequence > before.sequence + 1 => {
-                self.missing.push((before.sequence + 1, sealed.sequence - 1, place()));
+                let (first, last) = (before.sequence + 1, sealed.sequence - 1);
+                self.gap(first, last, place())?;
             }
             Some(before) if sealed.prev != before.hash => return Err(Break::NotNext),
             Some(_) => {}
             None if sealed.sequence == 1 && sealed.prev != Hash::GENESIS => return Err(Break::NotNext),
             None => {}
         }
-        if self.wanted.get(&sealed.sequence).is_some_and(|wanted| *wanted != sealed.hash) {
-            return Err(Break::Contradicted { sequence: sealed.sequence });
+        for (sequence, hash) in [(sealed.sequence - 1, sealed.prev), (sealed.sequence, sealed.hash)] {
+            if self.wanted.get(&sequence).is_some_and(|wanted| *wanted != hash) {
+                return Err(Break::Contradicted { sequence });
+            }
         }
         self.notes(line, sealed)?;
+        if self.first.is_none() {
+            self.first = Some(place());
+        }
         let report = &mut self.report;
         report.records += 1;
         report.numbers = Some((report.numbers.map_or(sealed.sequence, |(first, _)| first), sealed.sequence));
@@ -396,11 +518,25 @@ impl Checker {
             report.times = Some((report.times.take().map_or_else(|| time.clone(), |(first, _)| first), time));
         }
         if let Some(boot) = member(line, br#""boot":""#).filter(|boot| *boot != self.boot) {
-            self.boots.insert(boot.clone());
-            report.boots = self.boots.len() as u64;
+            report.boots += 1;
             self.boot = boot;
         }
         self.before = Some(sealed);
+        Ok(())
+    }
+
+    /// Numbers that are missing. What stands before them is held by checkpoints before them alone.
+    fn gap(&mut self, first: u64, last: u64, place: Place) -> Result<(), Break> {
+        if self.missing.len() >= MAX_GAPS {
+            return Err(Break::TooManyGaps);
+        }
+        let held = self.wanted.range(..first).next_back().map_or(0, |(number, _)| *number).max(self.report.covered);
+        if held + 1 < first && self.report.records > 0 {
+            let oldest = self.report.numbers.map_or(first, |(oldest, _)| oldest);
+            let after_gap = self.missing.last().map_or(0, |(_, last, _)| last + 1);
+            self.report.loose.push((oldest.max(held + 1).max(after_gap), first - 1));
+        }
+        self.missing.push((first, last, place));
         Ok(())
     }
 
@@ -411,14 +547,19 @@ impl Checker {
         if !head.windows(LIFECYCLE.len()).any(|window| window == LIFECYCLE) {
             return Ok(());
         }
-        let Ok(record) = serde_json::from_slice::<Value>(line) else { return Ok(()) };
+        let Ok(record) = serde_json::from_slice::<Value>(line) else { return Err(Break::NoJson) };
         let ours = |name: &str| record.pointer("/unmapped/gatepost").and_then(|ours| ours.get(name)).cloned();
         let range = |name: &str| ours(name).and_then(|value| serde_json::from_value::<Range>(value).ok());
-        if let Some(gap) = range("gap") {
-            self.report.gaps.push((gap.first, gap.last));
-        }
-        if let Some(removed) = range("removed") {
-            self.removed_to = self.removed_to.max(removed.last);
+        for (name, removed) in [("gap", false), ("removed", true)] {
+            if let Some(Range { first, last }) = range(name) {
+                if removed {
+                    self.forget_older();
+                }
+                if self.words.len() >= MAX_GAPS {
+                    return Err(Break::TooManyGaps);
+                }
+                self.words.push(Word { number: sealed.sequence, range: (first, last), removed });
+            }
         }
         let Some(signed) = ours("checkpoint").and_then(|value| serde_json::from_value::<Signed>(value).ok()) else {
             return Ok(());
@@ -430,54 +571,75 @@ impl Checker {
         if !fits {
             return Err(Break::Contradicted { sequence });
         }
-        if self.key.as_ref().is_some_and(|key| !key.verifies(&signed)) {
+        if !self.known.believes(&signed) {
             return Err(Break::BadSignature { sequence });
         }
         self.chain.get_or_insert(signed.statement.chain);
         self.report.checkpoints += 1;
         self.report.covered = sequence;
-        if self.key.is_some() {
+        if self.report.signed {
             self.oldest_signed = self.oldest_signed.max(signed.statement.oldest);
         }
         Ok(())
     }
 
+    /// Each segment that went has a word, and the last that is believed says all that those before it did.
+    fn forget_older(&mut self) {
+        let settled = |word: &Word| word.removed && (!self.report.signed || self.is_signed(word.number));
+        let newest = self.words.iter().filter(|word| settled(word)).map(|word| word.range.1).max();
+        let kept: Vec<bool> = self.words.iter().map(|word| !settled(word) || Some(word.range.1) == newest).collect();
+        let mut kept = kept.into_iter();
+        self.words.retain(|_| kept.next().unwrap_or(true));
+    }
+
     fn finish(mut self) -> Report {
-        let place = self.missing.first().map(|(_, _, place)| place.clone());
+        self.report.chain = self.chain.take();
+        let (oldest, last) = self.report.numbers.unwrap_or((0, 0));
+        let remembered = self.wanted.range(..=last).next_back().map_or(0, |(number, _)| *number);
+        self.report.covered = self.report.covered.max(remembered);
+        let ranges = |signed: bool| -> Vec<(u64, u64)> {
+            let words = self.words.iter().filter(|word| !signed || self.is_signed(word.number));
+            words.map(|word| if word.removed { (1, word.range.1) } else { word.range }).collect()
+        };
+        let (told, mut believed) = (ranges(false), ranges(self.report.signed));
+        self.report.gaps = self.words.iter().filter(|word| !word.removed).map(|word| word.range).collect();
+        if self.oldest_signed > 1 {
+            believed.push((1, self.oldest_signed - 1));
+        }
         // The first thing that is missing without a word comes before whatever ended the reading.
-        let unexplained =
-            self.missing.iter().find(|(first, last, _)| !covered(*first, *last, &self.report.gaps)).cloned();
+        let unexplained = self.missing.iter().find(|(first, last, _)| !covered(*first, *last, &believed)).cloned();
         if let Some((first, last, place)) = unexplained {
-            self.broken(place, Break::Missing { first, last });
+            let word = covered(first, last, &told);
+            let what = if word { Break::UnsignedWord { first, last } } else { Break::Missing { first, last } };
+            self.broken(place, what);
             return self.report;
         }
         if self.report.broken.is_some() {
             return self.report;
         }
-        let end = |report: &Report| Place {
-            file: place.clone().map_or_else(PathBuf::new, |place| place.file),
-            line: report.records,
-        };
-        if let Some((first, _)) = self.report.numbers
-            && first > 1
-            && self.removed_to < first - 1
-            && self.oldest_signed < first
-            && !covered(1, first - 1, &self.report.gaps)
-        {
-            let place = end(&self.report);
-            self.broken(place, Break::NoBeginning(first));
+        // Whoever remembers the record before the first has seen what is missing.
+        let known = self.known.anchor.is_some_and(|(number, _)| number + 1 == oldest);
+        if oldest > 1 && !known && !covered(1, oldest - 1, &believed) {
+            let word = covered(1, oldest - 1, &told);
+            let what =
+                if word { Break::UnsignedWord { first: 1, last: oldest - 1 } } else { Break::NoBeginning(oldest) };
+            let place = self.first.take().unwrap_or_else(|| self.at.clone());
+            self.broken(place, what);
             return self.report;
         }
-        let last = self.report.numbers.map_or(0, |(_, last)| last);
-        if last < self.must_reach {
-            let place = end(&self.report);
-            self.broken(place, Break::CutOff { last, sequence: self.must_reach });
-        } else if self.key.is_some() && self.report.checkpoints == 0 && last > 0 && self.must_reach == 0 {
-            let place = end(&self.report);
-            self.broken(place, Break::Unsigned);
+        let must_reach = self.wanted.keys().next_back().copied().unwrap_or(0);
+        if last < must_reach {
+            self.broken(self.at.clone(), Break::CutOff { last, sequence: must_reach });
+        } else if self.report.signed && self.report.covered == 0 && last > 0 {
+            self.broken(self.at.clone(), Break::Unsigned);
         }
-        self.report.covered = self.report.covered.max(self.must_reach.min(last));
         self.report
+    }
+
+    /// Whether somebody who is believed stands for what this record says.
+    fn is_signed(&self, number: u64) -> bool {
+        number <= self.report.covered
+            && !self.report.loose.iter().any(|(first, last)| (*first..=*last).contains(&number))
     }
 }
 

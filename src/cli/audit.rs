@@ -108,9 +108,10 @@ struct VerifyArgs {
     /// Exported lines instead of a spool: files in order, `-` for standard input
     #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with = "spool")]
     lines: Vec<PathBuf>,
-    /// PEM file: the public key of checkpoints; without it signatures are not checked
+    /// PEM file: the public key of checkpoints; without it signatures are not checked. May be given many times, where the
+    /// key was changed
     #[arg(long, value_name = "FILE")]
-    key: Option<PathBuf>,
+    key: Vec<PathBuf>,
     /// A record's number and hash, remembered from elsewhere
     #[arg(long, value_name = "NUMBER:HASH", value_parser = anchor)]
     anchor: Option<(u64, Hash)>,
@@ -171,19 +172,21 @@ pub(super) fn unreadable(error: &ReadError) -> u8 {
     complain(&error.to_string());
     match error {
         ReadError::Io { .. } => exit::UNAVAILABLE,
-        ReadError::Header { .. } | ReadError::TooLong { .. } => exit::DATA,
+        ReadError::Header { .. } => exit::DATA,
     }
 }
 
 fn verify(args: &VerifyArgs, console: &mut impl Write) -> io::Result<u8> {
-    let key = match args.key.as_deref().map(|path| PublicKey::load(path).map_err(|error| (path, error))).transpose() {
-        Ok(key) => key,
-        Err((path, error)) => {
-            complain(&format!("{}: {error}", path.display()));
-            return Ok(exit::DATA);
+    let mut known = Knowledge { keys: Vec::new(), anchor: args.anchor };
+    for path in &args.key {
+        match PublicKey::load(path) {
+            Ok(key) => known.keys.push(key),
+            Err(error) => {
+                complain(&format!("{}: {error}", path.display()));
+                return Ok(exit::DATA);
+            }
         }
-    };
-    let known = Knowledge { key, anchor: args.anchor, ..Knowledge::default() };
+    }
     // Only where somebody watches, and for trails that take a while.
     let watched = io::stderr().is_terminal();
     let (mut read, mut told) = (0_u64, 0_u64);
@@ -200,9 +203,9 @@ fn verify(args: &VerifyArgs, console: &mut impl Write) -> io::Result<u8> {
             Ok(folder) => folder,
             Err(code) => return Ok(code),
         };
-        verify_spool(&folder, known, &mut progress)
+        verify_spool(&folder, &known, &mut progress)
     } else {
-        verify_lines(&args.lines, known, &mut progress)
+        verify_lines(&args.lines, &known, &mut progress)
     };
     if told > 0 {
         let _ = writeln!(anstream::stderr());
@@ -211,6 +214,11 @@ fn verify(args: &VerifyArgs, console: &mut impl Write) -> io::Result<u8> {
         Ok(report) => report,
         Err(error) => return Ok(unreadable(&error)),
     };
+    if report.records == 0 && report.broken.is_none() {
+        // That would be too good a verdict on the wrong folder.
+        complain("there is no record to check: is it the folder of `audit.spool.directory`?");
+        return Ok(exit::DATA);
+    }
     if args.json {
         writeln!(console, "{}", as_json(&report))?;
     } else {
@@ -223,6 +231,7 @@ fn as_json(report: &Report) -> serde_json::Value {
     json!({
         "sound": report.broken.is_none(),
         "records": report.records,
+        "chain": report.chain,
         "first": report.numbers.map(|(first, _)| first),
         "last": report.numbers.map(|(_, last)| last),
         "last_hash": report.last_hash,
@@ -234,6 +243,7 @@ fn as_json(report: &Report) -> serde_json::Value {
         "checkpoints": report.checkpoints,
         "signatures_checked": report.signed,
         "covered_to": report.covered,
+        "not_covered": not_covered(report),
         "torn": report.torn,
         "superseded_lines": report.superseded,
         "break": report.broken.as_ref().map(|(place, what)| json!({
@@ -247,6 +257,9 @@ fn tell(report: &Report, console: &mut impl Write) -> io::Result<()> {
     let (from, to) = report.times.clone().unwrap_or_default();
     writeln!(console, "records      {} (number {first} to {last})", report.records)?;
     writeln!(console, "time         {} to {}", shown(&from), shown(&to))?;
+    if let Some(chain) = &report.chain {
+        writeln!(console, "spool        {}", shown(chain))?;
+    }
     if report.segments > 0 {
         writeln!(console, "segments     {}", report.segments)?;
     }
@@ -262,27 +275,37 @@ fn tell(report: &Report, console: &mut impl Write) -> io::Result<()> {
     }
     let signatures = if report.signed { "signatures checked" } else { "signatures NOT checked: give --key" };
     writeln!(console, "checkpoints  {} ({signatures})", report.checkpoints)?;
-    match &report.broken {
-        None if report.covered == 0 => {
+    let not_covered = not_covered(report);
+    let list: Vec<String> = not_covered.iter().map(|(first, last)| format!("{first} to {last}")).collect();
+    match (&report.broken, report.covered) {
+        (None, 0) => {
             writeln!(
                 console,
                 "covered      nothing is signed: whoever can write the files could have made all hashes anew"
             )?;
         }
-        None => {
-            let after = last.saturating_sub(report.covered);
-            writeln!(
-                console,
-                "covered      up to number {}; the {after} after it are chained, and not signed yet",
-                report.covered
-            )?;
+        (None, covered) => {
+            let by = if report.signed { "signed" } else { "checkpoints that anybody could have written" };
+            writeln!(console, "covered      up to number {covered}: {by}")?;
+            if !list.is_empty() {
+                writeln!(console, "NOT covered  {}: chained, and not signed", list.join(", "))?;
+            }
         }
-        Some(_) => {}
+        (Some(_), _) => {}
     }
     match &report.broken {
-        None => writeln!(console, "sound        nothing was changed, removed, moved or inserted"),
+        None if report.signed => writeln!(console, "sound        nothing was changed, removed, moved or inserted"),
+        None => writeln!(console, "sound        by its hashes alone"),
         Some((place, what)) => writeln!(console, "BROKEN       {place}: {what}"),
     }
+}
+
+/// Records that no checkpoint covers: before gaps, and those after the last checkpoint.
+fn not_covered(report: &Report) -> Vec<(u64, u64)> {
+    let (first, last) = report.numbers.unwrap_or((1, 0));
+    let end = (report.covered.saturating_add(1).max(first), last);
+    let end = (end.0 <= end.1).then_some(end);
+    report.loose.iter().copied().chain(end).collect()
 }
 
 fn key(args: &KeyArgs, console: &mut impl Write) -> io::Result<u8> {
@@ -300,6 +323,11 @@ fn key(args: &KeyArgs, console: &mut impl Write) -> io::Result<u8> {
             exit::UNAVAILABLE
         })
     };
+    // A private key without its public half would be in the way of the next try.
+    if let Some(taken) = args.public_out.as_ref().filter(|path| path.symlink_metadata().is_ok()) {
+        complain(&format!("{}: it is there already, and a key is never written over", taken.display()));
+        return Ok(exit::UNAVAILABLE);
+    }
     if let Err(code) = put(&args.out, &pem, 0o600) {
         return Ok(code);
     }

@@ -53,7 +53,11 @@ async fn a_real_spool_verifies_and_an_edit_is_found_by_file_and_line() {
     assert!(report["segments"].as_u64().unwrap() > 1 && report["checkpoints"].as_u64().unwrap() >= 10, "{report:#}");
     assert_eq!(report["covered_to"], count - 1, "the last word is a checkpoint");
     let unsigned = told(&audit(&["verify", spool]));
-    assert!(unsigned.contains("signatures NOT checked"), "{unsigned}");
+    assert!(
+        unsigned.contains("signatures NOT checked") && unsigned.contains("sound        by its hashes alone"),
+        "{unsigned}"
+    );
+    assert_eq!(report["not_covered"], json!([[count, count]]), "that checkpoint itself is signed by nothing");
 
     // The export says the same; a selection says that it can't.
     let export = folder.path().join("export.jsonl");
@@ -121,6 +125,12 @@ async fn records_are_found_by_each_filter_and_counted() {
 
     let tail = told(&audit(&["tail", spool, "-n", "3"]));
     assert_eq!(tail.lines().count(), 3, "{tail}");
+    let all = told(&audit(&["grep", spool]));
+    let all: Vec<&str> = all.lines().collect();
+    for count in [0, 1, 17, all.len() - 1, all.len() + 5] {
+        let tail = told(&audit(&["tail", spool, "-n", &count.to_string()]));
+        assert_eq!(tail.lines().collect::<Vec<_>>(), all[all.len().saturating_sub(count)..], "the last {count}");
+    }
     let stats = told(&audit(&["stats", spool, "--by", "reason"]));
     assert!(stats.contains("NO_PERMIT") && stats.contains("##"), "{stats}");
     let stats: Value = serde_json::from_str(&told(&audit(&["stats", spool, "--by", "decision", "--json"]))).unwrap();
@@ -143,12 +153,17 @@ fn what_can_not_be_read_is_told_by_its_name_and_exit_code() {
     std::fs::create_dir(path("future")).unwrap();
     std::fs::write(path("future/segment-000000000001.jsonl"), "{\"gatepost_spool\":2}\n").unwrap();
     std::fs::write(path("key"), "not a key").unwrap();
-    let table: [(Vec<String>, i32, &str); 8] = [
+    let table: [(Vec<String>, i32, &str); 13] = [
         (vec!["tail".into(), path("none")], 69, "none: No such file"),
         (vec!["tail".into(), path("empty")], 65, "holds no segments"),
         (vec!["grep".into(), path("garbage")], 65, "first line is not that of a segment"),
         (vec!["grep".into(), path("future")], 65, "has version 2 of the format"),
         (vec!["verify".into(), path("garbage")], 1, ""),
+        (vec!["verify".into(), path("empty")], 65, "there is no record to check"),
+        (vec!["verify".into(), "--lines".into(), "-".into()], 65, "there is no record to check"),
+        (vec!["verify".into(), path("none")], 69, "none: No such file"),
+        (vec!["verify".into(), path("empty"), "--anchor".into(), "7".into()], 2, "must be a record's number, a colon"),
+        (vec!["grep".into(), path("empty"), "--kind".into(), "descision".into()], 2, "possible values: decision"),
         (
             vec!["verify".into(), path("empty"), "--key".into(), path("key")],
             65,
@@ -167,4 +182,85 @@ fn what_can_not_be_read_is_told_by_its_name_and_exit_code() {
     let key = path("new.key");
     assert_eq!(audit(&["key", "--out", &key]).status.code(), Some(0));
     assert_eq!(audit(&["key", "--out", &key]).status.code(), Some(69), "a key is never written over");
+    let (other, public) = (path("other.key"), path("taken.pub"));
+    std::fs::write(&public, "mine").unwrap();
+    assert_eq!(audit(&["key", "--out", &other, "--public-out", &public]).status.code(), Some(69));
+    assert!(!Path::new(&other).exists() && std::fs::read(&public).unwrap() == b"mine", "neither is touched");
+}
+
+/// A trail is followed live, from one segment into the next, and whoever stops listening ends it without a word.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_live_trail_is_followed_over_its_segments_until_nobody_listens() {
+    use std::io::BufRead as _;
+    let gatepost = Gatepost::start_with(|settings| settings["audit"]["spool"]["segment_bytes"] = json!("64KiB")).await;
+    let spool = gatepost.path("audit");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_gatepost"));
+    command.args(["audit", "tail", "-f", "-n", "1", "--decision", "allow"]).arg(&spool).env_remove("GATEPOST_CONFIG");
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines();
+    let alice = gatepost.token("alice", &[]);
+    let mut seen = 0;
+    for n in 0..60 {
+        let answer = gatepost.ask(order("Order.read", &format!("o-{n}"), "alice").token(&alice)).await.unwrap();
+        assert!(answer.allowed());
+        // One at a time: what is asked next, has to be shown next.
+        if n % 10 == 9 {
+            while seen <= n {
+                let line = lines.next().unwrap().unwrap();
+                assert!(line.contains(&format!("Order::\"o-{seen}\"")) && line.contains("ALLOW"), "{seen}: {line}");
+                seen += 1;
+            }
+        }
+    }
+    let segments = std::fs::read_dir(&spool).unwrap();
+    let segments = segments.filter(|entry| entry.as_ref().unwrap().path().to_str().unwrap().contains("/segment-"));
+    let segments = segments.count();
+    assert!(segments > 1, "{segments}");
+    println!("{seen} records followed as they came, over {segments} segments");
+
+    drop(lines);
+    assert!(gatepost.ask(order("Order.read", "o-1", "alice").token(&alice)).await.unwrap().allowed());
+    let ended = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap());
+    let ended = tokio::time::timeout(std::time::Duration::from_secs(20), ended).await.expect("it ends").unwrap();
+    assert_eq!((ended.status.code(), ended.stderr), (Some(0), Vec::new()));
+}
+
+/// Whoever can write the files can put anything into a line and hash it; a terminal does nothing of it.
+#[test]
+fn a_forged_line_commands_no_terminal_and_no_spreadsheet() {
+    let folder = tempfile::tempdir().unwrap();
+    let header = format!(
+        "{{\"gatepost_spool\":1,\"chain\":\"c\",\"segment\":1,\"first_sequence\":1,\"prev_hash\":\"{0}\",\"opened\":\"\",\"boot\":\"b\",\
+         \"mode\":\"durable\",\"version\":\"0\"}}\n",
+        "0".repeat(64)
+    );
+    let who = "\u{9b}31m\u{202e}=cmd()";
+    let hashed = format!(
+        "{{\"metadata\":{{\"sequence\":1,\"log_name\":\"gatepost.decision\"}},\"time_dt\":\"\\u001b[2J\",\"actor\":{{\"app_name\":\"{who}\"}},\
+         \"api\":{{\"operation\":\"=1+1\"}},\"unmapped\":{{\"gatepost\":{{\"principal\":\"{who}\",\"prev_hash\":\"{}\"",
+        "0".repeat(64)
+    );
+    let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, hashed.as_bytes());
+    let hash: String = hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    let line = format!("{hashed},\"hash\":\"{hash}\"}}}}}}\n");
+    std::fs::write(folder.path().join("segment-000000000001.jsonl"), header + &line).unwrap();
+    let spool = folder.path().to_str().unwrap();
+    let ways: [&[&str]; 6] = [
+        &["tail", spool],
+        &["grep", spool],
+        &["grep", spool, "--json"],
+        &["stats", spool, "--by", "principal"],
+        &["export", spool, "--format", "csv"],
+        &["verify", spool],
+    ];
+    for arguments in ways {
+        let output = audit(arguments);
+        assert_eq!(output.status.code(), Some(0), "{arguments:?} {output:?}");
+        let text = told(&output);
+        let hidden: Vec<char> = text.chars().filter(|c| !matches!(c, ' '..='~' | '\n' | '\r')).collect();
+        assert!(hidden.is_empty() && !text.is_empty(), "{arguments:?}: {hidden:?} {text}");
+    }
+    let csv = told(&audit(&["export", spool, "--format", "csv"]));
+    assert!(csv.contains(",'=1+1,"), "{csv}");
+    assert_eq!(told(&audit(&["export", spool])), line, "what can be verified is byte for byte what there was");
 }

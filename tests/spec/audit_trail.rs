@@ -147,3 +147,70 @@ async fn every_record_of_a_lively_run_is_one_line_of_valid_ocsf() {
     assert_eq!(classes, [3004, 6002, 6003].into(), "policy change, start and stop, calls");
     assert_eq!(crate::support::ocsf::check(&gatepost.trail()), records.len());
 }
+
+/// A rule that matches nothing would be a gap that nobody sees: told at the start, and no later bundle makes one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rule_about_a_value_that_the_schema_lacks_is_refused_at_the_start_and_at_each_reload() {
+    let folder = tempfile::tempdir().unwrap();
+    let world = gatepost::cli::demo::world::World::create(folder.path()).unwrap();
+    let policies = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("policies");
+    for (rule, message) in [
+        ("Order.stauts", "declares no attribute `stauts` of `Order`, which `audit.attributes` names as `Order.stauts`"),
+        ("Ordre.status", "declares no attribute `status` of `Ordre`"),
+        ("context.chanel", "declares no context with `chanel`"),
+    ] {
+        let mut settings = world.configuration(&policies);
+        settings["audit"]["attributes"] = json!({ rule: "keep" });
+        world.write("gatepost.yaml", &settings.to_string()).unwrap();
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_gatepost"));
+        let output =
+            command.args(["serve", "--check", "--config"]).arg(folder.path().join("gatepost.yaml")).output().unwrap();
+        let told = String::from_utf8_lossy(&output.stderr).replace('\n', " ");
+        assert_eq!(output.status.code(), Some(65), "{rule}: {told}");
+        let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(words(&told).contains(&words(message)), "{rule}: {told}");
+    }
+
+    let gatepost = Gatepost::start_with(|settings| {
+        settings["audit"]["attributes"] = json!({ "Order.items": "keep" });
+    })
+    .await;
+    let schema = gatepost.path("policies/shop.cedarschema");
+    let text = std::fs::read_to_string(&schema).unwrap();
+    let without = text.replacen("  @read(\"basic\")\n  items?: Set<String>,\n", "", 1);
+    assert_ne!(text, without);
+    std::fs::write(&schema, without).unwrap();
+    crate::support::eventually("the bundle is refused", || {
+        gatepost.records().iter().any(|record| record["status_detail"] == "REFUSED")
+    })
+    .await;
+    let token = gatepost.token("alice", &[]);
+    assert!(
+        gatepost.ask(order("Order.read", "o-1", "alice").token(&token)).await.unwrap().allowed(),
+        "the old one serves"
+    );
+}
+
+/// Who asked stands under a name that only the key's holder can find again.
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_has_a_pseudonym_is_nowhere_in_the_trail_by_name_and_can_be_found_with_the_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = folder.path().join("pseudonyms.key");
+    std::fs::write(&key, [7; 32]).unwrap();
+    let gatepost = Gatepost::start_with(|settings| {
+        settings["audit"]["pseudonyms"] = json!({ "key_file": key, "ids": ["User"] });
+    })
+    .await;
+    let token = gatepost.token("alice-who-is-a-person", &[]);
+    let answer = gatepost.ask(order("Order.read", "o-1", "alice-who-is-a-person").token(&token)).await.unwrap();
+    assert!(answer.allowed(), "the decision is made with the true id");
+    assert!(!gatepost.trail().contains("alice-who-is-a-person"));
+    let config = gatepost.path("gatepost.yaml");
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_gatepost"));
+    let output =
+        command.args(["audit", "pseudonym", "User", "alice-who-is-a-person", "--config"]).arg(config).output().unwrap();
+    let name = String::from_utf8(output.stdout).unwrap();
+    let record = gatepost.record_of(answer.decision_id());
+    assert_eq!(record["unmapped"]["gatepost"]["principal"], format!("User::\"{}\"", name.trim()));
+    assert_eq!(record["actor"]["user"]["name"], name.trim());
+}

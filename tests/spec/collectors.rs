@@ -215,7 +215,7 @@ impl Collector {
     }
 }
 
-fn acceptor(world: &Path, protocol: Option<&[u8]>) -> tokio_rustls::TlsAcceptor {
+pub fn acceptor(world: &Path, protocol: Option<&[u8]>) -> tokio_rustls::TlsAcceptor {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(world.join("ca.pem")).unwrap()).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());

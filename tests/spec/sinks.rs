@@ -26,6 +26,8 @@ struct Receiver {
     /// Every record that it said it has, in the order in which they came.
     taken: Arc<Mutex<Vec<Value>>>,
     requests: Arc<AtomicUsize>,
+    /// Records that it will not have, whenever they come.
+    unwanted: Arc<Mutex<BTreeSet<String>>>,
     address: Arc<Mutex<String>>,
 }
 
@@ -36,6 +38,16 @@ enum Act {
     Busy,
     Hang,
     Rubbish,
+    /// Says that all is well, and not about which record.
+    Lie,
+    /// Breaks off in the middle of its answer.
+    Torn,
+    /// Answers without end.
+    Endless,
+    /// Takes no request that has more than one record.
+    TooLarge,
+    /// The first record meets this status, for somebody to mend.
+    Item(u16),
     /// Takes them, and then says that it failed.
     TakeAndFail,
     /// Will never have the record at this place of the batch.
@@ -49,12 +61,36 @@ impl Receiver {
         let receiver = Self::default();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         *receiver.address.lock() = format!("http://{}", listener.local_addr().unwrap());
-        let router = Router::new()
-            .route("/services/collector/event", axum::routing::post(splunk))
-            .route("/_bulk", axum::routing::post(elastic))
-            .with_state(receiver.clone());
+        let router = receiver.router();
         tokio::spawn(async move { axum::serve(listener, router).await });
         receiver
+    }
+
+    /// Over TLS, for clients of the world's authority alone.
+    async fn start_tls(world: &Path) -> Self {
+        let receiver = Self::default();
+        let tcp = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        *receiver.address.lock() = format!("https://localhost:{}", tcp.local_addr().unwrap().port());
+        let router = receiver.router();
+        let listener = Secured { tcp, acceptor: crate::collectors::acceptor(world, None) };
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        receiver
+    }
+
+    fn router(&self) -> Router {
+        Router::new()
+            .route("/services/collector/event", axum::routing::post(splunk))
+            .route("/_bulk", axum::routing::post(elastic))
+            .with_state(self.clone())
+    }
+
+    /// Whether it will not have this record.
+    fn unwanted(&self, record: &Value) -> bool {
+        self.unwanted.lock().contains(&record["metadata"]["uid"].to_string())
+    }
+
+    fn will_not_have(&self, record: &Value) {
+        self.unwanted.lock().insert(record["metadata"]["uid"].to_string());
     }
 
     fn address(&self) -> String {
@@ -78,6 +114,29 @@ impl Receiver {
     }
 }
 
+struct Secured {
+    tcp: tokio::net::TcpListener,
+    acceptor: tokio_rustls::TlsAcceptor,
+}
+
+impl axum::serve::Listener for Secured {
+    type Io = tokio_rustls::server::TlsStream<tokio::net::TcpStream>;
+    type Addr = std::net::SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        loop {
+            let (stream, address) = self.tcp.accept().await.unwrap();
+            if let Ok(stream) = self.acceptor.accept(stream).await {
+                return (stream, address);
+            }
+        }
+    }
+
+    fn local_addr(&self) -> std::io::Result<Self::Addr> {
+        self.tcp.local_addr()
+    }
+}
+
 fn inflated(headers: &HeaderMap, body: &[u8]) -> Vec<u8> {
     assert_eq!(headers["content-encoding"], "gzip");
     let mut text = Vec::new();
@@ -90,7 +149,18 @@ async fn misbehave(act: Act) -> Response {
         Act::Status(status) => StatusCode::from_u16(status).unwrap().into_response(),
         Act::Busy => (StatusCode::TOO_MANY_REQUESTS, [("retry-after", "0")]).into_response(),
         Act::Hang => std::future::pending().await,
-        Act::Rubbish | Act::TakeAndFail | Act::Refuse(_) | Act::FullAt(_) => {
+        Act::Lie => axum::Json(json!({ "took": 1, "errors": false, "items": [] })).into_response(),
+        Act::Torn => {
+            let pieces = [Ok(Bytes::from_static(b"{\"text\":\"Succ")), Err(std::io::Error::other("torn"))];
+            axum::body::Body::from_stream(tokio_stream::iter(pieces)).into_response()
+        }
+        Act::Endless => {
+            let piece = Bytes::from(vec![b' '; 1 << 16]);
+            let pieces = std::iter::repeat_with(move || Ok::<_, std::io::Error>(piece.clone()));
+            axum::body::Body::from_stream(tokio_stream::iter(pieces)).into_response()
+        }
+        Act::TooLarge => StatusCode::PAYLOAD_TOO_LARGE.into_response(),
+        Act::Rubbish | Act::TakeAndFail | Act::Refuse(_) | Act::FullAt(_) | Act::Item(_) => {
             (StatusCode::OK, "<html>\u{0}not what you think").into_response()
         }
     }
@@ -103,21 +173,33 @@ async fn splunk(State(receiver): State<Receiver>, headers: HeaderMap, body: Byte
         serde_json::Deserializer::from_slice(&body).into_iter::<Value>().map(Result::unwrap).collect();
     assert!(events.iter().all(|event| event["sourcetype"] == "gatepost:ocsf" && event["index"] == "main"));
     let records: Vec<Value> = events.iter().map(|event| event["event"].clone()).collect();
-    match receiver.next() {
-        None => {
+    let act = receiver.next();
+    if let Some(Act::Refuse(at)) = act {
+        receiver.will_not_have(&records[at]);
+    }
+    let unwanted = records.iter().position(|record| receiver.unwanted(record));
+    match (act, unwanted) {
+        (None | Some(Act::Refuse(_)), None) => {
             receiver.take(&records);
             axum::Json(json!({ "text": "Success", "code": 0 })).into_response()
         }
-        Some(Act::Refuse(at)) if at < records.len() => {
-            receiver.take(&records[..at]);
+        // The strictest reading: nothing of such a request is indexed.
+        (None | Some(Act::Refuse(_)), Some(at)) => {
             let answer = json!({ "text": "Invalid data format", "code": 6, "invalid-event-number": at });
             (StatusCode::BAD_REQUEST, axum::Json(answer)).into_response()
         }
-        Some(Act::TakeAndFail) => {
-            receiver.take(&records);
+        (Some(act), _) => splunk_misbehaves(&receiver, act, &records).await,
+    }
+}
+
+async fn splunk_misbehaves(receiver: &Receiver, act: Act, records: &[Value]) -> Response {
+    match act {
+        Act::TakeAndFail => {
+            let wanted: Vec<Value> = records.iter().filter(|record| !receiver.unwanted(record)).cloned().collect();
+            receiver.take(&wanted);
             StatusCode::INTERNAL_SERVER_ERROR.into_response()
         }
-        Some(act) => misbehave(act).await,
+        act => misbehave(act).await,
     }
 }
 
@@ -136,16 +218,21 @@ async fn elastic(State(receiver): State<Receiver>, headers: HeaderMap, body: Byt
     let known: BTreeSet<String> =
         receiver.taken.lock().iter().map(|record| record["metadata"]["uid"].to_string()).collect();
     let act = receiver.next();
-    let (refused, full) = match act {
-        Some(Act::Refuse(at)) => (Some(at), usize::MAX),
-        Some(Act::FullAt(at)) => (None, at),
-        None => (None, usize::MAX),
+    let (full, first) = match act {
+        Some(Act::Refuse(at)) => {
+            receiver.will_not_have(&records[at]);
+            (usize::MAX, None)
+        }
+        Some(Act::FullAt(at)) => (at, None),
+        Some(Act::Item(status)) => (usize::MAX, Some(status)),
+        None => (usize::MAX, None),
         Some(act) => return misbehave(act).await,
     };
     let mut items = Vec::new();
     for (at, record) in records.iter().enumerate() {
         let status = match () {
-            () if Some(at) == refused => 400,
+            () if at == 0 && first.is_some() => first.unwrap(),
+            () if receiver.unwanted(record) => 400,
             () if at >= full => 429,
             () if known.contains(&record["metadata"]["uid"].to_string()) => 409,
             () => {
@@ -187,14 +274,19 @@ fn numbers(records: &[Value]) -> Vec<u64> {
 async fn receivers_that_fail_in_every_way_have_every_record_in_the_end() {
     let folder = tempfile::tempdir().unwrap();
     let token = token_file(folder.path());
-    let (one, other) = (Receiver::start().await, Receiver::start().await);
+    let world = gatepost::cli::demo::world::World::create(folder.path()).unwrap();
+    let files = world.client("sender", "spiffe://shop.example/ns/gatepost/sa/gatepost").unwrap();
+    let (one, other) = (Receiver::start_tls(folder.path()).await, Receiver::start().await);
     // What is taken and denied comes last: of what is refused before, nothing has been taken.
     *one.script.lock() = vec![
         Act::Status(500),
         Act::Busy,
         Act::Hang,
         Act::Rubbish,
+        Act::Torn,
+        Act::Endless,
         Act::Refuse(0),
+        Act::TooLarge,
         Act::Status(403),
         Act::Refuse(1),
         Act::Status(503),
@@ -204,16 +296,26 @@ async fn receivers_that_fail_in_every_way_have_every_record_in_the_end() {
         Act::Rubbish,
         Act::FullAt(0),
         Act::Hang,
+        Act::Lie,
+        Act::Torn,
+        Act::Item(403),
+        Act::Item(404),
+        Act::TooLarge,
         Act::Refuse(0),
         Act::FullAt(1),
         Act::Status(404),
         Act::Status(429),
-        Act::Refuse(2),
+        Act::Refuse(0),
     ];
+    let acts = one.script.lock().len() + other.script.lock().len();
     let sink = |name: &str| json!({ "name": name, "timeout": "300ms", "retry_max": "100ms", "batch_records": 7 });
     let mut gatepost = Gatepost::start_with(|settings| {
         let (mut splunk, mut elastic) = (sink("splunk"), sink("elastic"));
         splunk["splunk"] = json!({ "url": one.address(), "token_file": token, "index": "main" });
+        for (key, path) in [("ca", &files.ca), ("certificate", &files.certificate), ("private_key", &files.private_key)]
+        {
+            splunk["splunk"][key] = json!(path);
+        }
         elastic["elastic"] = json!({ "url": other.address(), "api_key_file": token });
         settings["audit"]["sinks"] = json!([splunk, elastic]);
     })
@@ -241,6 +343,7 @@ async fn receivers_that_fail_in_every_way_have_every_record_in_the_end() {
         assert_eq!(told, refused as u64, "{name}: what it will never have is on record");
         println!("{name}: {} stored, {} received, {refused} refused", stored.len(), received.len());
     }
+    println!("{acts} misdeeds");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -254,12 +357,16 @@ async fn a_receiver_that_never_answers_delays_no_decision_and_shows_its_lag() {
         settings["audit"]["sinks"] = json!([{ "name": "siem", "splunk": splunk, "timeout": "5m" }]);
     })
     .await;
-    ask(&gatepost, 200).await;
+    ask(&gatepost, 1000).await;
     assert_eq!(receiver.requests.load(Ordering::Relaxed), 1, "one delivery is under way, and nothing else");
     let metrics = gatepost.metrics().await;
     let line = metrics.lines().find(|line| line.starts_with("gatepost_audit_sink_lag{")).unwrap();
     let lag: f64 = line.rsplit(' ').next().unwrap().parse().unwrap();
-    assert!(line.contains("sink=\"siem\"") && lag >= 200.0, "{line}");
+    assert!(line.contains("sink=\"siem\"") && lag >= 1000.0, "{line}");
+    println!("1000 decisions, {lag} records behind");
+    // Nor does it keep the server from ending.
+    let mut gatepost = gatepost;
+    gatepost.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -516,4 +623,71 @@ fn a_real_server_writes_its_records_to_standard_output_a_line_each() {
     let file = std::fs::read_to_string(folder.path().join("audit.jsonl")).unwrap();
     assert_eq!(file.lines().count(), 2);
     assert!(file.lines().all(|line| !line.contains("\"device\"") && serde_json::from_str::<Value>(line).is_ok()));
+}
+
+/// It closes the connection in order, and a receiver that does the same has read everything: nobody has to wait until
+/// records are old enough, and none comes twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_parts_from_a_real_syslog_server_in_order_and_nothing_comes_twice() {
+    let folder = tempfile::tempdir().unwrap();
+    let world = gatepost::cli::demo::world::World::create(folder.path()).unwrap();
+    let Some(mut rsyslog) = Rsyslog::prepare(world.folder()) else { return };
+    let files = world.client("sender", "spiffe://shop.example/ns/gatepost/sa/gatepost").unwrap();
+    let spool = folder.path().join("audit");
+    rsyslog.start().await;
+    for _ in 0..2 {
+        let mut gatepost = Gatepost::start_with(|settings| {
+            let syslog = json!({
+                "host": "localhost", "port": rsyslog.port, "ca": files.ca, "certificate": files.certificate,
+                "private_key": files.private_key, "settle": "1m",
+            });
+            settings["audit"]["spool"]["directory"] = json!(spool);
+            settings["audit"]["sinks"] = json!([{ "name": "syslog", "syslog": syslog }]);
+        })
+        .await;
+        ask(&gatepost, 20).await;
+        gatepost.stop().await;
+    }
+    let stored = crate::support::trail(&spool).lines().count();
+    let cursor: Value = serde_json::from_slice(&std::fs::read(spool.join("cursors/syslog.json")).unwrap()).unwrap();
+    assert_eq!(cursor["sequence"], json!(stored));
+    eventually("rsyslog has written all", || rsyslog.received().len() == stored).await;
+    assert!(rsyslog.received().values().all(|copies| *copies == 1), "{:?}", rsyslog.received());
+    crate::support::ocsf::check(&crate::support::trail(&spool));
+}
+
+/// Nor do the other sinks wait for it.
+#[test]
+fn a_real_server_whose_standard_output_nobody_reads_ends_all_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let world = gatepost::cli::demo::world::World::create(folder.path()).unwrap();
+    crate::support::copy_bundle(
+        &Path::new(env!("CARGO_MANIFEST_DIR")).join("policies"),
+        &folder.path().join("policies"),
+    );
+    let mut settings = world.configuration(Path::new("policies"));
+    settings["audit"]["sinks"] =
+        json!([{ "name": "out", "stdout": {} }, { "name": "file", "file": { "path": "audit.jsonl" } }]);
+    world.write("gatepost.yaml", &settings.to_string()).unwrap();
+    // As much as a pipe of Linux holds.
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    std::io::Write::write_all(&mut writer, &vec![b'\n'; 64 << 10]).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_gatepost"));
+    command.arg("serve").arg("--config").arg(folder.path().join("gatepost.yaml"));
+    let mut child = command.stdout(writer).stderr(Stdio::piped()).spawn().unwrap();
+    drop(command);
+    let mut log = std::io::BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("serving") {
+        line.clear();
+        assert!(std::io::BufRead::read_line(&mut log, &mut line).unwrap() > 0, "it ended early");
+    }
+    assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
+    let (tell, ended) = std::sync::mpsc::channel();
+    std::thread::spawn(move || tell.send((child.wait().unwrap(), child)));
+    let (status, _) = ended.recv_timeout(PATIENCE).expect("it ends though nobody reads");
+    assert_eq!(status.code(), Some(0));
+    let file = std::fs::read_to_string(folder.path().join("audit.jsonl")).unwrap();
+    assert_eq!(file.lines().count(), 2, "the file has its start and its stop");
+    drop(reader);
 }

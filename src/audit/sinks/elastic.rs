@@ -2,6 +2,7 @@
 //!
 //! Source: Elasticsearch 8, "Bulk API".
 
+use std::fmt;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -10,8 +11,8 @@ use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::http::{Poster, secret_header, unexpected};
-use super::target::{Delivery, Fault, Outgoing, Taken, Target, bounded};
+use super::http::{Part, Posted, Poster, Posts, in_parts, secret_header, unexpected};
+use super::target::{Delivery, Fault, Outgoing, Target, bounded};
 use super::tls::TlsProblem;
 use crate::config::{ElasticTarget, HttpCredential};
 use crate::secret::ExposeSecret as _;
@@ -23,7 +24,6 @@ pub(super) struct ElasticSink {
 
 #[derive(Deserialize)]
 struct Answer {
-    errors: bool,
     items: Vec<Item>,
 }
 
@@ -58,9 +58,9 @@ impl ElasticSink {
         Ok(Self { poster, index: settings.index.clone() })
     }
 
-    async fn send(&mut self, batch: &[Outgoing]) -> Result<Taken, Fault> {
+    async fn send(&mut self, part: &[Outgoing]) -> Result<Part, Fault> {
         let mut body = Vec::new();
-        for record in batch {
+        for record in part {
             let action = json!({ "create": { "_index": self.index, "_id": record.uid } });
             body.extend_from_slice(action.to_string().as_bytes());
             body.push(b'\n');
@@ -68,38 +68,63 @@ impl ElasticSink {
             body.push(b'\n');
         }
         let (status, answer) = self.poster.post(body).await?;
+        if status == StatusCode::PAYLOAD_TOO_LARGE {
+            return Ok(Part::TooLarge);
+        }
         if status != StatusCode::OK {
             return Err(unexpected(status, &String::from_utf8_lossy(&answer)));
         }
         let answer: Answer =
             serde_json::from_slice(&answer).map_err(|_| unexpected(status, "no answer of a bulk API"))?;
-        if !answer.errors {
-            return Ok(Taken::all());
-        }
-        if answer.items.len() != batch.len() {
+        // Whatever `errors` says: only an item of its own says that a record is there.
+        if answer.items.len() != part.len() {
             return Err(unexpected(status, "not an answer for each record"));
         }
         let mut refused = Vec::new();
-        for (at, Item { create }) in answer.items.iter().enumerate() {
+        for (at, Item { create }) in answer.items.into_iter().enumerate() {
             match create.status {
                 // 409: it is there already, from the last time.
                 200..=299 | 409 => {}
-                429 | 500.. => {
-                    let message = format!("record {} of the batch: {}", at + 1, create.status);
+                400 | 413 if !create.is_about_the_index() => refused.push((at, create.to_string())),
+                // Busy, full, or for somebody to mend: a missing right, an index that is not there or takes no writes.
+                _ => {
+                    let message = format!("record {} of the batch: {create}", at + 1);
                     return Err(Fault { taken: at, refused, ..Fault::new(&message) });
-                }
-                other => {
-                    let why = create.error.as_ref().map(ToString::to_string).unwrap_or_default();
-                    refused.push((at, format!("{other}: {}", bounded(&why))));
                 }
             }
         }
-        Ok(Taken { refused })
+        Ok(Part::Taken(refused))
+    }
+}
+
+impl Created {
+    /// Answered with 400 too, and no fault of the record.
+    fn is_about_the_index(&self) -> bool {
+        let kind = self.error.as_ref().and_then(|error| error.get("type")).and_then(serde_json::Value::as_str);
+        matches!(kind, Some("index_closed_exception" | "invalid_index_name_exception"))
+    }
+}
+
+impl fmt::Display for Created {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let why = self.error.as_ref().map(ToString::to_string).unwrap_or_default();
+        write!(f, "{}: {}", self.status, bounded(&why))
+    }
+}
+
+impl Posts for ElasticSink {
+    fn post<'a>(&'a mut self, part: &'a [Outgoing]) -> Posted<'a> {
+        Box::pin(self.send(part))
     }
 }
 
 impl Target for ElasticSink {
     fn deliver<'a>(&'a mut self, batch: &'a [Outgoing]) -> Delivery<'a> {
-        Box::pin(self.send(batch))
+        Box::pin(in_parts(self, batch))
+    }
+
+    /// Each request has its time.
+    fn patient(&self) -> bool {
+        true
     }
 }

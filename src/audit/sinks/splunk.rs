@@ -8,8 +8,8 @@ use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::http::{Poster, secret_header, unexpected};
-use super::target::{Delivery, Fault, Outgoing, Taken, Target, bounded};
+use super::http::{Part, Posted, Poster, Posts, in_parts, secret_header, unexpected};
+use super::target::{Delivery, Fault, Outgoing, Target, bounded};
 use super::tls::TlsProblem;
 use crate::config::{Encoding, SplunkTarget};
 use crate::secret::ExposeSecret as _;
@@ -75,27 +75,24 @@ impl SplunkSink {
         crate::audit::encode::json(&Value::Object(event))
     }
 
-    async fn send(&mut self, batch: &[Outgoing]) -> Result<Taken, Fault> {
+    async fn send(&mut self, part: &[Outgoing]) -> Result<Part, Fault> {
         let mut body = Vec::new();
-        for record in batch {
+        for record in part {
             body.extend_from_slice(&self.event(record));
             body.push(b'\n');
         }
         let (status, answer) = self.poster.post(body).await?;
+        if status == StatusCode::PAYLOAD_TOO_LARGE {
+            return Ok(Part::TooLarge);
+        }
         let answer: Answer =
             serde_json::from_slice(&answer).map_err(|_| unexpected(status, "no answer of a collector"))?;
         match (status, answer) {
-            (StatusCode::OK, Answer { code: 0, .. }) => Ok(Taken::all()),
-            // Those before it are in; the rest is sent again, without it.
+            (StatusCode::OK, Answer { code: 0, .. }) => Ok(Part::Taken(Vec::new())),
             (StatusCode::BAD_REQUEST, Answer { code, text, invalid: Some(at) })
-                if BAD_EVENT.contains(&code) && at < batch.len() =>
+                if BAD_EVENT.contains(&code) && at < part.len() =>
             {
-                let reason = format!("code {code}: {}", bounded(&text));
-                if at + 1 == batch.len() {
-                    return Ok(Taken { refused: vec![(at, reason)] });
-                }
-                let message = "an event is refused; the others are sent again".to_owned();
-                Err(Fault { message, taken: at + 1, refused: vec![(at, reason)], retry_after: None })
+                Ok(Part::RefusedAt(at, format!("code {code}: {}", bounded(&text))))
             }
             // A wrong token, a full queue, an index that is not there: for somebody to mend. The records wait.
             (status, Answer { code, text, .. }) => Err(unexpected(status, &format!("code {code}: {text}"))),
@@ -103,8 +100,19 @@ impl SplunkSink {
     }
 }
 
+impl Posts for SplunkSink {
+    fn post<'a>(&'a mut self, part: &'a [Outgoing]) -> Posted<'a> {
+        Box::pin(self.send(part))
+    }
+}
+
 impl Target for SplunkSink {
     fn deliver<'a>(&'a mut self, batch: &'a [Outgoing]) -> Delivery<'a> {
-        Box::pin(self.send(batch))
+        Box::pin(in_parts(self, batch))
+    }
+
+    /// Each request has its time.
+    fn patient(&self) -> bool {
+        true
     }
 }

@@ -87,4 +87,9 @@ pub(crate) trait Target: Send {
     fn patient(&self) -> bool {
         false
     }
+
+    /// Nothing more will come: finds out what it can about what is not certain yet. Asked once, at the end.
+    fn finish(&mut self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(std::future::ready(()))
+    }
 }

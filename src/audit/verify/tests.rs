@@ -115,6 +115,18 @@ impl Spool {
         &mut self.segments[segment][line]
     }
 
+    /// Puts a note at the end, chained as it should be.
+    fn excuse(&mut self, name: &str, first: u64, last: u64) {
+        let end = unseal(self.segments.last().unwrap().last().unwrap()).unwrap();
+        let json = format!(
+            r#"{{"metadata":{{"sequence":0,"uid":"w"}},"class_uid":6002,"unmapped":{{"gatepost":{{"{name}":{{"first":{first},"last":{last}}}}}}}}}"#
+        );
+        let mut line = Vec::new();
+        Body::of(json.into_bytes()).unwrap().seal(end.sequence + 1, end.hash, &mut line);
+        line.pop();
+        self.segments.last_mut().unwrap().push(line);
+    }
+
     /// What somebody without the key can do: all numbers and hashes anew.
     fn rehash(&mut self) {
         let (mut next, mut prev) = (1, Hash::GENESIS);
@@ -150,7 +162,7 @@ fn tamper(spool: &mut Spool, random: &mut Random) -> Option<&'static str> {
     let places = spool.places();
     let place = places[random.draw(places.len())];
     let other = places[random.draw(places.len())];
-    match random.draw(12) {
+    match random.draw(15) {
         0 => {
             let at = random.draw(spool.line(place).len());
             let bit = 1 << random.draw(8);
@@ -220,6 +232,34 @@ fn tamper(spool: &mut Spool, random: &mut Random) -> Option<&'static str> {
             spool.segments[segment][0] = line;
             Some("a segment's first line")
         }
+        12 => {
+            // Taken out, with an excuse where nobody has signed yet.
+            let place = places[1 + random.draw(places.len() - 2)];
+            let gone = unseal(&spool.segments[place.0].remove(place.1)).unwrap().sequence;
+            spool.excuse("gap", gone, gone);
+            Some("one removed and called a gap")
+        }
+        13 => {
+            let first = 1 + random.draw(places.len() - 2);
+            for place in places.iter().take(first).rev() {
+                spool.segments[place.0].remove(place.1);
+            }
+            spool.excuse("removed", 1, first as u64);
+            Some("the beginning cut off and called old")
+        }
+        14 => {
+            // A later segment that takes over from the middle on.
+            let last = spool.segments.len();
+            let place = (last - 1, 1 + random.draw(spool.segments[last - 1].len() - 2));
+            let at = unseal(spool.line(place)).unwrap();
+            let mut forged = vec![header(last as u64 + 1, at.sequence, at.prev)];
+            let mut line = Vec::new();
+            plain(0).seal(at.sequence, at.prev, &mut line);
+            line.pop();
+            forged.push(line);
+            spool.segments.push(forged);
+            Some("a segment that takes over what was kept")
+        }
         10 => {
             // Up to the last checkpoint: what comes after it nobody has signed.
             let covered = places.len() - 2;
@@ -241,9 +281,12 @@ fn tamper(spool: &mut Spool, random: &mut Random) -> Option<&'static str> {
     }
 }
 
+fn knows(key: &SigningKey) -> Knowledge {
+    Knowledge { keys: vec![key.public()], anchor: None }
+}
+
 fn verdict(folder: &Path, key: &SigningKey) -> Report {
-    let known = Knowledge { key: Some(key.public()), ..Knowledge::default() };
-    verify_spool(folder, known, &mut |_| ()).unwrap()
+    verify_spool(folder, &knows(key), &mut |_| ()).unwrap()
 }
 
 #[test]
@@ -271,7 +314,7 @@ fn ten_thousand_ways_to_tamper_are_all_found_and_nothing_else_is() {
         tried += 1;
     }
     println!("{tried} found of {tried}: {found:?}");
-    assert_eq!(found.len(), 12);
+    assert_eq!(found.len(), 15);
 }
 
 #[test]
@@ -320,8 +363,8 @@ fn an_export_is_checked_as_its_spool_is_and_an_anchor_stands_for_a_checkpoint() 
         fs::write(&path, bytes).unwrap();
     };
     let check = |anchor: Option<(u64, Hash)>| {
-        let known = Knowledge { key: Some(key.public()), anchor, ..Knowledge::default() };
-        verify_lines(&[path.clone()], known, &mut |_| ()).unwrap()
+        let known = Knowledge { anchor, ..knows(&key) };
+        verify_lines(std::slice::from_ref(&path), &known, &mut |_| ()).unwrap()
     };
     export(&lines);
     let report = check(None);
@@ -361,12 +404,234 @@ fn a_hundred_thousand_mutilated_spools_are_a_verdict_each_and_never_a_panic() {
                 }
             }
         }
-        let known = Knowledge { key: Some(key.public()), ..Knowledge::default() };
-        let mut checker = Checker::new(known);
+        let known = knows(&key);
+        let mut checker = Checker::new(&known);
         let read = checker.lines(&mut &changed[..], Path::new("x"), None, true, false, &mut |_| ());
         broken += u64::from(!read.unwrap());
         let _ = checker.finish();
     }
     assert!(broken > 50_000, "{broken}");
     println!("100000 mutilated, {broken} broken in the middle");
+}
+
+/// What may stand in a trail that a test makes line by line.
+enum Line {
+    /// A decision.
+    Plain,
+    /// The number is spent, and the line is not there.
+    Lost,
+    /// The trail's word for what is missing.
+    Word(&'static str, u64, u64),
+    /// A checkpoint by this key over the record before.
+    Signed,
+}
+use Line::{Lost, Plain, Signed as Checkpoint, Word};
+
+fn trail(key: &SigningKey, lines: &[Line]) -> Spool {
+    let mut spool = Spool { segments: vec![vec![header(1, 1, Hash::GENESIS)]], checkpoints: Vec::new() };
+    let (mut next, mut prev) = (1, Hash::GENESIS);
+    for line in lines {
+        let body = match line {
+            Plain | Lost => plain(next),
+            Word(name, first, last) => {
+                let json = format!(
+                    r#"{{"metadata":{{"sequence":0,"uid":"w"}},"class_uid":6002,"unmapped":{{"gatepost":{{"{name}":{{"first":{first},"last":{last}}}}}}}}}"#
+                );
+                Body::of(json.into_bytes()).unwrap()
+            }
+            Checkpoint => {
+                let time = "2026-11-26T00:00:00Z".into();
+                let signed =
+                    key.sign(Statement { chain: "chain".into(), sequence: next - 1, hash: prev, oldest: 1, time });
+                signed_note(&signed)
+            }
+        };
+        let mut sealed = Vec::new();
+        prev = body.seal(next, prev, &mut sealed);
+        sealed.pop();
+        if !matches!(line, Lost) {
+            spool.segments[0].push(sealed);
+        }
+        next += 1;
+    }
+    spool
+}
+
+fn verdict_of(spool: &Spool, known: &Knowledge) -> Report {
+    let folder = TempDir::new().unwrap();
+    spool.write(folder.path());
+    verify_spool(folder.path(), known, &mut |_| ()).unwrap()
+}
+
+#[test]
+fn a_word_for_what_is_missing_counts_where_it_is_signed() {
+    let key = key();
+    let unsigned = |first, last| Some(Break::UnsignedWord { first, last });
+    let table: [(&[Line], Option<Break>, &str); 7] = [
+        (&[Plain, Lost, Plain, Word("gap", 2, 2), Checkpoint], None, "told and signed"),
+        (&[Plain, Lost, Plain, Checkpoint, Word("gap", 2, 2)], unsigned(2, 2), "put behind the last checkpoint"),
+        (&[Plain, Lost, Plain, Checkpoint, Word("removed", 1, 2)], unsigned(2, 2), "the same, by age"),
+        (&[Plain, Lost, Plain, Checkpoint], Some(Break::Missing { first: 2, last: 2 }), "not told"),
+        (&[Lost, Lost, Plain, Word("removed", 1, 2), Checkpoint], None, "it went by age"),
+        (&[Lost, Lost, Plain, Checkpoint, Word("removed", 1, 2)], unsigned(1, 2), "somebody says so"),
+        (
+            // Before a second gap nothing holds the word: the record that would have followed it is gone too.
+            &[Plain, Lost, Plain, Checkpoint, Word("gap", 2, 2), Lost, Plain, Word("gap", 6, 6), Checkpoint],
+            unsigned(2, 2),
+            "between a checkpoint and a gap",
+        ),
+    ];
+    for (lines, expected, why) in table {
+        let spool = trail(&key, lines);
+        let report = verdict_of(&spool, &knows(&key));
+        assert_eq!(report.broken.clone().map(|(_, what)| what), expected, "{why}: {report:?}");
+        // Without a key nobody can tell one word from another.
+        let without = verdict_of(&spool, &Knowledge::default());
+        assert_eq!(without.broken.is_some(), matches!(expected, Some(Break::Missing { .. })), "{why}");
+    }
+    let loose = trail(&key, &[Plain, Checkpoint, Plain, Lost, Plain, Word("gap", 4, 4), Checkpoint]);
+    let report = verdict_of(&loose, &knows(&key));
+    assert_eq!((report.broken, report.loose, report.covered), (None, vec![(2, 3)], 6));
+}
+
+/// 20 000 places where something is missing are too many to remember, and no reason to.
+#[test]
+fn what_is_remembered_is_bounded() {
+    let key = key();
+    let holes = |count: usize| {
+        let lines: Vec<Line> = std::iter::repeat_with(|| [Lost, Plain]).take(count).flatten().collect();
+        let (place, what) = verdict_of(&trail(&key, &lines), &Knowledge::default()).broken.unwrap();
+        (place.line, what)
+    };
+    // The first of them is what is told.
+    assert_eq!(holes(MAX_GAPS), (2, Break::Missing { first: 1, last: 1 }));
+    assert_eq!(holes(2 * MAX_GAPS), (2, Break::Missing { first: 1, last: 1 }));
+    let words = |count: u64| {
+        let lines: Vec<Line> = (0..count).map(|_| Word("gap", 1, 1)).collect();
+        verdict_of(&trail(&key, &lines), &Knowledge::default()).broken.map(|(_, what)| what)
+    };
+    assert_eq!(words(MAX_GAPS as u64), None);
+    assert_eq!(words(MAX_GAPS as u64 + 1), Some(Break::TooManyGaps));
+    // Of segments that went the last word is enough.
+    let mut went: Vec<Line> = (0..3 * MAX_GAPS as u64).map(|at| Word("removed", 1, at + 1)).collect();
+    went.push(Checkpoint);
+    assert_eq!(verdict_of(&trail(&key, &went), &Knowledge::default()).broken, None);
+}
+
+#[test]
+fn a_trail_whose_key_was_changed_is_checked_with_both_and_a_strangers_statement_is_found() {
+    let (old, new) = (key(), key());
+    let mut spool = trail(&old, &[Plain, Checkpoint, Plain]);
+    // The same lines, and a checkpoint by the new one at their end.
+    let last = unseal(spool.segments[0].last().unwrap()).unwrap();
+    let statement = |chain: &str, sequence, hash| Statement {
+        chain: chain.into(),
+        sequence,
+        hash,
+        oldest: 1,
+        time: "2026-11-26T00:00:00Z".into(),
+    };
+    let signed = new.sign(statement("chain", last.sequence, last.hash));
+    let mut line = Vec::new();
+    signed_note(&signed).seal(last.sequence + 1, last.hash, &mut line);
+    line.pop();
+    spool.segments[0].push(line);
+    let both = Knowledge { keys: vec![old.public(), new.public()], anchor: None };
+    assert_eq!(verdict_of(&spool, &both).broken, None);
+    assert_eq!(verdict_of(&spool, &knows(&new)).broken.unwrap().1, Break::BadSignature { sequence: 1 });
+    assert_eq!(verdict_of(&spool, &knows(&old)).broken.unwrap().1, Break::BadSignature { sequence: 3 });
+
+    let beside = |signed: Signed| {
+        let mut changed = spool.clone();
+        changed.checkpoints = vec![signed];
+        let (place, what) = verdict_of(&changed, &both).broken.unwrap();
+        assert_eq!((place.file.file_name().unwrap().to_str(), place.line), (Some(FILE), 1));
+        what
+    };
+    let stranger = key().sign(statement("chain", 2, last.hash));
+    assert_eq!(beside(stranger), Break::BadSignature { sequence: 2 });
+    let elsewhere = old.sign(statement("another", 2, last.hash));
+    assert_eq!(beside(elsewhere), Break::Foreign { sequence: 2 });
+    // Two that contradict each other, both signed: somebody else holds the key, or the spool was put back.
+    let mut twice = spool.clone();
+    twice.checkpoints = vec![old.sign(statement("chain", 3, last.hash)), old.sign(statement("chain", 3, last.prev))];
+    assert_eq!(verdict_of(&twice, &both).broken.unwrap().1, Break::Contradicted { sequence: 3 });
+}
+
+#[test]
+fn a_segments_first_line_is_held_to_the_byte_and_one_that_is_being_made_is_none() {
+    let key = key();
+    let whole = spool(&key, 3, 10, 8);
+    let (mut tried, mut random) = (0, Random(99));
+    // Its texts (when, by whom) are for mending and stand in records too; all else has to fit.
+    for segment in 0..3 {
+        let line = whole.segments[segment][0].clone();
+        let texts = line.windows(10).position(|window| window == b"\"opened\":\"").unwrap() + 10;
+        for at in 0..texts {
+            let mut changed = whole.clone();
+            changed.segments[segment][0][at] ^= 1 << random.draw(8);
+            assert!(verdict_of(&changed, &knows(&key)).broken.is_some(), "byte {at} of segment {segment}");
+            tried += 1;
+        }
+        let mut changed = whole.clone();
+        changed.segments[segment][0].insert(1, b' ');
+        let (place, what) = verdict_of(&changed, &knows(&key)).broken.unwrap();
+        assert_eq!((place.line, what), (1, Break::Header("it is not as it was written".to_owned())));
+    }
+    println!("{tried} first lines changed, {tried} found");
+    let folder = TempDir::new().unwrap();
+    whole.write(folder.path());
+    let next = folder.path().join(segment_name(4));
+    for unfinished in [&b""[..], b"{\"gatepost_spool\":1,\"cha", b"\0\0\0\0"] {
+        fs::write(&next, unfinished).unwrap();
+        assert_eq!(verdict(folder.path(), &key).broken, None);
+    }
+    let foreign = Break::Header(HeaderDamage::Foreign.to_string());
+    for other in [&b"something else"[..], &[b'x'; 2000]] {
+        fs::write(&next, other).unwrap();
+        assert_eq!(verdict(folder.path(), &key).broken, Some((Place { file: next.clone(), line: 1 }, foreign.clone())));
+    }
+}
+
+#[test]
+fn a_line_under_way_ends_the_check_and_one_longer_than_any_is_a_break() {
+    let key = key();
+    let whole = spool(&key, 1, 10, 100);
+    let check = |bytes: &[u8]| {
+        let known = knows(&key);
+        let mut checker = Checker::new(&known);
+        checker.lines(&mut &bytes[..], Path::new("x"), None, true, false, &mut |_| ()).unwrap();
+        checker.finish()
+    };
+    let mut bytes = whole.segments[0].join(&b"\n"[..]);
+    for cut in 1..100 {
+        let report = check(&bytes[..bytes.len() - cut]);
+        assert_eq!((report.torn, report.records), (true, 10), "{cut}");
+    }
+    bytes.push(b'\n');
+    assert_eq!(check(&bytes).broken, None);
+    // Junk, exactly so long that what follows looks like a line of its own.
+    let (head, rest) = bytes.split_at(whole.segments[0][..5].join(&b"\n"[..]).len() + 1);
+    let junk = vec![b'x'; usize::try_from(MAX_LINE).unwrap()];
+    let report = check(&[head, &junk, rest].concat());
+    assert_eq!(report.broken, Some((Place { file: "x".into(), line: 6 }, Break::TooLong)));
+}
+
+/// Somebody who checked up to a number goes on from there.
+#[test]
+fn an_anchor_stands_for_what_came_before_an_export() {
+    let key = key();
+    let whole = spool(&key, 1, 20, 7);
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("export.jsonl");
+    let later: Vec<Vec<u8>> = whole.segments[0].iter().skip(11).cloned().collect();
+    fs::write(&path, later.join(&b"\n"[..])).unwrap();
+    let before = unseal(&whole.segments[0][10]).unwrap();
+    let check = |anchor| {
+        let known = Knowledge { anchor: Some(anchor), ..knows(&key) };
+        verify_lines(std::slice::from_ref(&path), &known, &mut |_| ()).unwrap().broken.map(|(_, what)| what)
+    };
+    assert_eq!(check((before.sequence, before.hash)), None);
+    assert_eq!(check((before.sequence, before.prev)), Some(Break::Contradicted { sequence: 10 }));
+    assert_eq!(check((before.sequence - 1, before.prev)), Some(Break::NoBeginning(11)));
 }

@@ -13,7 +13,9 @@ use crate::audit::record::tests::{allow, call, decided};
 use crate::audit::spool::sim::{Faults, SimDisk};
 use crate::audit::{CallEntry, LifecycleEntry, QuestionFacts};
 use crate::clock::{Clock as _, ManualClock, SystemClock};
-use crate::config::{ActionKeeping, ActionPattern, SpoolConfig};
+use crate::config::{
+    ActionKeeping, ActionPattern, Encoding, SinkConfig, SinkFilter, SinkTarget, SpoolConfig, WhenFull,
+};
 
 fn entry() -> Entry {
     Entry::Call(Box::new(call(decided(allow()))))
@@ -42,6 +44,7 @@ pub(in crate::audit) fn config(folder: &Path) -> AuditConfig {
         checkpoints: None,
         attributes: Vec::new(),
         pseudonyms: None,
+        patterns: crate::config::PatternsConfig::default(),
         sinks: Vec::new(),
     }
 }
@@ -60,7 +63,10 @@ fn open(config: &AuditConfig) -> Trail {
 
 /// What the trail told of lost records.
 #[derive(Clone, Default)]
-struct Losses(Arc<Mutex<Vec<(String, &'static str, u64)>>>);
+struct Losses(Arc<Mutex<Vec<Loss>>>);
+
+/// Where, why and how many.
+type Loss = (String, &'static str, u64);
 
 impl Losses {
     fn heard(&self) -> Heard {
@@ -452,4 +458,73 @@ async fn another_mode_than_last_time_is_on_record() {
     assert_eq!(names(&records), ["Read", "Read", "Audit Mode Changed", "Read"]);
     let ours = &records[2]["unmapped"]["gatepost"];
     assert_eq!((&ours["before"], &ours["after"]), (&"durable".into(), &"written".into()));
+}
+
+/// A signature covers the word for what is missing before anybody can miss it.
+#[tokio::test]
+async fn a_trail_verifies_at_every_moment_while_its_oldest_segments_go_and_after_damage_is_mended() {
+    use crate::audit::checkpoint::SigningKey;
+    use crate::audit::verify::{Knowledge, verify_spool};
+    let folder = TempDir::new().unwrap();
+    let key_file = folder.path().join("key");
+    fs::write(&key_file, SigningKey::generate().unwrap().as_bytes()).unwrap();
+    let known = Knowledge { keys: vec![SigningKey::load(&key_file).unwrap().public()], anchor: None };
+    let spool = folder.path().join("audit");
+    let mut config = config(&spool);
+    (config.spool.segment_bytes, config.spool.max_bytes, config.spool.reserve_bytes) = (8 << 10, 40 << 10, 4 << 10);
+    // None is due by itself but the last.
+    config.checkpoints =
+        Some(crate::config::CheckpointConfig { key_file, every: Duration::from_secs(3600), records: 1_000_000 });
+    let trail = open(&config);
+    let (mut checked, mut oldest) = (0, 1);
+    for _ in 0..150 {
+        trail.write(entry()).await.unwrap();
+        let report = verify_spool(&spool, &known, &mut |_| ()).unwrap();
+        let (first, _) = report.numbers.unwrap();
+        if first > 1 {
+            assert_eq!(report.broken, None, "from {first} on");
+            checked += 1;
+            oldest = first;
+        }
+    }
+    trail.close().await;
+    assert!(checked > 50 && oldest > 50, "{checked} {oldest}");
+
+    // A line in the middle is damaged while nobody runs: a break. The next start says and signs what is missing.
+    let mut segments: Vec<_> = fs::read_dir(&spool).unwrap().map(|entry| entry.unwrap().path()).collect();
+    segments.retain(|path| path.file_name().unwrap().to_str().unwrap().starts_with("segment-"));
+    segments.sort();
+    let text = fs::read_to_string(&segments[1]).unwrap();
+    let mut lines: Vec<&str> = text.lines().collect();
+    lines[2] = "garbage";
+    fs::write(&segments[1], lines.join("\n") + "\n").unwrap();
+    let broken = verify_spool(&spool, &known, &mut |_| ()).unwrap().broken.expect("damage");
+    assert_eq!((&broken.0.file, broken.0.line), (&segments[1], 3));
+    let trail = open(&config);
+    let report = verify_spool(&spool, &known, &mut |_| ()).unwrap();
+    assert_eq!((report.broken, report.gaps.len()), (None, 1));
+    trail.close().await;
+    println!("sound at each of {checked} looks while segments went, up to number {oldest}");
+}
+
+/// A long stop must not cost a sink what it has not got: the spool tidies up before the sinks are there.
+#[test]
+fn a_sink_that_is_not_started_yet_needs_everything() {
+    for (when_full, full) in [(WhenFull::Wait, 0), (WhenFull::Skip, u64::MAX)] {
+        let folder = TempDir::new().unwrap();
+        let sink = SinkConfig {
+            name: "siem".to_owned(),
+            target: SinkTarget::Stdout,
+            encoding: Encoding::Ocsf,
+            filter: SinkFilter::default(),
+            mask: Vec::new(),
+            batch_records: 1,
+            batch_bytes: 1,
+            timeout: Duration::from_secs(1),
+            retry_max: Duration::from_secs(1),
+            when_full,
+        };
+        let trail = open(&AuditConfig { sinks: vec![sink], ..config(folder.path()) });
+        assert_eq!((trail.delivered().by_all(false), trail.delivered().by_all(true)), (0, full));
+    }
 }

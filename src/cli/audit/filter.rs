@@ -1,15 +1,20 @@
 //! Which records, and how one looks to people.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
+use clap::builder::PossibleValuesParser;
 use clap::{Args, ValueEnum};
 use serde_json::Value;
 
 use crate::audit::encode::{ending, kind};
 use crate::clock::{SystemClock, unix_millis};
 use crate::model::entity::is_hidden;
+
+/// What records are about.
+const KINDS: [&str; 7] = ["decision", "handshake", "policy", "revocation", "lifecycle", "checkpoint", "alert"];
 
 /// How a call ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -59,8 +64,8 @@ pub(super) struct Filter {
     /// Settled by this policy, among others
     #[arg(long, value_name = "ID")]
     policy: Option<String>,
-    /// What records are about: decision, handshake, policy, revocation, lifecycle, checkpoint, alert
-    #[arg(long, value_name = "KIND")]
+    /// What records are about; may be given many times
+    #[arg(long, value_name = "KIND", value_parser = PossibleValuesParser::new(KINDS))]
     kind: Vec<String>,
     /// Alerts alone, and policies that failed
     #[arg(long)]
@@ -169,6 +174,28 @@ pub(crate) fn shown(text: &str) -> String {
     out
 }
 
+/// A line of the trail for a terminal. The writer escapes whatever hides; in a line that somebody else made it is escaped
+/// here, as JSON has it.
+pub(super) fn shown_json(line: &[u8]) -> Cow<'_, str> {
+    let text = String::from_utf8_lossy(line);
+    if !text.chars().any(is_hidden) {
+        return text;
+    }
+    let mut out = String::with_capacity(text.len() + 64);
+    let mut units = [0_u16; 2];
+    for c in text.chars() {
+        if is_hidden(c) {
+            for unit in c.encode_utf16(&mut units) {
+                // Writing to a String can't fail.
+                let _ = write!(out, "\\u{unit:04x}");
+            }
+        } else {
+            out.push(c);
+        }
+    }
+    Cow::Owned(out)
+}
+
 /// One line for people.
 pub(super) fn line(record: &Value, colours: bool) -> String {
     let time = shown(text(record, "/time_dt").unwrap_or("-"));
@@ -235,6 +262,12 @@ mod tests {
             let c = char::from_u32(code).unwrap();
             assert!(shown(&format!("a{c}b")).is_ascii(), "U+{code:04X}");
         }
+        let json = "{\"a\":\"\u{9b}31m \u{202e} \u{e0041} caf\u{e9}\"}";
+        let escaped = shown_json(json.as_bytes());
+        assert_eq!(escaped, "{\"a\":\"\\u009b31m \\u202e \\udb40\\udc41 caf\u{e9}\"}");
+        let parse = |text: &str| serde_json::from_str::<Value>(text).unwrap();
+        assert_eq!(parse(&escaped), parse(json));
+        assert!(!shown_json(b"\x1b[2J\xff").contains('\u{1b}'));
         assert_eq!(shown("\u{1b}[31mred"), "\\u{001b}[31mred");
         assert_eq!(shown("caf\u{e9}"), "caf\u{e9}");
     }

@@ -11,10 +11,10 @@ use clap::{Args, ValueEnum};
 use serde_json::Value;
 
 use super::super::{complain, exit};
-use super::filter::{Filter, line, resource, text};
+use super::filter::{Filter, line, resource, shown, shown_json, text};
 use super::{SpoolArgs, unreadable};
 use crate::audit::encode::{ending, kind};
-use crate::audit::reader::{ReadError, Reader};
+use crate::audit::reader::{ReadError, Reader, header, segments};
 
 /// No line is longer.
 const MAX_LINE: usize = 32 << 20;
@@ -83,7 +83,8 @@ pub(super) fn each(
     loop {
         match reader.next(u64::MAX) {
             Ok(Some(record)) => {
-                let Ok(value) = serde_json::from_slice::<Value>(&record.line) else { continue };
+                // One that only looks like a record is shown as one that says nothing.
+                let value = serde_json::from_slice::<Value>(&record.line).unwrap_or(Value::Null);
                 if filter.takes(&value) {
                     take(&record.line, &value)?;
                 }
@@ -97,13 +98,10 @@ pub(super) fn each(
     }
 }
 
-pub(super) fn open(folder: &Path) -> Result<Reader, u8> {
-    let mut reader = Reader::new(folder, 1, MAX_LINE);
-    match oldest(folder) {
-        Ok(Some(first)) => {
-            reader = Reader::new(folder, first, MAX_LINE);
-            Ok(reader)
-        }
+/// A reader from the oldest record on; or, where the last so many are all that is wanted, from not long before them.
+pub(super) fn open(folder: &Path, last: Option<usize>) -> Result<Reader, u8> {
+    match begin(folder, last) {
+        Ok(Some(first)) => Ok(Reader::new(folder, first, MAX_LINE)),
         Ok(None) => {
             complain(&format!("{} holds no segments: is it the folder of `audit.spool.directory`?", folder.display()));
             Err(exit::DATA)
@@ -112,20 +110,20 @@ pub(super) fn open(folder: &Path) -> Result<Reader, u8> {
     }
 }
 
-/// The number that the trail begins with now.
-fn oldest(folder: &Path) -> Result<Option<u64>, ReadError> {
-    for (_, path) in crate::audit::reader::segments(folder)? {
-        if let Some(header) = crate::audit::reader::header(&path)? {
-            return Ok(Some(header.first_sequence));
-        }
+/// The number to begin with.
+fn begin(folder: &Path, last: Option<usize>) -> Result<Option<u64>, ReadError> {
+    let mut firsts = Vec::new();
+    for (_, path) in segments(folder)? {
+        firsts.extend(header(&path)?.map(|header| header.first_sequence));
     }
-    Ok(None)
+    // All but the segment that is being written certainly have their records: so many before it are enough.
+    let late = last.zip(firsts.last()).map(|(last, newest)| newest.saturating_sub(last as u64));
+    Ok(firsts.first().map(|oldest| late.map_or(*oldest, |late| late.max(*oldest))))
 }
 
 fn put(console: &mut impl Write, json: bool, colours: bool, bytes: &[u8], record: &Value) -> io::Result<()> {
     if json {
-        console.write_all(bytes)?;
-        return console.write_all(b"\n");
+        return writeln!(console, "{}", shown_json(bytes));
     }
     writeln!(console, "{}", line(record, colours))
 }
@@ -135,7 +133,9 @@ pub(super) fn tail(args: &TailArgs, console: &mut impl Write, colours: bool) -> 
         Ok(folder) => folder,
         Err(code) => return Ok(code),
     };
-    let mut reader = match open(&folder) {
+    // What a filter leaves out may be all of them.
+    let enough = args.filter.takes_all().then_some(args.lines);
+    let mut reader = match open(&folder, enough) {
         Ok(reader) => reader,
         Err(code) => return Ok(code),
     };
@@ -158,7 +158,10 @@ pub(super) fn tail(args: &TailArgs, console: &mut impl Write, colours: bool) -> 
         return Ok(unreadable(&error));
     }
     console.flush()?;
-    while args.follow {
+    if !args.follow {
+        return Ok(0);
+    }
+    loop {
         std::thread::sleep(LOOK);
         let read = each(&mut reader, &args.filter, |bytes, record| put(console, args.json, colours, bytes, record))?;
         if let Err(error) = read {
@@ -166,7 +169,6 @@ pub(super) fn tail(args: &TailArgs, console: &mut impl Write, colours: bool) -> 
         }
         console.flush()?;
     }
-    Ok(0)
 }
 
 pub(super) fn grep(args: &GrepArgs, console: &mut impl Write, colours: bool) -> io::Result<u8> {
@@ -174,7 +176,7 @@ pub(super) fn grep(args: &GrepArgs, console: &mut impl Write, colours: bool) -> 
         Ok(folder) => folder,
         Err(code) => return Ok(code),
     };
-    let mut reader = match open(&folder) {
+    let mut reader = match open(&folder, None) {
         Ok(reader) => reader,
         Err(code) => return Ok(code),
     };
@@ -215,7 +217,7 @@ pub(super) fn export(args: &ExportArgs, console: &mut impl Write) -> io::Result<
         Ok(folder) => folder,
         Err(code) => return Ok(code),
     };
-    let mut reader = match open(&folder) {
+    let mut reader = match open(&folder, None) {
         Ok(reader) => reader,
         Err(code) => return Ok(code),
     };
@@ -285,10 +287,12 @@ fn value(record: &Value, name: &str, pointer: &str) -> String {
     }
 }
 
-/// RFC 4180. What a spreadsheet would take for a formula gets a quote before it.
+/// RFC 4180. What a spreadsheet would take for a formula gets a quote before it, what hides is escaped.
 fn cell(text: &str) -> String {
-    let guarded = if text.starts_with(['=', '+', '-', '@', '\t', '\r']) { format!("'{text}") } else { text.to_owned() };
-    if guarded.contains([',', '"', '\n', '\r']) { format!("\"{}\"", guarded.replace('"', "\"\"")) } else { guarded }
+    let text = shown(text);
+    let formula = text.trim_start().starts_with(['=', '+', '-', '@', '\u{ff1d}', '\u{ff0b}', '\u{ff0d}', '\u{ff20}']);
+    let guarded = if formula { format!("'{text}") } else { text };
+    if guarded.contains([',', '"']) { format!("\"{}\"", guarded.replace('"', "\"\"")) } else { guarded }
 }
 
 #[cfg(test)]
@@ -303,7 +307,11 @@ mod tests {
             ("say \"x\"", "\"say \"\"x\"\"\""),
             ("=cmd()", "'=cmd()"),
             ("@sum,1", "\"'@sum,1\""),
-            ("a\nb", "\"a\nb\""),
+            ("a\nb", "a\\u{000a}b"),
+            ("\t=1", "\\u{0009}=1"),
+            (" =1", "' =1"),
+            ("\u{ff1d}1", "'\u{ff1d}1"),
+            ("\u{1b}[2J\u{202e}", "\\u{001b}[2J\\u{202e}"),
             ("", ""),
         ];
         for (text, expected) in table {

@@ -83,7 +83,7 @@ pub(super) fn stats(args: &StatsArgs, console: &mut impl Write) -> io::Result<u8
         Ok(folder) => folder,
         Err(code) => return Ok(code),
     };
-    let mut reader = match open(&folder) {
+    let mut reader = match open(&folder, None) {
         Ok(reader) => reader,
         Err(code) => return Ok(code),
     };
