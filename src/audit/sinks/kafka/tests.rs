@@ -98,5 +98,5 @@ fn no_length_on_the_wire_is_believed() {
     }
     let claims = [0, 0, 0x7f, 0xff, 0xff, 0xff];
     assert_eq!(produce_versions(fields(&claims).unwrap()), Err(Malformed));
-    println!("{tried} answers");
+    assert!(tried > 1000, "{tried} answers");
 }
