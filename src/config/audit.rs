@@ -29,6 +29,9 @@ pub struct AuditConfig {
     pub pseudonyms: Option<PseudonymConfig>,
     /// What is looked for in what happens, and told by records of its own.
     pub patterns: PatternsConfig,
+    /// No records at all: for the bench of what one costs, in a build that is made for it alone.
+    #[cfg(feature = "bench-unaudited")]
+    pub unaudited: bool,
     /// Who gets the records. Each follows the spool for itself.
     pub sinks: Vec<SinkConfig>,
 }

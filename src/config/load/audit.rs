@@ -62,6 +62,8 @@ pub(super) fn audit(raw: &RawAudit, limits: Option<&Limits>, checks: &mut Checks
         checkpoints: checkpoints?,
         attributes: attributes?,
         pseudonyms: pseudonyms?,
+        #[cfg(feature = "bench-unaudited")]
+        unaudited: false,
         patterns: patterns?,
         sinks: sinks?,
     })

@@ -905,7 +905,7 @@ fn sections(value: &Json, at: String, places: &mut Vec<String>) {
             for (key, value) in entries {
                 sections(value, format!("{at}/{key}"), places);
             }
-            if !at.ends_with("/attributes") && !entries.is_empty() {
+            if !at.ends_with("/attributes") && !at.ends_with("/rules") && !entries.is_empty() {
                 places.push(at);
             }
         }
