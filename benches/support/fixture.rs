@@ -28,7 +28,8 @@ impl Fixture {
             ("/server/listen", json!(format!("127.0.0.1:{port}"))),
             ("/server/ops_listen", json!(format!("127.0.0.1:{ops_port}"))),
         ];
-        settings["audit"]["mode"] = json!(mode);
+        let audit = settings.get_mut("audit").and_then(serde_json::Value::as_object_mut);
+        audit.ok_or("the demo's configuration has changed")?.insert("mode".to_owned(), json!(mode));
         for (place, value) in changes {
             *settings.pointer_mut(place).ok_or("the demo's configuration has changed")? = value;
         }
