@@ -3,6 +3,7 @@
 //! [`build`] reads every file, binds every port and proves that evaluation is sound; [`Gatepost::run`] then serves until
 //! it is told to drain. Tests and the demo start this very thing on port 0.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -237,6 +238,7 @@ fn heard(metrics: &Metrics) -> audit::Heard {
         audit::News::Synced { took } => metrics.audit_sync(took.as_secs_f64()),
         audit::News::Sent { sink, result, count } => metrics.audit_sink(sink, result, count),
         audit::News::Alert { pattern } => metrics.audit_alert(pattern),
+        audit::News::Unwatched { count } => metrics.audit_unwatched(count),
     })
 }
 
@@ -291,7 +293,9 @@ impl Gatepost {
         let stop = CancellationToken::new();
         let helpers = stop.child_token();
 
-        pdp.trail.write(Entry::Lifecycle(LifecycleEntry { time: clock.now(), started: true })).await?;
+        let operators =
+            tokio::spawn(ops::serve(ops_listener, ops::router(Arc::clone(&readiness), registry), helpers.clone()));
+        record_start(&pdp.trail, &clock, &drain).await?;
         let metrics = pdp.metrics.clone();
         pdp.tokens.start(&helpers, Arc::new(move |issuer, well| metrics.jwks_refresh(issuer, well)));
         let listeners = std::iter::once(&identity).chain(office.as_ref().map(Office::identity)).cloned().collect();
@@ -314,8 +318,6 @@ impl Gatepost {
         }));
         tokio::spawn(report_issuers(Arc::clone(&pdp), config.issuers.clone(), helpers.clone()));
         tokio::spawn(report_lists(Arc::clone(&identity), Arc::clone(&clock), helpers.clone()));
-        let operators =
-            tokio::spawn(ops::serve(ops_listener, ops::router(Arc::clone(&readiness), registry), helpers.clone()));
 
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_serving::<DecisionServiceServer<Service>>().await;
@@ -381,6 +383,30 @@ impl Gatepost {
         }
         tracing::info!(cut_off, "stopped");
         Ok(Stopped { cut_off, by_itself })
+    }
+}
+
+/// Puts the start on record. A spool that is full of what a sink has still to get is waited for: the sink can only get it
+/// while we are here.
+async fn record_start(trail: &Trail, clock: &SharedClock, drain: &CancellationToken) -> Result<(), AuditError> {
+    let mut told = false;
+    loop {
+        let started = Entry::Lifecycle(LifecycleEntry { time: clock.now(), started: true });
+        let error = match trail.write(started).await {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
+        };
+        let full = matches!(error, AuditError::Disk(ErrorKind::QuotaExceeded));
+        if !full || drain.is_cancelled() {
+            return Err(error);
+        }
+        if !std::mem::replace(&mut told, true) {
+            tracing::error!("the audit spool is full: nobody is served until a sink has taken its records");
+        }
+        tokio::select! {
+            () = drain.cancelled() => {}
+            () = tokio::time::sleep(Duration::from_millis(500)) => {}
+        }
     }
 }
 

@@ -21,6 +21,7 @@ pub(crate) mod encode;
 pub(crate) mod format;
 mod keeper;
 mod ocsf;
+pub mod patterns;
 pub(crate) mod reader;
 mod record;
 mod redact;
@@ -61,6 +62,11 @@ pub enum News<'a> {
         sink: &'a str,
         /// `delivered`, `filtered`, `refused`, `skipped`.
         result: &'static str,
+        /// How many.
+        count: u64,
+    },
+    /// So many calls were not looked at for unusual patterns: too many waited for it.
+    Unwatched {
         /// How many.
         count: u64,
     },
@@ -106,6 +112,8 @@ pub enum Entry {
     Admin(Box<AdminEntry>),
     /// Records will never arrive somewhere.
     Lost(LostEntry),
+    /// Something unusual was found in what was asked.
+    Alert(Box<AlertEntry>),
 }
 
 /// A question that was answered, or a call that was refused.
@@ -314,6 +322,15 @@ pub struct LostEntry {
     pub count: u64,
     /// Since when.
     pub since: SystemTime,
+}
+
+/// Something unusual.
+#[derive(Debug, Clone)]
+pub struct AlertEntry {
+    /// When it was found.
+    pub time: SystemTime,
+    /// What.
+    pub alert: patterns::Alert,
 }
 
 /// Start or stop.

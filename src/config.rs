@@ -15,9 +15,11 @@ use crate::secret::SecretSlice;
 mod admin;
 mod audit;
 pub mod load;
+mod patterns;
 mod raw;
 mod rights;
 
+pub use patterns::{Exemption, Pattern, PatternException, PatternRule, PatternsConfig};
 pub use rights::{AttributeGrant, ClientNames, PresentGrant, Share, TenantGrant};
 
 pub use audit::{

@@ -8,17 +8,19 @@ use std::io::{self, ErrorKind, Read, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-/// A file of the folder.
+/// What is in the folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Found {
     pub(crate) name: String,
     pub(crate) bytes: u64,
+    /// Neither a folder, nor a link, nor anything else that nobody should read as a file.
+    pub(crate) is_file: bool,
 }
 
 /// A folder on a disk.
 pub(crate) trait Disk: Send {
-    /// The files of the folder itself, in no order.
-    fn list(&mut self) -> io::Result<Vec<Found>>;
+    /// What is in a folder of it, or with `""` in the folder itself, in no order.
+    fn list(&mut self, folder: &str) -> io::Result<Vec<Found>>;
     /// Reads a file from its start.
     fn read(&mut self, name: &str) -> io::Result<Box<dyn Read + '_>>;
     /// Makes a new file and opens it for appending.
@@ -122,13 +124,18 @@ impl RealDisk {
 }
 
 impl Disk for RealDisk {
-    fn list(&mut self) -> io::Result<Vec<Found>> {
+    fn list(&mut self, folder: &str) -> io::Result<Vec<Found>> {
         let mut found = Vec::new();
-        for entry in fs::read_dir(&self.folder)? {
+        for entry in fs::read_dir(self.path(folder))? {
             let entry = entry?;
-            let metadata = entry.metadata()?;
-            if let (true, Some(name)) = (metadata.is_file(), entry.file_name().to_str()) {
-                found.push(Found { name: name.to_owned(), bytes: metadata.len() });
+            let metadata = match entry.metadata() {
+                Ok(metadata) => metadata,
+                // It went while we looked.
+                Err(gone) if gone.kind() == ErrorKind::NotFound => continue,
+                Err(fault) => return Err(fault),
+            };
+            if let Some(name) = entry.file_name().to_str() {
+                found.push(Found { name: name.to_owned(), bytes: metadata.len(), is_file: metadata.is_file() });
             }
         }
         Ok(found)

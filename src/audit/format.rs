@@ -37,6 +37,9 @@ pub(crate) const OVERHEAD: usize = HEAD.len() + NUMBER + PREV.len() + HEX + HASH
 /// The version of this format, in the first line of every segment.
 pub(crate) const VERSION: u32 = 1;
 
+/// No record has a larger number, and no segment: at a million records a second it lasts for 290 000 years.
+pub(crate) const LAST: u64 = i64::MAX as u64;
+
 /// A SHA-256 in the chain.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 pub struct Hash([u8; 32]);
@@ -199,7 +202,7 @@ pub(crate) fn sequence(line: &[u8]) -> Option<u64> {
     let digits = after.iter().take(NUMBER + 1).take_while(|byte| byte.is_ascii_digit()).count();
     let text = std::str::from_utf8(after.get(..digits)?).ok()?;
     // One way to write each number: no sign, no leading zero.
-    text.parse().ok().filter(|number: &u64| *number > 0 && number.to_string() == text)
+    text.parse().ok().filter(|number: &u64| (1..=LAST).contains(number) && number.to_string() == text)
 }
 
 fn last(bytes: &[u8], count: usize) -> Result<(&[u8], &[u8]), Damage> {
@@ -273,7 +276,10 @@ impl Header {
         if versioned.gatepost_spool != VERSION {
             return Err(HeaderDamage::Version(versioned.gatepost_spool));
         }
-        serde_json::from_slice(line).map_err(|_| HeaderDamage::Foreign)
+        let header: Self = serde_json::from_slice(line).map_err(|_| HeaderDamage::Foreign)?;
+        // Anything else was not written by us, and would be counted on from.
+        let counts = (1..=LAST).contains(&header.first_sequence) && (1..=LAST).contains(&header.segment);
+        if counts { Ok(header) } else { Err(HeaderDamage::Foreign) }
     }
 }
 
@@ -285,7 +291,7 @@ pub(crate) fn segment_name(segment: u64) -> String {
 /// The number in a segment's name; `None` for any other name.
 pub(crate) fn segment_number(name: &str) -> Option<u64> {
     let number = name.strip_prefix("segment-")?.strip_suffix(".jsonl")?.parse().ok()?;
-    (segment_name(number) == name).then_some(number)
+    (number <= LAST && segment_name(number) == name).then_some(number)
 }
 
 #[cfg(test)]
@@ -343,8 +349,8 @@ mod tests {
     fn a_number_is_written_in_one_way() {
         let table = [
             (r#"{"metadata":{"sequence":7,"#, Some(7), "plain"),
-            (r#"{"metadata":{"sequence":18446744073709551615}"#, Some(u64::MAX), "the largest"),
-            (r#"{"metadata":{"sequence":18446744073709551616}"#, None, "one more"),
+            (r#"{"metadata":{"sequence":9223372036854775807}"#, Some(LAST), "the largest"),
+            (r#"{"metadata":{"sequence":9223372036854775808}"#, None, "one more"),
             (r#"{"metadata":{"sequence":07,"#, None, "a leading zero"),
             (r#"{"metadata":{"sequence":0,"#, None, "nothing has number 0"),
             (r#"{"metadata":{"sequence":-1,"#, None, "a sign"),
@@ -373,6 +379,17 @@ mod tests {
         assert!(line.starts_with(Header::START) && line.pop() == Some(b'\n'));
         assert_eq!(Header::parse(&line), Ok(header));
         assert_eq!(Header::parse(br#"{"gatepost_spool":2,"anything":1}"#), Err(HeaderDamage::Version(2)));
+        let start = |first: u64, segment: u64| {
+            let header = format!(
+                r#"{{"gatepost_spool":1,"chain":"c","segment":{segment},"first_sequence":{first},"prev_hash":"{}","#,
+                Hash::GENESIS
+            );
+            Header::parse(format!(r#"{header}"opened":"","boot":"","mode":"","version":""}}"#).as_bytes())
+        };
+        assert!(start(LAST, LAST).is_ok());
+        for (first, segment) in [(0, 1), (1, 0), (LAST + 1, 1), (1, LAST + 1)] {
+            assert_eq!(start(first, segment), Err(HeaderDamage::Foreign), "{first}, {segment}");
+        }
         for garbage in [&b""[..], b"{}", b"\0\0\0\0", br#"{"gatepost_spool":1}"#, br#"{"metadata":{"sequence":1"#] {
             assert_eq!(Header::parse(garbage), Err(HeaderDamage::Foreign));
         }
@@ -384,6 +401,9 @@ mod tests {
         let table = [
             ("segment-000000000007.jsonl", Some(7)),
             ("segment-1000000000000.jsonl", Some(1_000_000_000_000)),
+            ("segment-9223372036854775807.jsonl", Some(LAST)),
+            ("segment-9223372036854775808.jsonl", None),
+            ("segment-18446744073709551615.jsonl", None),
             ("segment-7.jsonl", None),
             ("segment-000000000007.jsonl.bak", None),
             ("segment-+00000000007.jsonl", None),

@@ -65,6 +65,8 @@ pub(super) struct Keeper {
     /// When something was first written that is not synced yet.
     unsynced: Option<Duration>,
     tidied: Duration,
+    /// The last record of which was told that it goes.
+    told_removed: u64,
     /// Wall and monotonic clock when last looked at.
     clocks: (SystemTime, Duration),
 }
@@ -95,6 +97,7 @@ impl Keeper {
             lost: BTreeMap::new(),
             unsynced: None,
             tidied: monotonic,
+            told_removed: 0,
             clocks,
         }
     }
@@ -118,7 +121,9 @@ impl Keeper {
         if let Some(before) = recovered.last_mode.as_deref().filter(|mode| *mode != self.frame.keeping.mode.as_str()) {
             notes.push(Note::ModeChanged { before });
         }
-        self.commit(&notes, &[], true)?;
+        // Few and short, so there is room for them whatever `audit.spool.max_bytes` says: a spool that is full of what a
+        // sink has still to get would otherwise never start again, and the sink never get it.
+        self.commit_within(&notes, &[], true, None)?;
         if !recovered.gaps.is_empty() {
             self.sign(true);
         }
@@ -246,11 +251,24 @@ impl Keeper {
         Ok(())
     }
 
-    /// Seals, writes and syncs; publishes what is kept.
     fn commit(&mut self, notes: &[Note<'_>], bodies: &[&Body], sync: bool) -> Result<(), ErrorKind> {
-        let now = self.clock.now();
         let bytes = bodies.iter().map(|body| body.bytes() + 1).sum::<usize>() + notes.len() * NOTE_BYTES;
+        self.commit_within(notes, bodies, sync, Some(bytes))
+    }
+
+    /// Seals, writes and syncs; publishes what is kept. So many bytes have to find room, if any.
+    fn commit_within(
+        &mut self,
+        notes: &[Note<'_>],
+        bodies: &[&Body],
+        sync: bool,
+        room: Option<usize>,
+    ) -> Result<(), ErrorKind> {
+        let now = self.clock.now();
+        let bytes = room.unwrap_or(0);
         if bytes > 0 {
+            // What this closes may be what has to go.
+            self.spool.begin(bytes);
             self.make_room(bytes)?;
         }
         self.spool.begin(bytes);
@@ -315,8 +333,10 @@ impl Keeper {
 
     /// Says that the oldest segment goes, signs it, then removes it: a missing beginning is believed for a signature alone.
     fn remove(&mut self, first: u64, last: u64, reason: &'static str) -> Result<(), ErrorKind> {
-        if last >= first {
+        // One that could not be removed the last time has been told already.
+        if last >= first && last > self.told_removed {
             self.note(&Note::Removed { first, last, reason })?;
+            self.told_removed = last;
             self.sign(true);
         }
         self.spool.remove_oldest().map_err(|fault| fault.kind())
@@ -378,7 +398,10 @@ impl Keeper {
     }
 
     fn until_signing(&self) -> Duration {
-        let Some(checkpoints) = &self.checkpoints else { return TIDY };
+        let Some(checkpoints) = self.checkpoints.as_ref().filter(|_| self.spool.last().0 > self.signed.0) else {
+            // Whatever comes wakes us.
+            return TIDY;
+        };
         let passed = self.clock.monotonic().saturating_sub(self.signed.1);
         checkpoints.every.saturating_sub(passed).max(Duration::from_millis(10))
     }

@@ -36,6 +36,8 @@ pub(super) const API_ACTIVITY: Class = Class {
     profiles: &["security_control", "trace", "host", "datetime"],
 };
 
+pub(super) const ALERT: Class = Class { log_name: "gatepost.alert", ..API_ACTIVITY };
+
 pub(super) const AUTHENTICATION: Class = Class {
     category_uid: 3,
     category_name: "Identity & Access Management",
@@ -242,7 +244,8 @@ pub(super) struct Api<'a> {
     pub(super) service: Service,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) request: Option<Request<'a>>,
-    pub(super) response: Response,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) response: Option<Response>,
 }
 
 #[derive(Serialize)]
@@ -397,6 +400,25 @@ pub(super) struct Ours<'a> {
     pub(super) not_recorded: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) not_recorded_since: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) alert: Option<Alerted<'a>>,
+}
+
+/// An unusual pattern.
+#[derive(Serialize)]
+pub(super) struct Alerted<'a> {
+    pub(super) pattern: &'static str,
+    /// What `subject` is.
+    pub(super) key: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) subject: Option<Text<'a>>,
+    pub(super) window_s: u64,
+    pub(super) count: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) first_id: Option<Text<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) last_id: Option<Text<'a>>,
+    pub(super) sample_decision_ids: Vec<String>,
 }
 
 /// How the trail keeps records.

@@ -2,7 +2,7 @@
 //!
 //! | entry | class |
 //! |---|---|
-//! | call | API Activity 6003 |
+//! | call, unusual pattern | API Activity 6003 |
 //! | refused handshake | Authentication 3002 |
 //! | policies, revocations | Entity Management 3004 |
 //! | start, stop, records resumed after a gap | Application Lifecycle 6002 |
@@ -34,6 +34,7 @@ use crate::model::ids::PolicyRevision;
 use crate::token::Confirmation;
 
 mod admin;
+mod alert;
 pub(super) mod notes;
 mod words;
 
@@ -61,6 +62,7 @@ pub(super) fn render(entry: &Entry, frame: &Frame) -> Result<Body, serde_json::E
         Entry::Lifecycle(lifecycle) => of_lifecycle(lifecycle, frame),
         Entry::Admin(call) => admin::of_admin(call, frame),
         Entry::Lost(lost) => of_lost(lost, frame),
+        Entry::Alert(entry) => alert::of_alert(entry, frame),
     };
     line(&event)
 }
@@ -157,7 +159,7 @@ fn of_call<'a>(call: &'a CallEntry, frame: &'a Frame) -> Event<'a> {
         version: "gatepost.v1",
         service: Service { name: "gatepost.v1.DecisionService" },
         request: request_id.map(|uid| Request { uid }),
-        response: Response { code: grpc_number(ending.grpc), message: ending.decision.unwrap_or(ending.grpc) },
+        response: Some(Response { code: grpc_number(ending.grpc), message: ending.decision.unwrap_or(ending.grpc) }),
     });
     event.resources = call.question.as_ref().map(|asked| [resource(asked)]);
     event.src_endpoint = Some(source(&call.caller));

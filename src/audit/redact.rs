@@ -160,7 +160,11 @@ impl Ruled<'_> {
             RedactRule::Keep => match value {
                 RawValue::Integer(number) if is_card(*number) => RawValue::Text(SCRUBBED.to_owned()),
                 RawValue::Text(text) => RawValue::Text(cut(&scrub_text(text)).into_owned()),
-                other => other.clone(),
+                RawValue::Bool(_)
+                | RawValue::Number(_)
+                | RawValue::Integer(_)
+                | RawValue::List(_)
+                | RawValue::Record(_) => value.clone(),
             },
             RedactRule::Drop => RawValue::Text(LEFT_OUT.to_owned()),
             RedactRule::Hash => {

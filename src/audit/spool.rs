@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use super::disk::{Disk, DiskFile, FolderError, write_all};
-use super::format::{Body, Hash, Header, VERSION, segment_name};
+use super::format::{Body, Hash, Header, VERSION, segment_name, segment_number};
 use crate::config::SpoolConfig;
 
 mod recover;
@@ -127,7 +127,7 @@ impl Spool {
         writing: Writing,
         fresh_chain: String,
     ) -> Result<(Self, Recovered), SpoolError> {
-        let mut recovered = recover::recover(&mut *disk, config)?;
+        let mut recovered = recover::recover(&mut *disk, config, &fresh_chain)?;
         let (next, prev) = recovered.carried_to;
         let mut spool = Self {
             disk,
@@ -223,9 +223,28 @@ impl Spool {
     }
 
     fn attempt(&mut self, sync: bool, now: SystemTime) -> io::Result<()> {
-        if self.open.is_none() && !self.pending.is_empty() {
+        let fresh = self.open.is_none() && !self.pending.is_empty();
+        if fresh {
             self.open = Some(self.new_segment(now)?);
         }
+        self.write_down(sync).inspect_err(|_| {
+            if fresh {
+                self.take_back();
+            }
+        })
+    }
+
+    /// Removes a segment that failed before anything in it was told to anybody, so that a disk which fails for an hour
+    /// does not leave a file for each time it was tried.
+    fn take_back(&mut self) {
+        let name = self.open.as_ref().map(|open| segment_name(open.closed.number));
+        if name.is_some_and(|name| self.disk.remove(&name).is_ok()) {
+            self.open = None;
+            self.written = 0;
+        }
+    }
+
+    fn write_down(&mut self, sync: bool) -> io::Result<()> {
         let Some(open) = &mut self.open else { return Ok(()) };
         let rest = self.pending.get(self.written..).unwrap_or_default();
         if !rest.is_empty() && !open.file.is_there() {
@@ -292,6 +311,10 @@ impl Spool {
         };
         let line = header.line().map_err(io::Error::other)?;
         let name = segment_name(number);
+        if segment_number(&name).is_none() {
+            // Nobody would find it again.
+            return Err(ErrorKind::InvalidInput.into());
+        }
         let made = self.disk.create(&name).and_then(|mut file| {
             write_all(&mut *file, &line)?;
             file.sync()?;
@@ -356,7 +379,7 @@ impl Spool {
         if self.reserve {
             return Ok(());
         }
-        let there = self.disk.list()?.into_iter().find(|file| file.name == RESERVE).map_or(0, |file| file.bytes);
+        let there = self.disk.list("")?.into_iter().find(|file| file.name == RESERVE).map_or(0, |file| file.bytes);
         if there != self.config.reserve_bytes {
             self.disk.remove(RESERVE)?;
             let filled = self.disk.create(RESERVE).and_then(|mut file| {
@@ -385,20 +408,27 @@ impl Spool {
     /// The system's words.
     pub(crate) fn keep_checkpoint(&mut self, line: &[u8], most: usize) -> io::Result<()> {
         use super::checkpoint::FILE;
-        let mut file = self.disk.append(FILE)?;
-        write_all(&mut *file, line)?;
-        file.sync()?;
         let mut text = Vec::new();
-        // Twice as many as are kept, with room: past that it is not ours to read.
-        let limit = 1024 * 2 * most as u64;
-        self.disk.read(FILE)?.take(limit).read_to_end(&mut text)?;
+        if self.disk.list("")?.iter().any(|file| file.name == FILE) {
+            // Twice as many as are kept, with room: past that it is not ours to read.
+            let limit = 1024 * 2 * most as u64;
+            self.disk.read(FILE)?.take(limit).read_to_end(&mut text)?;
+        }
         let lines: Vec<&[u8]> = text.split_inclusive(|byte| *byte == b'\n').collect();
-        if lines.len() > 2 * most {
-            let kept = lines.get(lines.len() - most..).unwrap_or_default().concat();
+        let torn = lines.last().is_some_and(|last| !last.ends_with(b"\n"));
+        if !torn && lines.len() < 2 * most {
+            let mut file = self.disk.append(FILE)?;
+            write_all(&mut *file, line)?;
+            file.sync()?;
+        } else {
+            // The end came in the middle of a line, or there are too many.
+            let whole = lines.len() - usize::from(torn);
+            let kept = lines.get(whole.saturating_sub(most)..whole).unwrap_or_default().concat();
             let name = format!("{FILE}.tmp");
             self.disk.remove(&name)?;
             let mut file = self.disk.create(&name)?;
             write_all(&mut *file, &kept)?;
+            write_all(&mut *file, line)?;
             file.sync()?;
             self.disk.rename(&name, FILE)?;
         }
@@ -407,6 +437,7 @@ impl Spool {
 }
 
 /// What a failure is called, in records and by whoever waits.
+#[expect(clippy::wildcard_enum_match_arm, reason = "the system's list is long, and grows")]
 pub(crate) fn reason(kind: ErrorKind) -> &'static str {
     match kind {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => "DISK_FULL",

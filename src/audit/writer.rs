@@ -7,6 +7,7 @@
 //!
 //! Knows queues; what becomes of a round is `keeper`'s, what a record says is `record`'s.
 
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,11 +23,12 @@ use super::delivered::Delivered;
 use super::disk::{Disk, RealDisk};
 use super::format::Body;
 use super::keeper::{Checkpoints, Keeper};
+use super::patterns::watch::{Told, Watch};
 use super::record::{self, Frame};
 use super::spool::{Recovered, Spool, SpoolError, Writing};
-use super::{Entry, Heard, HostFacts};
+use super::{AlertEntry, Entry, Heard, HostFacts, News};
 use crate::clock::SharedClock;
-use crate::config::{AuditConfig, AuditMode, Keeping, Limits, OnAuditFailure};
+use crate::config::{AuditConfig, AuditMode, Keeping, Limits, OnAuditFailure, Pattern};
 
 /// Why an entry is not on record. No answer may leave then.
 #[derive(Debug, thiserror::Error)]
@@ -80,7 +82,6 @@ pub struct Trail {
 }
 
 /// The writers' end of the queue: when the last one goes, the thread finishes what is queued and stops.
-#[derive(Debug)]
 struct End {
     shared: Arc<Shared>,
     frame: Arc<Frame>,
@@ -89,8 +90,14 @@ struct End {
     chain: String,
     delivered: Arc<Delivered>,
     committed: watch::Receiver<u64>,
-    #[cfg(feature = "bench-unaudited")]
-    unaudited: bool,
+    patterns: Option<Arc<Watch>>,
+    heard: Heard,
+}
+
+impl fmt::Debug for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("End").field("chain", &self.chain).finish_non_exhaustive()
+    }
 }
 
 /// What the writers and the thread share.
@@ -179,9 +186,16 @@ impl Trail {
         for sink in &config.sinks {
             delivered.expect(&sink.name, 0, sink.when_full);
         }
-        let mut keeper =
-            Keeper::new(spool, Arc::clone(&frame), Arc::clone(&clock), heard, Arc::clone(&delivered), checkpoints);
+        let mut keeper = Keeper::new(
+            spool,
+            Arc::clone(&frame),
+            Arc::clone(&clock),
+            Arc::clone(&heard),
+            Arc::clone(&delivered),
+            checkpoints,
+        );
         keeper.begin(&recovered).map_err(AuditError::Disk)?;
+        let patterns = Watch::new(&config.patterns, Arc::clone(&clock));
         let shared = Arc::new(Shared {
             state: Mutex::default(),
             wake: Condvar::new(),
@@ -198,13 +212,17 @@ impl Trail {
             chain: keeper.chain().to_owned(),
             delivered,
             committed: keeper.committed(),
-            #[cfg(feature = "bench-unaudited")]
-            unaudited: std::env::var_os("GATEPOST_BENCH_UNAUDITED").is_some(),
+            patterns,
+            heard,
         };
         let round_bytes = usize::try_from(config.spool.segment_bytes).unwrap_or(ROUND_BYTES).min(ROUND_BYTES);
         let writer = Writer { shared, keeper, round_bytes };
         thread::Builder::new().name("audit".to_owned()).spawn(move || writer.run()).map_err(AuditError::Start)?;
-        Ok(Self { end: Arc::new(end) })
+        let end = Arc::new(end);
+        if let Some(patterns) = &end.patterns {
+            patterns.start(Arc::downgrade(&end)).map_err(AuditError::Start)?;
+        }
+        Ok(Self { end })
     }
 
     /// Puts `entry` on record. `Ok` means that it is kept as well as the configuration demands for it
@@ -219,32 +237,36 @@ impl Trail {
     pub async fn write(&self, entry: Entry) -> Result<(), AuditError> {
         // For the bench of what a record costs, in a build that is made for it alone: see Cargo.toml.
         #[cfg(feature = "bench-unaudited")]
-        if self.end.unaudited {
+        if self.end.config.unaudited {
             return Ok(());
         }
         let config = &self.end.config;
         let keeping = match &entry {
             Entry::Call(call) => config.keeping_of(call.question.as_ref().map(|asked| asked.action.as_str())),
             // Starts, operators, policies: they are few, and must not be lost in a queue.
-            Entry::Handshake(_) | Entry::Policy(_) | Entry::Lifecycle(_) | Entry::Admin(_) | Entry::Lost(_) => {
+            Entry::Handshake(_)
+            | Entry::Policy(_)
+            | Entry::Lifecycle(_)
+            | Entry::Admin(_)
+            | Entry::Lost(_)
+            | Entry::Alert(_) => {
                 Keeping { mode: config.keeping.mode.max(AuditMode::Written), on_failure: OnAuditFailure::Refuse }
             }
         };
         let written = self.put(&entry, keeping.mode).await;
         match (written, keeping.on_failure) {
-            (Ok(()), _) => Ok(()),
+            (Ok(()), _) => {}
             // Counted by whoever could not keep it. One that is too large is for whoever asked to shorten.
-            (Err(AuditError::QueueFull | AuditError::TimedOut | AuditError::Disk(_)), OnAuditFailure::Answer) => Ok(()),
-            (Err(error), _) => Err(error),
+            (Err(AuditError::QueueFull | AuditError::TimedOut | AuditError::Disk(_)), OnAuditFailure::Answer) => {}
+            (Err(error), _) => return Err(error),
         }
+        if let (Entry::Call(call), Some(patterns)) = (&entry, &self.end.patterns) {
+            patterns.tell(call);
+        }
+        Ok(())
     }
 
     async fn put(&self, entry: &Entry, mode: AuditMode) -> Result<(), AuditError> {
-        let body = record::render(entry, &self.end.frame).map_err(AuditError::Unwritable)?;
-        let bytes = body.bytes();
-        if bytes > self.end.record_bytes {
-            return Err(AuditError::TooLarge { bytes, limit: self.end.record_bytes });
-        }
         let (done, receipt) = match mode {
             AuditMode::Async => (None, None),
             AuditMode::Written | AuditMode::Durable => {
@@ -252,21 +274,7 @@ impl Trail {
                 (Some(done), Some(receipt))
             }
         };
-        {
-            let mut state = self.end.shared.state.lock();
-            if state.closing || state.closed {
-                return Err(AuditError::Closed);
-            }
-            if state.held >= self.end.config.queue || state.held_bytes.saturating_add(bytes) > QUEUE_BYTES {
-                state.turned_away += 1;
-                // What is only queued leaves all the same, and is counted.
-                return if mode == AuditMode::Async { Ok(()) } else { Err(AuditError::QueueFull) };
-            }
-            state.held += 1;
-            state.held_bytes += bytes;
-            state.pending.push(Job { body, mode, done });
-        }
-        self.end.shared.wake.notify_one();
+        self.end.queue(entry, mode, done)?;
         let Some(receipt) = receipt else { return Ok(()) };
         match tokio::time::timeout(self.end.config.write_timeout, receipt).await {
             Ok(Ok(written)) => written.map_err(AuditError::Disk),
@@ -322,6 +330,9 @@ impl Trail {
     /// Writes what is queued, makes the disk keep it, and ends the trail. Waits no longer than `audit.write_timeout`; a
     /// disk that is stuck by then keeps its queue from getting out.
     pub async fn close(&self) {
+        if let Some(patterns) = &self.end.patterns {
+            patterns.look(self.end.as_ref());
+        }
         let (done, receipt) = oneshot::channel();
         {
             let mut state = self.end.shared.state.lock();
@@ -358,8 +369,64 @@ fn tell(config: &AuditConfig, recovered: &Recovered) {
     }
 }
 
+impl End {
+    /// Takes `entry` into the queue. Nobody waits for what has no `done`.
+    fn queue(
+        &self,
+        entry: &Entry,
+        mode: AuditMode,
+        done: Option<oneshot::Sender<Result<(), io::ErrorKind>>>,
+    ) -> Result<(), AuditError> {
+        let body = record::render(entry, &self.frame).map_err(AuditError::Unwritable)?;
+        let bytes = body.bytes();
+        if bytes > self.record_bytes {
+            return Err(AuditError::TooLarge { bytes, limit: self.record_bytes });
+        }
+        {
+            let mut state = self.shared.state.lock();
+            if state.closing || state.closed {
+                return Err(AuditError::Closed);
+            }
+            if state.held >= self.config.queue || state.held_bytes.saturating_add(bytes) > QUEUE_BYTES {
+                state.turned_away += 1;
+                // What is only queued leaves all the same, and is counted.
+                return if mode == AuditMode::Async { Ok(()) } else { Err(AuditError::QueueFull) };
+            }
+            state.held += 1;
+            state.held_bytes += bytes;
+            state.pending.push(Job { body, mode, done });
+        }
+        self.shared.wake.notify_one();
+        Ok(())
+    }
+}
+
+impl Told for End {
+    fn found(&self, pattern: Pattern, entry: AlertEntry) {
+        let (key, count) = (entry.alert.key, entry.alert.count);
+        match self.queue(&Entry::Alert(Box::new(entry)), self.config.keeping.mode.max(AuditMode::Written), None) {
+            Ok(()) => {
+                tracing::warn!(pattern = pattern.as_str(), key, count, "an unusual pattern was found");
+                (self.heard)(News::Alert { pattern: pattern.as_str() });
+            }
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::error!(error, pattern = pattern.as_str(), "an unusual pattern could not be recorded");
+            }
+        }
+    }
+
+    fn missed(&self, count: u64) {
+        tracing::warn!(count, "calls were not looked at for unusual patterns: too many came at once");
+        (self.heard)(News::Unwatched { count });
+    }
+}
+
 impl Drop for End {
     fn drop(&mut self) {
+        if let Some(patterns) = &self.patterns {
+            patterns.close();
+        }
         self.shared.state.lock().closing = true;
         self.shared.wake.notify_one();
     }

@@ -89,6 +89,12 @@ async fn serve(config: Config, only_check: bool) -> io::Result<u8> {
             return Ok(exit::CONFIGURATION);
         }
     };
+    #[cfg(feature = "bench-unaudited")]
+    let config = {
+        let mut config = config;
+        config.audit.unaudited = std::env::var_os("GATEPOST_BENCH_UNAUDITED").is_some();
+        config
+    };
     let scratch = tempfile::tempdir()?;
     let config = if only_check { harmless(config, scratch.path()) } else { config };
     let clock = SystemClock::shared();

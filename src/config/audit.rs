@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::ActionPattern;
+use super::{ActionPattern, PatternsConfig};
 use crate::model::entity::EntityType;
 use crate::secret::{SecretSlice, SecretString};
 
@@ -27,6 +27,11 @@ pub struct AuditConfig {
     pub attributes: Vec<(KeptValue, RedactRule)>,
     /// Keyed hashes; `None`: there are none, and no rule may ask for one.
     pub pseudonyms: Option<PseudonymConfig>,
+    /// What is looked for in what happens, and told by records of its own.
+    pub patterns: PatternsConfig,
+    /// No records at all: for the bench of what one costs, in a build that is made for it alone.
+    #[cfg(feature = "bench-unaudited")]
+    pub unaudited: bool,
     /// Who gets the records. Each follows the spool for itself.
     pub sinks: Vec<SinkConfig>,
 }

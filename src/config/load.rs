@@ -10,6 +10,7 @@ mod check;
 mod credentials;
 mod issuers;
 mod listener;
+mod patterns;
 mod reference;
 mod rights;
 mod shape;

@@ -14,6 +14,7 @@ use super::load::values::{duration_text, size_text};
 
 pub(super) mod admin;
 pub(super) mod audit;
+pub(super) mod patterns;
 
 /// The whole file.
 #[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]

@@ -116,6 +116,8 @@ instruments! {
     AUDIT_SINK_HEALTHY = "gatepost.audit.sink.healthy", Gauge, "", [SINK], "1 while the last delivery to a sink went well.";
     AUDIT_ALERTS = "gatepost.audit.alerts", Counter, "{alert}", [("pattern", "a pattern of docs/audit.md")],
         "Unusual patterns that were recorded.";
+    AUDIT_UNWATCHED = "gatepost.audit.unwatched", Counter, "{call}", [],
+        "Calls that were not looked at for unusual patterns, because too many waited for it. They are recorded all the same.";
     JWKS_REFRESHES = "gatepost.jwks.refreshes", Counter, "{refresh}",
         [("issuer", "an issuer of the configuration"), ("result", "`ok`, `failed`")],
         "Attempts to fetch or read an issuer's keys.";
@@ -209,6 +211,7 @@ struct Inner {
     audit_sync_duration: Histogram<f64>,
     audit_sink_records: Counter<u64>,
     audit_alerts: Counter<u64>,
+    audit_unwatched: Counter<u64>,
     jwks_refreshes: Counter<u64>,
     introspections: Counter<u64>,
     status_list_refreshes: Counter<u64>,
@@ -298,6 +301,7 @@ impl Metrics {
             audit_sync_duration: histogram(AUDIT_SYNC_DURATION),
             audit_sink_records: counter(AUDIT_SINK_RECORDS),
             audit_alerts: counter(AUDIT_ALERTS),
+            audit_unwatched: counter(AUDIT_UNWATCHED),
             jwks_refreshes: counter(JWKS_REFRESHES),
             introspections: counter(INTROSPECTIONS),
             status_list_refreshes: counter(STATUS_LIST_REFRESHES),
@@ -412,6 +416,11 @@ impl Metrics {
         self.inner.audit_alerts.add(1, &[KeyValue::new("pattern", pattern)]);
     }
 
+    /// So many calls were not looked at for unusual patterns.
+    pub fn audit_unwatched(&self, count: u64) {
+        self.inner.audit_unwatched.add(count, &[]);
+    }
+
     /// The keys of an issuer (one of the configuration) were fetched, or could not be.
     pub fn jwks_refresh(&self, issuer: &str, ok: bool) {
         let result = KeyValue::new("result", if ok { "ok" } else { "failed" });
@@ -479,8 +488,9 @@ impl Metrics {
     /// Reads how far each sink is from `read` whenever somebody looks. Call it once; `read` must be quick.
     pub fn watch_sinks(&self, read: impl Fn() -> Vec<SinkLevel> + Send + Sync + 'static) {
         let read: Arc<dyn Fn() -> Vec<SinkLevel> + Send + Sync> = Arc::new(read);
+        type Value = fn(&SinkLevel) -> f64;
         #[expect(clippy::cast_precision_loss, reason = "a gauge")]
-        let gauges: [(Instrument, fn(&SinkLevel) -> f64); 3] = [
+        let gauges: [(Instrument, Value); 3] = [
             (AUDIT_SINK_LAG, |level| level.lag as f64),
             (AUDIT_SINK_DELAY, |level| level.delay.as_secs_f64()),
             (AUDIT_SINK_HEALTHY, |level| f64::from(u8::from(level.healthy))),
@@ -592,6 +602,7 @@ mod tests {
         metrics.audit_sync(0.000_2);
         metrics.audit_sink("siem", "delivered", 2);
         metrics.audit_alert("ENUM_SEQUENTIAL");
+        metrics.audit_unwatched(3);
         let level = SinkLevel { name: "siem".to_owned(), lag: 1, delay: Duration::from_secs(1), healthy: true };
         metrics.watch_sinks(move || vec![level.clone()]);
         metrics.jwks_refresh("https://issuer.test", true);

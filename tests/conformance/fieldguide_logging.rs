@@ -10,7 +10,9 @@ use std::time::{Duration, SystemTime};
 
 use gatepost::audit::{CallEntry, Entry, HostFacts, Outcome, Place, QuestionFacts, Redaction, Trail};
 use gatepost::clock::SystemClock;
-use gatepost::config::{AuditConfig, AuditMode, Keeping, KeptValue, Limits, OnAuditFailure, RedactRule, SpoolConfig};
+use gatepost::config::{
+    AuditConfig, AuditMode, Keeping, KeptValue, Limits, OnAuditFailure, PatternsConfig, RedactRule, SpoolConfig,
+};
 use gatepost::model::entity::{RawRecord, RawValue};
 use serde_json::Value as Json;
 
@@ -32,6 +34,7 @@ fn config(folder: &Path, names: &[String]) -> AuditConfig {
         checkpoints: None,
         attributes: names.iter().map(|name| (KeptValue::Context(name.clone()), RedactRule::Keep)).collect(),
         pseudonyms: None,
+        patterns: PatternsConfig::default(),
         sinks: Vec::new(),
     }
 }

@@ -8,6 +8,7 @@ mod cedar;
 mod fieldguide;
 mod fieldguide_jwt;
 mod fieldguide_logging;
+mod fieldguide_patterns;
 mod jose;
 mod json;
 mod jwt;

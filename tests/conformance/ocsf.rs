@@ -11,12 +11,13 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::support::say;
+use gatepost::audit::patterns::Alert;
 use gatepost::audit::{
-    AdminEntry, AdminFailure, CallEntry, CallerFacts, ChangeFacts, Entry, HandshakeEntry, HostFacts, LifecycleEntry,
-    Outcome, PolicyEntry, QuestionFacts, SubjectFacts, Trail,
+    AdminEntry, AdminFailure, AlertEntry, CallEntry, CallerFacts, ChangeFacts, Entry, HandshakeEntry, HostFacts,
+    LifecycleEntry, Outcome, PolicyEntry, QuestionFacts, SubjectFacts, Trail,
 };
 use gatepost::clock::SystemClock;
-use gatepost::config::{AuditConfig, AuditMode, Keeping, Limits, OnAuditFailure, SpoolConfig};
+use gatepost::config::{AuditConfig, AuditMode, Keeping, Limits, OnAuditFailure, Pattern, PatternsConfig, SpoolConfig};
 use gatepost::model::decision::{CacheUse, Decision, Denial, DenialCode, PolicyError, Ruling};
 use gatepost::model::entity::{EntityId, EntityType, EntityUid, RawRecord, RawValue};
 use gatepost::model::field_path::FieldPath;
@@ -86,6 +87,7 @@ async fn every_record_we_can_write_is_valid_ocsf() {
         checkpoints: None,
         attributes: Vec::new(),
         pseudonyms: None,
+        patterns: PatternsConfig::default(),
         sinks: Vec::new(),
     };
     let host = HostFacts { hostname: "gatepost-0".to_owned() };
@@ -306,6 +308,38 @@ fn entries() -> Vec<(String, Entry)> {
     }
     for started in [true, false] {
         all.push((format!("started {started}"), Entry::Lifecycle(LifecycleEntry { time: noon(), started })));
+    }
+    for pattern in Pattern::ALL {
+        let alert = Alert {
+            pattern,
+            key: "principal",
+            subject: Some("User::\"alice\"".to_owned()),
+            caller: Some("orders".to_owned()),
+            address: Some("192.0.2.7".parse().unwrap()),
+            action: Some("Order.read".to_owned()),
+            resource_type: Some("Order".to_owned()),
+            window: Duration::from_secs(60),
+            count: 5,
+            first_id: Some("o-1".to_owned()),
+            last_id: Some("o-5".to_owned()),
+            samples: vec![DecisionId::mint(noon()); 10],
+        };
+        let bare = Alert {
+            subject: None,
+            caller: None,
+            address: None,
+            action: None,
+            resource_type: None,
+            first_id: None,
+            last_id: None,
+            samples: Vec::new(),
+            key: "account",
+            ..alert.clone()
+        };
+        for (how, alert) in [("whole", alert), ("bare", bare)] {
+            let entry = AlertEntry { time: noon(), alert };
+            all.push((format!("{how} {}", pattern.as_str()), Entry::Alert(Box::new(entry))));
+        }
     }
     all
 }

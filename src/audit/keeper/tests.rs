@@ -126,6 +126,7 @@ fn schedule(seed: u64, totals: &mut Totals) {
                     sync_errors: rare(&disk),
                     create_errors: rare(&disk),
                     rename_errors: rare(&disk),
+                    remove_errors: rare(&disk),
                     folder_errors: rare(&disk),
                     room,
                     read_only: disk.draw(20) == 0,
@@ -207,4 +208,193 @@ fn ten_thousand_schedules_of_a_failing_disk_lose_nothing_that_was_acknowledged()
         assert!(often.clone().count() >= 8 && often.clone().all(|(_, count)| *count > 500), "{totals:?}");
     }
     println!("{totals:#?}, 0 acknowledged records lost");
+}
+
+/// A keeper that signs, for whoever is so far.
+fn signing(disk: &SimDisk, config: &SpoolConfig, clock: &Arc<ManualClock>, delivered: Arc<Delivered>) -> Keeper {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("key");
+    std::fs::write(&path, SigningKey::generate().unwrap().as_bytes()).unwrap();
+    let key = SigningKey::load(&path).unwrap();
+    let mut keeper = open(disk, config, clock).unwrap();
+    keeper.checkpoints = Some(Checkpoints { key, every: Duration::from_secs(1), records: 1000 });
+    keeper.delivered = delivered;
+    keeper
+}
+
+fn durable(keeper: &mut Keeper, bodies: &[Body]) -> Result<(), ErrorKind> {
+    let round: Vec<(&Body, AuditMode)> = bodies.iter().map(|body| (body, AuditMode::Durable)).collect();
+    keeper.keep(&round)
+}
+
+fn segments_of(disk: &SimDisk) -> usize {
+    disk.names().iter().filter(|name| segment_number(name).is_some()).count()
+}
+
+/// The open segment may be what is in the way.
+#[test]
+fn a_round_of_a_whole_segment_finds_room_behind_an_open_one_that_is_full() {
+    let (disk, clock) = (SimDisk::new(1), clock());
+    let config = SpoolConfig { max_bytes: 2 * SEGMENT, ..config() };
+    let mut keeper = open(&disk, &config, &clock).unwrap();
+    while keeper.bytes() < SEGMENT - 1000 {
+        durable(&mut keeper, &[body(299)]).unwrap();
+    }
+    assert_eq!(segments_of(&disk), 1);
+    let rest = (2 * SEGMENT - keeper.bytes()) as usize;
+    let big: Vec<Body> = (0..1 + rest / body(299).bytes()).map(|_| body(299)).collect();
+    assert_eq!(durable(&mut keeper, &big), Ok(()));
+    assert_eq!(trail(&disk).0.len(), big.len() + 1, "the full one went, and that is told");
+}
+
+/// THREATS F2. A sink that must have everything holds the spool up; the others do not.
+#[test]
+fn a_spool_that_is_full_refuses_until_the_sink_that_waits_has_it() {
+    let (disk, clock) = (SimDisk::new(2), clock());
+    let config = SpoolConfig { max_bytes: 4 * SEGMENT, ..config() };
+    let delivered = Arc::new(Delivered::default());
+    delivered.expect("siem", 0, crate::config::WhenFull::Wait);
+    delivered.expect("copy", 0, crate::config::WhenFull::Skip);
+    let mut keeper = signing(&disk, &config, &clock, Arc::clone(&delivered));
+    let mut kept = 0;
+    while durable(&mut keeper, &[body(299)]).is_ok() {
+        kept += 1;
+    }
+    // What says so comes from the reserve.
+    let most = 4 * SEGMENT + NOTE_BYTES as u64;
+    assert!(kept > 20 && keeper.bytes() <= most && !keeper.sound(), "{kept}, {}", keeper.bytes());
+    clock.advance(RETRY);
+    assert_eq!(durable(&mut keeper, &[body(1)]), Err(ErrorKind::QuotaExceeded));
+    assert!((1..=kept).all(|number| trail(&disk).0.contains_key(&number)), "nothing went");
+    delivered.reached("siem", kept / 2);
+    clock.advance(RETRY);
+    assert_eq!(durable(&mut keeper, &[body(1)]), Ok(()));
+    let oldest = *trail(&disk).0.keys().next().unwrap();
+    assert!(oldest > 1 && oldest <= kept / 2 + 1, "of what it has, some went; {oldest}");
+    println!("{kept} records until it was full");
+}
+
+/// An hour of retries is no million files.
+#[test]
+fn a_disk_that_will_not_be_written_is_not_littered_with_segments() {
+    let (disk, clock) = (SimDisk::new(3), clock());
+    let mut keeper = open(&disk, &config(), &clock).unwrap();
+    durable(&mut keeper, &[body(1)]).unwrap();
+    for faults in [
+        Faults { write_errors: 700, ..Faults::default() },
+        Faults { sync_errors: 700, ..Faults::default() },
+        Faults { folder_errors: 1000, ..Faults::default() },
+    ] {
+        disk.set(faults);
+        let mut refused = 0;
+        for _ in 0..1000 {
+            clock.advance(RETRY);
+            refused += u32::from(durable(&mut keeper, &[body(2)]).is_err());
+        }
+        disk.set(Faults::default());
+        clock.advance(RETRY);
+        durable(&mut keeper, &[body(3)]).unwrap();
+        // One that held records is left when it fails; those that never did are not.
+        let (found, _) = trail(&disk);
+        let names = disk.names();
+        let held = names.iter().filter(|name| segment_number(name).is_some()).filter(|name| {
+            let bytes = disk.bytes_of(name).unwrap();
+            bytes.split(|byte| *byte == b'\n').any(|line| unseal(line).is_ok())
+        });
+        assert_eq!(held.count(), segments_of(&disk), "{faults:?}: {refused} refused, {} records", found.len());
+        assert!(refused > 300, "{refused}");
+    }
+}
+
+#[test]
+fn a_segment_that_will_not_go_is_told_once() {
+    let (disk, clock) = (SimDisk::new(4), clock());
+    let config = SpoolConfig { max_bytes: 2 * SEGMENT, ..config() };
+    let mut keeper = open(&disk, &config, &clock).unwrap();
+    disk.set(Faults { remove_errors: 1000, ..Faults::default() });
+    while durable(&mut keeper, &[body(299)]).is_ok() {}
+    let before = keeper.spool.last().0;
+    for _ in 0..50 {
+        clock.advance(RETRY);
+        assert!(durable(&mut keeper, &[body(299)]).is_err());
+    }
+    assert_eq!(keeper.spool.last().0, before, "nothing new to say");
+    disk.set(Faults::default());
+    clock.advance(RETRY);
+    durable(&mut keeper, &[body(299)]).unwrap();
+}
+
+#[test]
+fn nobody_is_woken_for_a_checkpoint_over_nothing() {
+    let (disk, clock) = (SimDisk::new(5), clock());
+    let mut keeper = signing(&disk, &config(), &clock, Arc::default());
+    durable(&mut keeper, &[body(1)]).unwrap();
+    assert!(keeper.tick() <= Duration::from_secs(1));
+    clock.advance(Duration::from_secs(2));
+    keeper.tick();
+    assert_eq!(keeper.spool.last().0, 2, "a checkpoint");
+    clock.advance(Duration::from_secs(2));
+    assert_eq!((keeper.tick(), keeper.spool.last().0), (TIDY, 2));
+}
+
+/// The end came in the middle of a line: the next one does not join it.
+#[test]
+fn a_checkpoint_after_a_torn_one_stands_on_a_line_of_its_own() {
+    let (disk, clock) = (SimDisk::new(6), clock());
+    let mut keeper = signing(&disk, &config(), &clock, Arc::default());
+    let mut whole = 0;
+    for torn in [&b""[..], br#"{"chain":"cha"#, b"{", b"\0\0\0"] {
+        let before = disk.bytes_of(crate::audit::checkpoint::FILE).unwrap_or_default();
+        disk.put(crate::audit::checkpoint::FILE, [&before[..], torn].concat());
+        durable(&mut keeper, &[body(1)]).unwrap();
+        keeper.sign(true);
+        whole += 1;
+        let text = disk.bytes_of(crate::audit::checkpoint::FILE).unwrap();
+        let lines: Vec<&[u8]> = text.strip_suffix(b"\n").unwrap().split(|byte| *byte == b'\n').collect();
+        let read = lines.iter().filter(|line| serde_json::from_slice::<crate::audit::checkpoint::Signed>(line).is_ok());
+        assert_eq!((read.count(), lines.len()), (whole, whole));
+    }
+}
+
+/// At the limit they are kept, and past it the oldest go.
+#[test]
+fn the_last_checkpoints_are_kept() {
+    let (disk, clock) = (SimDisk::new(7), clock());
+    let mut keeper = open(&disk, &config(), &clock).unwrap();
+    let lines = || disk.bytes_of("checkpoints.jsonl").unwrap().split(|byte| *byte == b'\n').count() - 1;
+    for number in 1..=6 {
+        keeper.spool.keep_checkpoint(format!("{{\"n\":{number}}}\n").as_bytes(), 3).unwrap();
+        assert_eq!(lines(), number);
+    }
+    keeper.spool.keep_checkpoint(b"{\"n\":7}\n", 3).unwrap();
+    assert_eq!(disk.bytes_of("checkpoints.jsonl").unwrap(), b"{\"n\":4}\n{\"n\":5}\n{\"n\":6}\n{\"n\":7}\n");
+}
+
+/// Whole lines with a hash that is wrong: they may have been acknowledged.
+#[test]
+fn the_numbers_of_damaged_last_lines_are_told_and_not_given_again() {
+    for (spoilt, gap) in [(1, Some((5, 5))), (3, Some((3, 5)))] {
+        let (disk, clock) = (SimDisk::new(8), clock());
+        let mut keeper = open(&disk, &config(), &clock).unwrap();
+        let bodies: Vec<Body> = (1..=5).map(body).collect();
+        durable(&mut keeper, &bodies).unwrap();
+        drop(keeper);
+        let name = disk.names().into_iter().find(|name| segment_number(name).is_some()).unwrap();
+        let bytes = disk.bytes_of(&name).unwrap();
+        let mut lines: Vec<Vec<u8>> = bytes.split_inclusive(|byte| *byte == b'\n').map(<[u8]>::to_vec).collect();
+        for line in lines.iter_mut().rev().take(spoilt) {
+            line[60] ^= 1;
+        }
+        disk.put(&name, lines.concat());
+        for _ in 0..2 {
+            let mut keeper = open(&disk, &config(), &clock).unwrap();
+            durable(&mut keeper, &[body(1)]).unwrap();
+        }
+        let (found, gaps) = trail(&disk);
+        assert_eq!(gaps.iter().next().copied(), gap);
+        assert_eq!(gaps.len(), 1, "told once");
+        let missing = gap.unwrap().0..=5;
+        assert!(missing.clone().all(|number| !found.contains_key(&number)), "{found:?}");
+        assert!(found.contains_key(&6));
+    }
 }

@@ -21,6 +21,8 @@ use super::tls::{TlsProblem, client};
 use crate::config::KafkaTarget;
 
 mod connection;
+#[cfg(test)]
+mod tests;
 mod wire;
 
 /// Every replica in sync.

@@ -131,7 +131,22 @@ fn meaning(status: &Status) -> Exported {
         Code::InvalidArgument => Exported::Smaller(Ok(bounded(status.message()))),
         // Without a time to come back these mean a message that is too long, to some servers.
         Code::ResourceExhausted | Code::OutOfRange if retry_after.is_none() => Exported::Smaller(Err(fault())),
-        _ => Exported::Failed(fault()),
+        Code::Ok
+        | Code::Cancelled
+        | Code::Unknown
+        | Code::DeadlineExceeded
+        | Code::NotFound
+        | Code::AlreadyExists
+        | Code::PermissionDenied
+        | Code::ResourceExhausted
+        | Code::FailedPrecondition
+        | Code::Aborted
+        | Code::OutOfRange
+        | Code::Unimplemented
+        | Code::Internal
+        | Code::Unavailable
+        | Code::DataLoss
+        | Code::Unauthenticated => Exported::Failed(fault()),
     }
 }
 

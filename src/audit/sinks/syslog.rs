@@ -14,12 +14,12 @@ use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, WriteHalf};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::target::{Delivery, Fault, Outgoing, Settled, Taken, Target};
 use super::tls::{TlsProblem, client};
 use crate::audit::encode::syslog::frame;
+use crate::clock::{SharedClock, SystemClock};
 use crate::config::SyslogTarget;
 
 pub(super) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -27,10 +27,12 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
 pub(super) struct SyslogSink {
     settings: SyslogTarget,
+    /// A connection lives by the machine's own time, whatever clock the rest goes by.
+    clock: SharedClock,
     timeout: Duration,
     connection: Option<Connection>,
     /// What was sent and is not certain yet: the last record of each batch, and when.
-    young: VecDeque<(u64, Instant)>,
+    young: VecDeque<(u64, Duration)>,
     /// The last record that is certain.
     certain: u64,
     /// A connection broke with something young on it.
@@ -60,7 +62,15 @@ impl SyslogSink {
             client(tls)?;
         }
         let settings = settings.clone();
-        Ok(Self { settings, timeout, connection: None, young: VecDeque::new(), certain: 0, broken: false })
+        Ok(Self {
+            settings,
+            clock: SystemClock::shared(),
+            timeout,
+            connection: None,
+            young: VecDeque::new(),
+            certain: 0,
+            broken: false,
+        })
     }
 
     async fn connect(settings: &SyslogTarget) -> io::Result<Connection> {
@@ -122,11 +132,11 @@ impl SyslogSink {
         }
         // Noted before it is sent: part of it may be out when this is called off.
         let last = batch.last().map_or(0, |record| record.sequence);
-        self.young.push_back((last, Instant::now()));
+        self.young.push_back((last, self.clock.monotonic()));
         open.write.write_all(&bytes).await?;
         open.write.flush().await?;
         if let Some((_, at)) = self.young.back_mut() {
-            *at = Instant::now();
+            *at = self.clock.monotonic();
         }
         self.connection = Some(open);
         Ok(())
@@ -174,7 +184,7 @@ impl Target for SyslogSink {
             return Settled::Broken(self.certain);
         }
         while let Some((last, at)) = self.young.front().copied()
-            && at.elapsed() >= self.settings.settle
+            && self.clock.monotonic().saturating_sub(at) >= self.settings.settle
         {
             self.certain = last;
             self.young.pop_front();

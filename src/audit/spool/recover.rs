@@ -6,10 +6,12 @@ use std::io::{self, BufRead as _, BufReader, Read};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
+use serde::Deserialize;
 use serde_json::Value;
 
+use super::super::checkpoint::FILE;
 use super::super::disk::{Disk, write_all};
-use super::super::format::{Hash, Header, HeaderDamage, segment_number, unseal};
+use super::super::format::{Hash, Header, HeaderDamage, LAST, VERSION, segment_number, sequence, unseal};
 use super::{Closed, SpoolError};
 use crate::config::SpoolConfig;
 
@@ -58,7 +60,15 @@ struct Found {
     header: Header,
 }
 
-pub(super) fn recover(disk: &mut dyn Disk, config: &SpoolConfig) -> Result<Recovered, SpoolError> {
+/// A file that is called like a segment.
+struct Called {
+    number: u64,
+    name: String,
+    bytes: u64,
+    first: First,
+}
+
+pub(super) fn recover(disk: &mut dyn Disk, config: &SpoolConfig, fresh_chain: &str) -> Result<Recovered, SpoolError> {
     let path = |name: &str| config.directory.join(name);
     let told = |name: &str| {
         let path = path(name);
@@ -66,45 +76,167 @@ pub(super) fn recover(disk: &mut dyn Disk, config: &SpoolConfig) -> Result<Recov
     };
     let start = (1, Hash::GENESIS);
     let mut recovered = Recovered { end: start, carried_to: start, next_segment: 1, ..Recovered::default() };
-    let mut names = disk.list().map_err(told(""))?;
+    let mut names = disk.list("").map_err(told(""))?;
     names.sort_by(|one, other| one.name.cmp(&other.name));
-    let mut found: Vec<Found> = Vec::new();
-    let mut changed = false;
-    for file in names {
-        if file.name.ends_with(".tmp") {
-            disk.remove(&file.name).map_err(told(&file.name))?;
-            changed = true;
-        }
+    let mut called = Vec::new();
+    for file in &names {
         let Some(number) = segment_number(&file.name) else { continue };
-        recovered.next_segment = recovered.next_segment.max(number + 1);
-        match header(disk, &file.name).map_err(told(&file.name))? {
-            First::Header(header) if header.segment == number => {
-                found.push(Found { number, name: file.name, bytes: file.bytes, header });
-            }
-            First::Version(version) => return Err(SpoolError::Version { path: path(&file.name), version }),
-            // It was being made when the end came, and holds no record.
-            First::Unfinished => {
-                disk.remove(&file.name).map_err(told(&file.name))?;
-                changed = true;
-            }
-            First::Header(_) | First::Foreign => {
-                disk.rename(&file.name, &format!("quarantine/{}", file.name)).map_err(told(&file.name))?;
-                recovered.quarantined.push(file.name);
-                changed = true;
-            }
+        let first = if file.is_file { header(disk, &file.name).map_err(told(&file.name))? } else { First::NoFile };
+        if let First::Version(version) = first {
+            return Err(SpoolError::Version { path: path(&file.name), version });
         }
+        called.push(Called { number, name: file.name.clone(), bytes: file.bytes, first });
     }
-    let chain = found.first().map(|first| first.header.chain.clone());
-    if let Some(other) = found.iter().find(|one| Some(&one.header.chain) != chain.as_ref()) {
+    let own = |one: &Called| {
+        let First::Header(header) = &one.first else { return None };
+        (header.segment == one.number).then(|| header.clone())
+    };
+    let chain = called.iter().find_map(|one| own(one).map(|header| header.chain));
+    let stranger = |one: &&Called| own(one).is_some_and(|header| Some(&header.chain) != chain.as_ref());
+    if let Some(other) = called.iter().find(stranger) {
         return Err(SpoolError::TwoChains { path: path(&other.name) });
     }
-    recovered.chain = chain;
+    // Up to here nothing was touched: what another Gatepost should have stays as it is.
+    let mut changed = false;
+    for file in names.iter().filter(|file| file.is_file && file.name.ends_with(".tmp")) {
+        disk.remove(&file.name).map_err(told(&file.name))?;
+        changed = true;
+    }
+    recovered.next_segment = called.iter().map(|one| one.number + 1).max().unwrap_or(1);
+    let mut found: Vec<Found> = Vec::new();
+    let mut headless = Vec::new();
+    for one in called {
+        let header = own(&one);
+        let Called { number, name, bytes, first } = one;
+        match (header, first) {
+            (Some(header), _) => found.push(Found { number, name, bytes, header }),
+            // It was being made when the end came, and holds no record.
+            (None, First::Unfinished) => {
+                disk.remove(&name).map_err(told(&name))?;
+                changed = true;
+            }
+            (None, First::Foreign) => headless.push((number, name, bytes)),
+            (None, First::Header(_) | First::NoFile | First::Version(_)) => {
+                quarantine(disk, &name).map_err(told(&name))?;
+                recovered.quarantined.push(name);
+                changed = true;
+            }
+        }
+    }
+    // The newest first: what comes after one shows best whether it belongs there.
+    for (number, name, bytes) in headless.into_iter().rev() {
+        let at = found.partition_point(|one| one.number < number);
+        let (before, after) = (at.checked_sub(1).and_then(|before| found.get(before)), found.get(at));
+        let chain = chain.as_deref().unwrap_or(fresh_chain);
+        match belongs(disk, &name, number, before, after, chain).map_err(told(&name))? {
+            Some(header) => {
+                let line = header.line().map_err(|fault| told(&name)(io::Error::other(fault)))?;
+                salvage(disk, &name, &header, &line).map_err(told(&name))?;
+                found.insert(at, Found { number, name: name.clone(), bytes, header });
+            }
+            None => quarantine(disk, &name).map_err(told(&name))?,
+        }
+        recovered.quarantined.push(name);
+        changed = true;
+    }
+    recovered.chain = found.first().map(|first| first.header.chain.clone());
     recovered.last_mode = found.last().map(|last| last.header.mode.clone());
     changed |= walk(disk, &found, &mut recovered, &path)?;
+    if let Some(chain) = recovered.chain.clone() {
+        let known = known_to_others(disk, &chain).map_err(told(""))?;
+        if known >= recovered.carried_to.0 {
+            let gap = Gap { first: recovered.carried_to.0, last: known, reason: "missing" };
+            recovered.gaps.push(gap);
+            recovered.carried_to.0 = known + 1;
+            if recovered.carried.is_empty() {
+                recovered.end = recovered.carried_to;
+            }
+        }
+    }
     if changed {
         disk.sync_folder().map_err(told(""))?;
     }
     Ok(recovered)
+}
+
+/// The header that a segment had, if its records show that its place is here: the chain leads into them from the segment
+/// before, or out of them into the one after.
+fn belongs(
+    disk: &mut dyn Disk,
+    name: &str,
+    number: u64,
+    before: Option<&Found>,
+    after: Option<&Found>,
+    chain: &str,
+) -> io::Result<Option<Header>> {
+    let (mut first, mut linked) = (None, false);
+    let mut lines = Lines::over(disk.read(name)?);
+    while let Some(line) = lines.next()? {
+        let Some(sealed) = line.and_then(|line| unseal(line).ok()) else { continue };
+        first.get_or_insert(sealed);
+        linked |= after.is_some_and(|after| {
+            (sealed.sequence + 1, sealed.hash) == (after.header.first_sequence, after.header.prev_hash)
+        });
+    }
+    drop(lines);
+    let Some(first) = first else { return Ok(None) };
+    linked |= match before {
+        Some(before) => {
+            let look = look(disk, before, None)?;
+            (look.next, look.hash) == (first.sequence, first.prev)
+        }
+        None => (first.sequence, first.prev) == (1, Hash::GENESIS),
+    };
+    let neighbour = after.or(before).map(|one| &one.header);
+    let of = |part: fn(&Header) -> &String| neighbour.map(part).cloned().unwrap_or_default();
+    Ok(linked.then(|| Header {
+        gatepost_spool: VERSION,
+        chain: chain.to_owned(),
+        segment: number,
+        first_sequence: first.sequence,
+        prev_hash: first.prev,
+        opened: of(|header| &header.opened),
+        boot: of(|header| &header.boot),
+        mode: of(|header| &header.mode),
+        version: of(|header| &header.version),
+    }))
+}
+
+/// The last record that a sink or a checkpoint knows: its number was given away, whatever became of the record.
+fn known_to_others(disk: &mut dyn Disk, chain: &str) -> io::Result<u64> {
+    #[derive(Deserialize)]
+    struct Known {
+        chain: String,
+        sequence: u64,
+    }
+    let cursors = disk.list("cursors")?.into_iter().filter(|file| file.is_file && file.name.ends_with(".json"));
+    let mut names: Vec<String> = cursors.map(|file| format!("cursors/{}", file.name)).collect();
+    names.extend(disk.list("")?.into_iter().filter(|file| file.is_file && file.name == FILE).map(|file| file.name));
+    let mut last = 0;
+    for name in names {
+        let mut lines = Lines::over(disk.read(&name)?);
+        // A cursor is a line without a line break.
+        while lines.next()?.is_some() {
+            let known = serde_json::from_slice::<Known>(&lines.line).ok();
+            let ours = known.filter(|known| known.chain == chain && known.sequence <= LAST);
+            last = last.max(ours.map_or(0, |known| known.sequence));
+        }
+    }
+    Ok(last)
+}
+
+/// Moves something to quarantine, under a name that nothing there has.
+fn quarantine(disk: &mut dyn Disk, name: &str) -> io::Result<()> {
+    let aside = free_name(disk, name)?;
+    disk.rename(name, &aside)
+}
+
+/// A name in quarantine: what was found earlier stays.
+fn free_name(disk: &mut dyn Disk, name: &str) -> io::Result<String> {
+    let taken: BTreeSet<String> = disk.list("quarantine")?.into_iter().map(|file| file.name).collect();
+    let names = std::iter::once(name.to_owned()).chain((1_u64..).map(|number| format!("{name}.{number}")));
+    let free = names.into_iter().find(|name| !taken.contains(name)).unwrap_or_default();
+    Ok(format!("quarantine/{free}"))
 }
 
 /// Looks at the segments, the newest line by line.
@@ -124,7 +256,7 @@ fn walk(
         budget = budget.saturating_sub(segment.bytes);
         let until = found.get(at + 1).map(|next| next.header.first_sequence);
         let told = |source| SpoolError::Io { path: path(&segment.name), source };
-        let look = look(disk, segment, until).map_err(told)?;
+        let mut look = look(disk, segment, until).map_err(told)?;
         if until.is_none() && look.damaged && !look.whole_after {
             // Nothing whole comes after it: the end of the process, or of the machine, cut it.
             let lines = keep_torn(disk, segment, look.good_bytes).map_err(told)?;
@@ -133,8 +265,14 @@ fn walk(
             }
             disk.truncate(&segment.name, look.good_bytes).map_err(told)?;
             recovered.torn = true;
+            if look.claimed >= look.next {
+                // They were whole lines once, and may have been acknowledged: nobody else gets their numbers.
+                look.missing.push(Gap { first: look.next, last: look.claimed, reason: "damaged" });
+                look.next = look.claimed + 1;
+            }
         } else if look.damaged && until.is_none_or(|until| look.next < until || look.whole_after) {
-            salvage(disk, segment, until).map_err(told)?;
+            let header = segment.header.line().map_err(|fault| told(io::Error::other(fault)))?;
+            salvage(disk, &segment.name, &segment.header, &header).map_err(told)?;
             recovered.quarantined.push(segment.name.clone());
             changed = true;
         }
@@ -232,6 +370,8 @@ struct Look {
     good_bytes: u64,
     /// Numbers that are not there.
     missing: Vec<Gap>,
+    /// The largest number of a damaged line after the last whole one, as far as there are lines for it; 0: none.
+    claimed: u64,
     /// Gaps that records here tell of.
     told: Vec<(u64, u64)>,
     /// Whole lines follow that a later segment took over.
@@ -247,9 +387,11 @@ fn look(disk: &mut dyn Disk, segment: &Found, until: Option<u64>) -> io::Result<
         whole_after: false,
         good_bytes: 0,
         missing: Vec::new(),
+        claimed: 0,
         told: Vec::new(),
         beyond: false,
     };
+    let mut damaged_lines = 0;
     let mut lines = Lines::over(disk.read(&segment.name)?);
     lines.next()?;
     look.good_bytes = lines.read;
@@ -266,9 +408,17 @@ fn look(disk: &mut dyn Disk, segment: &Found, until: Option<u64>) -> io::Result<
                 look.told.extend(told_gap(line));
                 look.whole_after |= look.damaged;
                 (look.next, look.hash) = (sealed.sequence + 1, sealed.hash);
+                (look.claimed, damaged_lines) = (0, 0);
             }
             // A number that was there already is no record of ours.
-            Some(_) | None => look.damaged = true,
+            Some(_) | None => {
+                look.damaged = true;
+                damaged_lines += 1;
+                // Without its line break, it was never all written.
+                let claimed = lines.is_whole().then(|| sequence(&lines.line)).flatten();
+                let fits = |number: &u64| *number >= look.next && *number - look.next < damaged_lines;
+                look.claimed = look.claimed.max(claimed.filter(fits).unwrap_or(0));
+            }
         }
         if !look.damaged {
             look.good_bytes = lines.read;
@@ -289,66 +439,79 @@ fn told_gap(line: &[u8]) -> Option<(u64, u64)> {
 
 /// Keeps what follows the last whole line, when it is more than a part of a line.
 fn keep_torn(disk: &mut dyn Disk, segment: &Found, from: u64) -> io::Result<bool> {
-    let mut tail = Vec::new();
-    {
-        let mut file = disk.read(&segment.name)?;
-        io::copy(&mut file.by_ref().take(from), &mut io::sink())?;
-        file.take(MAX_LINE).read_to_end(&mut tail)?;
+    let mut after = Lines::over(disk.read(&segment.name)?);
+    let lines = loop {
+        let read = after.read;
+        if after.next()?.is_none() {
+            break false;
+        }
+        if read >= from && after.is_whole() {
+            break true;
+        }
+    };
+    drop(after);
+    if lines {
+        let aside = free_name(disk, &format!("{}.torn", segment.name))?;
+        copy(disk, &segment.name, from, &aside)?;
     }
-    if !tail.contains(&b'\n') {
-        return Ok(false);
-    }
-    let name = format!("quarantine/{}.torn", segment.name);
-    disk.remove(&name)?;
-    let mut kept = disk.create(&name)?;
-    write_all(&mut *kept, &tail)?;
-    kept.sync()?;
-    Ok(true)
+    Ok(lines)
 }
 
-/// Copies the segment to quarantine as it is, and puts one with its whole lines alone in its place.
-fn salvage(disk: &mut dyn Disk, segment: &Found, until: Option<u64>) -> io::Result<()> {
-    let (whole, aside) = (format!("{}.tmp", segment.name), format!("quarantine/{}", segment.name));
-    disk.remove(&aside)?;
-    let mut kept = disk.create(&aside)?;
+/// Copies a file from a place in it on, and makes the disk keep the copy. It has its name when it is whole.
+fn copy(disk: &mut dyn Disk, name: &str, from: u64, to: &str) -> io::Result<()> {
+    let unfinished = format!("{name}.copy.tmp");
+    disk.remove(&unfinished)?;
+    let mut out = disk.create(&unfinished)?;
+    let mut source = disk.read(name)?;
+    io::copy(&mut source.by_ref().take(from), &mut io::sink())?;
     let mut piece = vec![0_u8; 256 << 10];
-    let mut source = disk.read(&segment.name)?;
     loop {
         match source.read(&mut piece)? {
             0 => break,
-            some => write_all(&mut *kept, piece.get(..some).unwrap_or_default())?,
+            some => write_all(&mut *out, piece.get(..some).unwrap_or_default())?,
         }
-    }
-    drop(source);
-    kept.sync()?;
-
-    disk.remove(&whole)?;
-    let mut out = disk.create(&whole)?;
-    let mut source = Lines::over(disk.read(&segment.name)?);
-    let (mut next, mut first) = (segment.header.first_sequence, true);
-    while let Some(line) = source.next()? {
-        let counts = |line: &[u8]| {
-            let sealed = unseal(line).ok().filter(|sealed| sealed.sequence >= next);
-            sealed.map(|sealed| sealed.sequence).filter(|number| until.is_none_or(|until| *number < until))
-        };
-        let number = line.and_then(counts);
-        if let Some(line) = line.filter(|_| first || number.is_some()) {
-            write_all(&mut *out, line)?;
-            write_all(&mut *out, b"\n")?;
-        }
-        next = number.map_or(next, |number| number + 1);
-        first = false;
     }
     drop(source);
     out.sync()?;
-    disk.rename(&whole, &segment.name)
+    disk.rename(&unfinished, to)
+}
+
+/// Copies the segment to quarantine as it is, and puts one with its whole lines alone in its place. Those that a later
+/// segment took over stay too: it may not have come to write them.
+fn salvage(disk: &mut dyn Disk, name: &str, header: &Header, first_line: &[u8]) -> io::Result<()> {
+    let aside = free_name(disk, name)?;
+    copy(disk, name, 0, &aside)?;
+    // In quarantine before it is gone from here.
+    disk.sync_folder()?;
+
+    let whole = format!("{name}.tmp");
+    disk.remove(&whole)?;
+    let mut out = disk.create(&whole)?;
+    write_all(&mut *out, first_line)?;
+    let mut source = Lines::over(disk.read(name)?);
+    source.next()?;
+    let mut next = header.first_sequence;
+    while let Some(line) = source.next()? {
+        let sealed = line.and_then(|line| unseal(line).ok()).filter(|sealed| sealed.sequence >= next);
+        if let (Some(line), Some(sealed)) = (line, sealed) {
+            write_all(&mut *out, line)?;
+            write_all(&mut *out, b"\n")?;
+            next = sealed.sequence + 1;
+        }
+    }
+    drop(source);
+    out.sync()?;
+    disk.rename(&whole, name)
 }
 
 enum First {
     Header(Header),
     Version(u32),
     Unfinished,
+    /// No header. There may be whole lines behind it.
     Foreign,
+    /// A folder, a link, a pipe.
+    NoFile,
 }
 
 fn header(disk: &mut dyn Disk, name: &str) -> io::Result<First> {
@@ -376,11 +539,17 @@ struct Lines<R> {
     line: Vec<u8>,
     /// Bytes read so far, whole lines.
     read: u64,
+    whole: bool,
 }
 
 impl<R: Read> Lines<R> {
     fn over(file: R) -> Self {
-        Self { file: BufReader::with_capacity(256 << 10, file), line: Vec::new(), read: 0 }
+        Self { file: BufReader::with_capacity(256 << 10, file), line: Vec::new(), read: 0, whole: false }
+    }
+
+    /// Whether the last one had its line break.
+    fn is_whole(&self) -> bool {
+        self.whole
     }
 
     /// The next line without its line break; `Some(None)`: bytes that are no whole line; `None`: the end.
@@ -391,7 +560,8 @@ impl<R: Read> Lines<R> {
             return Ok(None);
         }
         self.read += count as u64;
-        if self.line.last() != Some(&b'\n') {
+        self.whole = self.line.last() == Some(&b'\n');
+        if !self.whole {
             return Ok(Some(None));
         }
         self.line.pop();

@@ -20,6 +20,7 @@ pub(crate) struct Faults {
     pub(crate) sync_errors: u32,
     pub(crate) create_errors: u32,
     pub(crate) rename_errors: u32,
+    pub(crate) remove_errors: u32,
     pub(crate) folder_errors: u32,
     /// Bytes that fit; `None`: any number.
     pub(crate) room: Option<u64>,
@@ -186,10 +187,16 @@ fn eio() -> io::Error {
 }
 
 impl Disk for SimDisk {
-    fn list(&mut self) -> io::Result<Vec<Found>> {
+    fn list(&mut self, folder: &str) -> io::Result<Vec<Found>> {
         let inner = self.0.lock();
-        let files = inner.names.iter().filter(|(name, _)| !name.contains('/'));
-        Ok(files.map(|(name, id)| Found { name: name.clone(), bytes: inner.files[id].now.len() as u64 }).collect())
+        let start = if folder.is_empty() { String::new() } else { format!("{folder}/") };
+        let files = inner.names.iter().filter_map(|(name, id)| Some((name.strip_prefix(&start)?, id)));
+        let files = files.filter(|(name, _)| !name.contains('/'));
+        let found = files.map(|(name, id)| {
+            let bytes = inner.files[id].now.len() as u64;
+            Found { name: name.to_owned(), bytes, is_file: true }
+        });
+        Ok(found.collect())
     }
 
     fn read(&mut self, name: &str) -> io::Result<Box<dyn Read + '_>> {
@@ -244,6 +251,10 @@ impl Disk for SimDisk {
     fn remove(&mut self, name: &str) -> io::Result<()> {
         let mut inner = self.0.lock();
         inner.writable()?;
+        let thousandths = inner.faults.remove_errors;
+        if inner.names.contains_key(name) && inner.fails("remove errors", thousandths) {
+            return Err(eio());
+        }
         inner.names.remove(name);
         Ok(())
     }

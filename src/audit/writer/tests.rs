@@ -44,6 +44,7 @@ pub(in crate::audit) fn config(folder: &Path) -> AuditConfig {
         checkpoints: None,
         attributes: Vec::new(),
         pseudonyms: None,
+        patterns: crate::config::PatternsConfig::default(),
         sinks: Vec::new(),
     }
 }
@@ -62,7 +63,10 @@ fn open(config: &AuditConfig) -> Trail {
 
 /// What the trail told of lost records.
 #[derive(Clone, Default)]
-struct Losses(Arc<Mutex<Vec<(String, &'static str, u64)>>>);
+struct Losses(Arc<Mutex<Vec<Loss>>>);
+
+/// Where, why and how many.
+type Loss = (String, &'static str, u64);
 
 impl Losses {
     fn heard(&self) -> Heard {

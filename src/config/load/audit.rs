@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 use super::check::{actions, at_least_one};
+use super::patterns;
 use super::values::Checks;
 use crate::config::raw::audit::{
     RawAudit, RawAuditMode, RawCheckpoints, RawElasticSink, RawEncoding, RawFileSink, RawKafkaSink, RawOnAuditFailure,
@@ -50,6 +51,7 @@ pub(super) fn audit(raw: &RawAudit, limits: Option<&Limits>, checks: &mut Checks
         Some(raw) => pseudonyms(raw, checks).map(Some),
     };
     let attributes = attributes(&raw.attributes, raw.pseudonyms.is_some(), checks);
+    let patterns = patterns::patterns(&raw.patterns, raw.pseudonyms.as_ref(), checks);
     let sinks = sinks(&raw.sinks, limits, checks);
     Some(AuditConfig {
         keeping,
@@ -60,6 +62,9 @@ pub(super) fn audit(raw: &RawAudit, limits: Option<&Limits>, checks: &mut Checks
         checkpoints: checkpoints?,
         attributes: attributes?,
         pseudonyms: pseudonyms?,
+        #[cfg(feature = "bench-unaudited")]
+        unaudited: false,
+        patterns: patterns?,
         sinks: sinks?,
     })
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::values::Checks;
-use super::{admin, audit, credentials, issuers, listener, rights};
+use super::{admin, audit, credentials, issuers, listener, patterns, rights};
 use crate::config::raw::{
     RawCache, RawCaller, RawConfig, RawGrant, RawIdentity, RawLogFormat, RawPolicies, RawTelemetry,
 };
@@ -27,7 +27,10 @@ pub(super) fn check(raw: &RawConfig, checks: &mut Checks<'_>) -> Option<Config> 
     let api_keys = credentials::api_keys(raw, checks);
     let policies = policies(&raw.policies, limits.as_ref(), checks);
     let cache = cache(&raw.cache, checks);
-    let audit = audit::audit(&raw.audit, limits.as_ref(), checks);
+    let mut audit = audit::audit(&raw.audit, limits.as_ref(), checks);
+    if let (Some(audit), Some(callers)) = (&mut audit, &callers) {
+        audit.patterns.presenters = patterns::presenters(callers);
+    }
     let telemetry = telemetry(&raw.telemetry, checks);
     let admin = admin::admin(raw.admin.as_ref(), server.as_ref(), identity.as_ref(), limits.as_ref(), checks);
     let revocation = admin::revocation(&raw.revocation, checks);

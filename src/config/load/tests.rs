@@ -10,6 +10,7 @@ use crate::config::{
     ActionPattern, AttributeGrant, AuditMode, CallerName, ClientNames, Keeping, KeptValue, KeyHost, KeySource, Limits,
     ListenerIdentity, LogFormat, OnAuditFailure, PresentGrant, RedactRule, Share, SinkTarget, TokenAlgorithm,
 };
+use crate::config::{Pattern, PatternRule};
 use crate::model::entity::EntityType;
 
 const WHOLE: &str = r#"server:
@@ -98,6 +99,13 @@ audit:
   spool: { directory: audit, segment_bytes: 1MiB, max_bytes: 16MiB, max_age: 48h, reserve: 1MiB }
   checkpoints: { key_file: tls.key, every: 10s, records: 100 }
   attributes: { Order.status: keep, User.iban: last_four, context.channel: "truncate:32" }
+  patterns:
+    rules:
+      ENUM_DENIED: { threshold: 7, window: 90s, actions: [{ actions: [Order.search], off: true }, { actions: ["Order.*"], threshold: 9 }] }
+      PAGE_WALK: { off: true }
+    exempt: [{ principals: ["Service::\"nightly\""], callers: [orders], patterns: [BULK_READ] }]
+    admin_actions: ["User.*"]
+    keys: 500
   sinks:
     - { name: out, stdout: {}, encoding: rfc5424 }
     - { name: local, file: { path: audit.jsonl, max_bytes: 1MiB, max_files: 3 }, mask: [actor.user, src_endpoint.ip] }
@@ -224,6 +232,21 @@ fn a_whole_file_is_taken_as_it_is_written() {
     assert_eq!(kinds, ["stdout", "file", "syslog", "splunk", "elastic", "otlp", "kafka"]);
     assert!(matches!(config.audit.sinks[1].target, SinkTarget::File { max_bytes: 1_048_576, max_files: 3, .. }));
     assert_eq!(config.audit.attributes.len(), 3);
+    let patterns = &config.audit.patterns;
+    let denied = patterns.rule(Pattern::EnumDenied).unwrap();
+    assert_eq!(denied.window, Duration::from_secs(90));
+    for (action, threshold, why) in [
+        (Some("Order.search"), None, "the first that covers it"),
+        (Some("Order.read"), Some(9), "and then the second"),
+        (Some("Report.read"), Some(7), "no exception"),
+        (None, Some(7), "nothing that was asked"),
+    ] {
+        assert_eq!(denied.threshold(action), threshold, "{action:?}: {why}");
+    }
+    assert_eq!(patterns.rule(Pattern::PageWalk).unwrap().threshold(None), None);
+    let unsaid = patterns.rule(Pattern::BruteForce);
+    assert_eq!(unsaid, Some(&PatternRule::standard(Pattern::BruteForce)));
+    assert_eq!((patterns.keys, patterns.exempt.len(), patterns.admin_actions.len()), (500, 1, 1));
     let channel = (KeptValue::Context("channel".into()), RedactRule::Truncate(32));
     assert_eq!(config.audit.attributes.last(), Some(&channel));
     let keeping = |action: &str| {
@@ -561,6 +584,22 @@ fn every_way_to_be_wrong_is_refused_by_its_key() {
         ("User.iban: last_four", "User.iban: hash", "audit.attributes.User.iban", "a hash without a key"),
         ("\"truncate:32\"", "\"truncate:0\"", "audit.attributes.context.channel", "nothing left"),
         ("context.channel: \"t", "channel: \"t", "audit.attributes.channel", "whose?"),
+        ("ENUM_DENIED: {", "ENUM_ALLOWED: {", "audit.patterns.rules.ENUM_ALLOWED", "no such pattern"),
+        ("threshold: 7", "threshold: 65", "audit.patterns.rules.ENUM_DENIED.threshold", "more than is remembered"),
+        ("threshold: 7", "threshold: 1", "audit.patterns.rules.ENUM_DENIED.threshold", "everybody who mistypes"),
+        ("window: 90s", "window: 900h", "audit.patterns.rules.ENUM_DENIED.window", "past its ceiling"),
+        (
+            "[Order.search], off: true",
+            "[Order.search], off: true, threshold: 5",
+            "audit.patterns.rules.ENUM_DENIED.actions[0]",
+            "both",
+        ),
+        ("{ actions: [Order.search], off", "{ off", "audit.patterns.rules.ENUM_DENIED.actions[0].actions", "at none"),
+        ("patterns: [BULK_READ]", "patterns: []", "audit.patterns.exempt[0]", "from nothing"),
+        ("patterns: [BULK_READ]", "patterns: [BULK]", "audit.patterns.exempt[0].patterns[0]", "no such pattern"),
+        ("Service::\\\"nightly", "\\\"nightly", "audit.patterns.exempt[0].principals[0]", "of which type?"),
+        ("keys: 500", "keys: 99", "audit.patterns.keys", "forgotten at once"),
+        ("keys: 500", "keys: 1000001", "audit.patterns.keys", "gigabytes"),
         ("name: out, stdout: {}", "name: Out, stdout: {}", "audit.sinks[0].name", "capital"),
         ("name: out, stdout: {}", "name: local, stdout: {}", "audit.sinks[1].name", "twice"),
         ("name: out, stdout: {}", "name: out", "audit.sinks[0]", "to nowhere"),
@@ -866,7 +905,7 @@ fn sections(value: &Json, at: String, places: &mut Vec<String>) {
             for (key, value) in entries {
                 sections(value, format!("{at}/{key}"), places);
             }
-            if !at.ends_with("/attributes") && !entries.is_empty() {
+            if !at.ends_with("/attributes") && !at.ends_with("/rules") && !entries.is_empty() {
                 places.push(at);
             }
         }

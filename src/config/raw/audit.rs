@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::patterns::RawPatterns;
 use super::{RawDuration, RawGrant, RawSize};
 
 /// `audit`.
@@ -33,6 +34,8 @@ pub(in crate::config) struct RawAudit {
     pub attributes: BTreeMap<String, String>,
     /// Keyed hashes, for values with the rule `hash` and for ids.
     pub pseudonyms: Option<RawPseudonyms>,
+    /// Unusual patterns in what is asked: what is looked for, and told by records of its own.
+    pub patterns: RawPatterns,
     /// Who gets the records. Each follows the spool for itself, so that one that is down delays nobody.
     pub sinks: Vec<RawSink>,
 }
@@ -49,6 +52,7 @@ impl Default for RawAudit {
             checkpoints: None,
             attributes: BTreeMap::new(),
             pseudonyms: None,
+            patterns: RawPatterns::default(),
             sinks: Vec::new(),
         }
     }

@@ -24,6 +24,7 @@ use tonic::transport::{Channel, Endpoint};
 
 pub mod ocsf;
 pub mod operators;
+pub mod process;
 
 /// A running server, with the keys to its world.
 pub struct Gatepost {
@@ -159,9 +160,20 @@ impl Gatepost {
         self.trail().matches(&format!("\"class_uid\":{class},")).count()
     }
 
-    /// The records of answered questions and refused calls (API Activity).
+    /// The records of answered questions and refused calls.
     pub fn call_records(&self) -> Vec<Value> {
-        self.records().into_iter().filter(|record| record["class_uid"] == 6003).collect()
+        self.records_about("gatepost.decision")
+    }
+
+    /// The records of unusual patterns of this name.
+    pub fn alerts(&self, pattern: &str) -> Vec<Value> {
+        let mut found = self.records_about("gatepost.alert");
+        found.retain(|record| record["status_detail"] == pattern);
+        found
+    }
+
+    fn records_about(&self, log_name: &str) -> Vec<Value> {
+        self.records().into_iter().filter(|record| record["metadata"]["log_name"] == log_name).collect()
     }
 
     /// The record of one answer.
