@@ -90,6 +90,9 @@ impl SyslogSink {
         let listening = tokio::spawn(async move {
             let ended = match read.read(&mut [0_u8]).await {
                 Ok(0) => OtherEnd::Closed,
+                // rsyslog says no goodbye in TLS. A forger could end it so; he could swallow messages as well, and nobody
+                // would be told, as long as syslog acknowledges nothing.
+                Err(end) if end.kind() == io::ErrorKind::UnexpectedEof => OtherEnd::Closed,
                 Ok(_) | Err(_) => OtherEnd::Broken,
             };
             let _ = tell.send(ended);
