@@ -8,7 +8,8 @@ use serde_json::{Value as Json, json};
 use super::*;
 use crate::config::{
     ActionPattern, AttributeGrant, AuditMode, CallerName, ClientNames, Keeping, KeptValue, KeyHost, KeySource, Limits,
-    ListenerIdentity, LogFormat, OnAuditFailure, PresentGrant, RedactRule, Share, SinkTarget, TokenAlgorithm,
+    ListenerIdentity, LogFormat, OnAuditFailure, Pattern, PatternRule, PresentGrant, RedactRule, Share, SinkTarget,
+    TokenAlgorithm,
 };
 use crate::model::entity::EntityType;
 
@@ -233,7 +234,7 @@ fn a_whole_file_is_taken_as_it_is_written() {
     assert_eq!(config.audit.attributes.len(), 3);
     let patterns = &config.audit.patterns;
     let denied = patterns.rule(Pattern::EnumDenied).unwrap();
-    assert_eq!(denied.window, seconds(90));
+    assert_eq!(denied.window, Duration::from_secs(90));
     for (action, threshold, why) in [
         (Some("Order.search"), None, "the first that covers it"),
         (Some("Order.read"), Some(9), "and then the second"),
@@ -874,7 +875,9 @@ fn sections(value: &Json, at: String, places: &mut Vec<String>) {
             for (key, value) in entries {
                 sections(value, format!("{at}/{key}"), places);
             }
-            if !at.ends_with("/attributes") && !entries.is_empty() {
+            // Names of what somebody chose, or of a closed list that has rows of its own.
+            let names = at.ends_with("/attributes") || at.ends_with("/rules");
+            if !names && !entries.is_empty() {
                 places.push(at);
             }
         }
