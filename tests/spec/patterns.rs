@@ -84,13 +84,13 @@ async fn what_is_switched_off_or_known_is_not_told_and_a_batch_is_not_somebody_w
     let alerts = |patterns: serde_json::Value, batch: bool| async move {
         let mut gatepost = Gatepost::start_with(|settings| settings["audit"]["patterns"] = patterns).await;
         let alice = gatepost.token("alice", &[]);
-        let asks = || (1001..1013).map(|number| order("Order.read", &format!("o-{number}"), "bob").token(&alice));
+        let asks = || (1001..1013).map(|number| order("Order.read", &format!("o-{number}"), "bob"));
         if batch {
-            let batch = asks().fold(Batch::new(), Batch::ask);
+            let batch = asks().fold(Batch::new().token(&alice), Batch::ask);
             gatepost.client("storefront").batch(batch).await.unwrap();
         } else {
             for ask in asks() {
-                gatepost.ask(ask).await.unwrap();
+                let _ = gatepost.ask(ask.token(&alice)).await.unwrap();
             }
         }
         gatepost.stop().await;
