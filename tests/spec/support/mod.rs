@@ -157,7 +157,10 @@ impl Gatepost {
 
     /// How many records of a class there are, without reading each.
     pub fn count(&self, class: u32) -> usize {
-        self.trail().matches(&format!("\"class_uid\":{class},")).count()
+        // An alert is about calls, and none itself.
+        let of_class =
+            |line: &&str| line.contains(&format!("\"class_uid\":{class},")) && !line.contains("\"gatepost.alert\"");
+        self.trail().lines().filter(of_class).count()
     }
 
     /// The records of answered questions and refused calls.
