@@ -21,7 +21,7 @@ use self::tls::TlsProblem;
 use super::delivered::Delivered;
 use super::encode::{encode, ending, kind};
 use super::reader::Reader;
-use super::{Entry, Heard, LostEntry, News, Trail};
+use super::{AuditError, Entry, Heard, LostEntry, News, Trail};
 use crate::clock::{SharedClock, unix_millis};
 use crate::config::{Encoding, SinkConfig, SinkFilter, SinkTarget};
 
@@ -323,6 +323,10 @@ impl Worker {
             };
             let pause = match step {
                 Step::More => Duration::ZERO,
+                Step::Closed => {
+                    self.finish(&over).await;
+                    break;
+                }
                 Step::Idle if stopping => {
                     self.finish(&over).await;
                     break;
@@ -368,7 +372,9 @@ impl Worker {
             Ok(batch) => batch,
             Err(message) => return self.failed(&message, None),
         };
-        self.tell_missing().await;
+        if !self.tell_missing().await {
+            return Step::Closed;
+        }
         let last = self.reader.position() - 1;
         if batch.is_empty() {
             if self.settled == self.sent {
@@ -382,7 +388,9 @@ impl Worker {
         self.status.waiting_since.store(batch.first().map_or(0, time_of), Ordering::Relaxed);
         match self.deliver(&batch).await {
             Ok(taken) => {
-                self.bury(&batch, &taken.refused).await;
+                if !self.bury(&batch, &taken.refused).await {
+                    return Step::Closed;
+                }
                 let count = (batch.len() - taken.refused.len()) as u64;
                 (self.heard)(News::Sent { sink: &self.config.name, result: "delivered", count });
                 self.sent = last;
@@ -395,7 +403,9 @@ impl Worker {
                 if let Some(last) = taken.checked_sub(1).and_then(|at| batch.get(at)) {
                     // It gets on, if slowly: the pauses start anew.
                     self.failures = 0;
-                    self.bury(&batch, &fault.refused).await;
+                    if !self.bury(&batch, &fault.refused).await {
+                        return Step::Closed;
+                    }
                     let count = taken.saturating_sub(fault.refused.len()) as u64;
                     (self.heard)(News::Sent { sink: &self.config.name, result: "delivered", count });
                     self.sent = last.sequence;
@@ -506,22 +516,25 @@ impl Worker {
         Step::Failed(jitter.max(asked))
     }
 
-    /// What the receiver will never have is put aside and counted.
-    async fn bury(&mut self, batch: &[Outgoing], refused: &[(usize, String)]) {
+    /// What the receiver will never have is recorded, put aside and counted. `false`: the trail is closed.
+    async fn bury(&mut self, batch: &[Outgoing], refused: &[(usize, String)]) -> bool {
+        let count = refused.len() as u64;
         if refused.is_empty() {
-            return;
+            return true;
+        }
+        if !self.lose("refused", count).await {
+            return false;
         }
         let sink = self.config.name.as_str();
         let dead = refused.iter().filter_map(|(at, reason)| Some((batch.get(*at)?, reason.as_str())));
         if let Err(error) = files::bury(&self.folder, sink, dead) {
             tracing::error!(sink, %error, "what an audit sink refused could not be put aside");
         }
-        let count = refused.len() as u64;
         if let Some((_, reason)) = refused.first() {
             tracing::warn!(sink, count, reason, "the audit sink will not have some records");
         }
         (self.heard)(News::Sent { sink, result: "refused", count });
-        self.lose("refused", count).await;
+        true
     }
 
     fn note_missing(&mut self) {
@@ -530,32 +543,39 @@ impl Worker {
         }
     }
 
-    /// Numbers that the spool has no more are lost to this sink.
-    async fn tell_missing(&mut self) {
+    /// Numbers that the spool has no more are lost to this sink. `false`: the trail is closed.
+    async fn tell_missing(&mut self) -> bool {
         for (first, last, damaged) in std::mem::take(&mut self.missing) {
             // What is read again is not lost again.
             let first = first.max(self.lost_to + 1);
             if first > last {
                 continue;
             }
-            self.lost_to = last;
             // Segments go from the oldest on; what is missing further on was damaged.
             let gone = !damaged && oldest(&self.folder).is_ok_and(|oldest| oldest > last);
             let (reason, count) = (if gone { "skipped" } else { "quarantined" }, last - first + 1);
+            if !self.lose(reason, count).await {
+                return false;
+            }
+            self.lost_to = last;
             tracing::error!(sink = self.config.name, first, last, reason, "records are lost to an audit sink");
             (self.heard)(News::Sent { sink: &self.config.name, result: "skipped", count });
-            self.lose(reason, count).await;
         }
+        true
     }
 
-    async fn lose(&mut self, reason: &'static str, count: u64) {
+    /// Records a loss, and counts it. `false`: the trail is closed, and the loss is left for the next start to find again.
+    async fn lose(&mut self, reason: &'static str, count: u64) -> bool {
         let place = self.config.name.clone();
-        (self.heard)(News::Lost { place: &place, reason, count });
         let now = self.clock.now();
         let entry = Entry::Lost(LostEntry { time: now, place, reason, count, since: now });
-        if let Err(error) = self.trail.write(entry).await {
-            tracing::warn!(%error, "what was lost to an audit sink could not be recorded");
+        match self.trail.write(entry).await {
+            Ok(()) => {}
+            Err(AuditError::Closed) => return false,
+            Err(error) => tracing::warn!(%error, "what was lost to an audit sink could not be recorded"),
         }
+        (self.heard)(News::Lost { place: &self.config.name, reason, count });
+        true
     }
 
     fn save(&mut self, at_once: bool) {
@@ -577,6 +597,8 @@ enum Step {
     More,
     /// There is nothing to do.
     Idle,
+    /// The trail is closed, so that a loss can't be recorded: it ends before the record that is lost.
+    Closed,
     /// It went wrong; try again after so long.
     Failed(Duration),
 }
