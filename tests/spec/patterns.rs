@@ -87,10 +87,11 @@ async fn what_is_switched_off_or_known_is_not_told_and_a_batch_is_not_somebody_w
         let asks = || (1001..1013).map(|number| order("Order.read", &format!("o-{number}"), "bob"));
         if batch {
             let batch = asks().fold(Batch::new().token(&alice), Batch::ask);
-            gatepost.client("storefront").batch(batch).await.unwrap();
+            let answers = gatepost.client("storefront").batch(batch).await.unwrap();
+            assert!(answers.iter().all(|answer| !answer.as_ref().unwrap().allowed()));
         } else {
             for ask in asks() {
-                let _ = gatepost.ask(ask.token(&alice)).await.unwrap();
+                assert!(!gatepost.ask(ask.token(&alice)).await.unwrap().allowed());
             }
         }
         gatepost.stop().await;
