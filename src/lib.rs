@@ -5,7 +5,7 @@
 //!
 //! | floor | files |
 //! |---|---|
-//! | 0 ground | [`clock`], [`secret`] |
+//! | 0 ground | [`clock`], [`secret`], [`trust`] |
 //! | 1 words | [`model`]: pure data |
 //! | 2 settings | [`config`] |
 //! | 3 organs | [`telemetry`], [`tls`], [`caller`], [`token`], [`policy`], [`cache`], [`revocation`], [`audit`] |
@@ -35,3 +35,4 @@ pub mod secret;
 pub mod telemetry;
 pub mod tls;
 pub mod token;
+pub mod trust;

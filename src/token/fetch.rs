@@ -14,14 +14,13 @@ use std::time::Duration;
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::redirect::Policy;
-use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::ClientConfig;
 use tokio::sync::Semaphore;
 use url::Url;
 
 use super::address::{may_connect, may_connect_to_literal};
 use super::error::SetupProblem;
+use crate::trust::{TrustProblem, client_tls};
 
 /// Fetches documents of one issuer, or asks one of its endpoints.
 #[derive(Debug)]
@@ -204,33 +203,11 @@ fn failure(error: &reqwest::Error) -> FetchError {
 }
 
 fn tls(ca: Option<&Path>, identity: Option<ClientFiles<'_>>) -> Result<ClientConfig, SetupProblem> {
-    let mut roots = RootCertStore::empty();
-    match ca {
-        Some(path) => {
-            for certificate in CertificateDer::pem_file_iter(path).map_err(|_| SetupProblem::Authorities)? {
-                let certificate = certificate.map_err(|_| SetupProblem::Authorities)?;
-                roots.add(certificate).map_err(|_| SetupProblem::Authorities)?;
-            }
-        }
-        None => {
-            // The system's store may hold a certificate we can't read; the others still count.
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        }
-    }
-    if roots.is_empty() {
-        return Err(SetupProblem::Authorities);
-    }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let trusting = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|_| SetupProblem::Client)?
-        .with_root_certificates(roots);
-    let Some(files) = identity else { return Ok(trusting.with_no_client_auth()) };
-    let chain: Vec<_> = CertificateDer::pem_file_iter(files.certificate)
-        .and_then(Iterator::collect)
-        .map_err(|_| SetupProblem::ClientCertificate)?;
-    let key = PrivateKeyDer::from_pem_file(files.private_key).map_err(|_| SetupProblem::ClientCertificate)?;
-    trusting.with_client_auth_cert(chain, key).map_err(|_| SetupProblem::ClientCertificate)
+    let identity = identity.map(|files| (files.certificate, files.private_key));
+    client_tls(ca, identity).map_err(|problem| match problem {
+        TrustProblem::Authorities => SetupProblem::Authorities,
+        TrustProblem::Certificate | TrustProblem::PrivateKey => SetupProblem::ClientCertificate,
+    })
 }
 
 /// Names as the system resolves them.

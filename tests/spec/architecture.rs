@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// The floors from the ground up. A room imports from floors below its own, and from its own folder.
 const FLOORS: [&[&str]; 7] = [
-    &["clock", "secret", "proto"],
+    &["clock", "secret", "trust", "proto"],
     &["model"],
     &["config"],
     &["telemetry", "tls", "caller", "token", "policy", "cache", "revocation", "audit"],

@@ -9,16 +9,15 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, RedisConnectionInfo};
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
-use zeroize::Zeroizing;
 
 use super::StoreError;
 use crate::config::{RedisConfig, RedisTls};
+use crate::trust::{self, TrustProblem};
 
 /// TCP and TLS together.
 const CONNECT_WITHIN: Duration = Duration::from_secs(2);
@@ -28,8 +27,6 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 const ANSWER_BYTES: usize = 4 * 1024 * 1024;
 /// A password's file, bytes.
 const PASSWORD_BYTES: u64 = 4096;
-/// A PEM file, bytes.
-const PEM_BYTES: u64 = 1024 * 1024;
 
 /// A connection, and the task that moves its bytes; both end together.
 pub(super) struct Connected {
@@ -60,7 +57,7 @@ pub(super) async fn connect(settings: &RedisConfig) -> Result<Connected, StoreEr
     }
     if let Some(path) = &settings.password_file {
         let refused = || StoreError::File { key: "revocation.redis.password_file" };
-        let bytes = read(path, PASSWORD_BYTES).map_err(|_| refused())?;
+        let bytes = trust::small_file(path, PASSWORD_BYTES).map_err(|_| refused())?;
         let text = std::str::from_utf8(&bytes).map_err(|_| refused())?;
         info = info.set_password(text.trim_end_matches(['\r', '\n']));
     }
@@ -89,48 +86,14 @@ async fn dial(settings: &RedisConfig, tls: Option<ClientConfig>) -> io::Result<B
 }
 
 fn client_tls(settings: &RedisTls) -> Result<ClientConfig, StoreError> {
-    let file = |key| StoreError::File { key };
-    let mut roots = RootCertStore::empty();
-    match &settings.ca {
-        Some(path) => {
-            let refused = || file("revocation.redis.ca");
-            let pem = read(path, PEM_BYTES).map_err(|_| refused())?;
-            for authority in CertificateDer::pem_slice_iter(&pem) {
-                roots.add(authority.map_err(|_| refused())?).map_err(|_| refused())?;
-            }
-        }
-        None => {
-            // The system's store may hold a certificate we can't read; the others still count.
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        }
-    }
-    if roots.is_empty() {
-        return Err(file("revocation.redis.ca"));
-    }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|_| file("revocation.redis.ca"))?
-        .with_root_certificates(roots);
-    let Some((certificate, key)) = &settings.identity else { return Ok(builder.with_no_client_auth()) };
-    let refused = || file("revocation.redis.certificate");
-    let chain = read(certificate, PEM_BYTES).map_err(|_| refused())?;
-    let chain = CertificateDer::pem_slice_iter(&chain).collect::<Result<Vec<_>, _>>().map_err(|_| refused())?;
-    let refused = || file("revocation.redis.private_key");
-    let key = read(key, PEM_BYTES).map_err(|_| refused())?;
-    let key = PrivateKeyDer::from_pem_slice(&key).map_err(|_| refused())?;
-    builder.with_client_auth_cert(chain, key).map_err(|_| refused())
-}
-
-/// The bytes of a small file, wiped when dropped: it may hold a secret.
-fn read(path: &std::path::Path, most: u64) -> io::Result<Zeroizing<Vec<u8>>> {
-    use std::io::Read as _;
-    let mut bytes = Zeroizing::new(Vec::new());
-    let read = std::fs::File::open(path)?.take(most + 1).read_to_end(&mut bytes)?;
-    if u64::try_from(read).is_ok_and(|read| read > most) {
-        return Err(io::ErrorKind::FileTooLarge.into());
-    }
-    Ok(bytes)
+    let identity = settings.identity.as_ref().map(|(certificate, key)| (certificate.as_path(), key.as_path()));
+    trust::client_tls(settings.ca.as_deref(), identity).map_err(|problem| StoreError::File {
+        key: match problem {
+            TrustProblem::Authorities => "revocation.redis.ca",
+            TrustProblem::Certificate => "revocation.redis.certificate",
+            TrustProblem::PrivateKey => "revocation.redis.private_key",
+        },
+    })
 }
 
 /// Ends the connection when an answer is longer than answers may be: the library would keep it all.
