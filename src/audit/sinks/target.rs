@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::audit::scrub::scrub_text;
+
 /// A record on its way to one sink: filtered, masked and in its form.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Outgoing {
@@ -54,9 +56,10 @@ impl Fault {
     }
 }
 
-/// What others say, cut to what a log line bears.
+/// What others say, cut to what a log line bears. A receiver may repeat what it was sent: the net is there for that too.
 pub(crate) fn bounded(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(200).collect()
+    let beginning: String = text.chars().filter(|c| !c.is_control()).take(1000).collect();
+    scrub_text(&beginning).chars().take(200).collect()
 }
 
 /// How far what was taken is certain.
