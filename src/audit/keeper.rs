@@ -160,6 +160,7 @@ impl Keeper {
             self.missed(count);
             return Err(kind);
         }
+        let clocks = self.clocks;
         let mut notes = self.clock_note();
         if let Some(failed) = self.failed {
             notes.insert(0, Note::Resumed { since: failed.since, missing: failed.missing });
@@ -181,6 +182,8 @@ impl Keeper {
                 Ok(())
             }
             Err(kind) => {
+                // What was to be said of the clock is still to be said.
+                self.clocks = clocks;
                 self.fail(kind);
                 self.missed(count);
                 Err(kind)
