@@ -474,6 +474,11 @@ impl Metrics {
             Watched::RevocationStaleness => (REVOCATION_STALENESS, vec![]),
             Watched::RevocationExpiry => (REVOCATION_EXPIRY, vec![]),
         };
+        self.observe(instrument, move |observer| observer.observe(read(), &labels));
+    }
+
+    /// Has a gauge read by this whenever somebody looks.
+    fn observe(&self, instrument: Instrument, callback: impl Fn(&dyn AsyncInstrument<f64>) + Send + Sync + 'static) {
         // The provider keeps the callback; the handle is worth nothing.
         let _ = self
             .inner
@@ -481,7 +486,7 @@ impl Metrics {
             .f64_observable_gauge(instrument.name)
             .with_unit(instrument.unit)
             .with_description(instrument.description)
-            .with_callback(move |observer| observer.observe(read(), &labels))
+            .with_callback(callback)
             .build();
     }
 
@@ -497,38 +502,21 @@ impl Metrics {
         ];
         for (instrument, value) in gauges {
             let read = Arc::clone(&read);
-            let observe = move |observer: &dyn AsyncInstrument<f64>| {
+            self.observe(instrument, move |observer| {
                 for level in read() {
                     observer.observe(value(&level), &[KeyValue::new("sink", level.name)]);
                 }
-            };
-            // The provider keeps the callback; the handle is worth nothing.
-            let _ = self
-                .inner
-                .meter
-                .f64_observable_gauge(instrument.name)
-                .with_unit(instrument.unit)
-                .with_description(instrument.description)
-                .with_callback(observe)
-                .build();
+            });
         }
     }
 
     /// Reads the age of each issuer's keys, in seconds, from `read` whenever somebody looks. Call it once.
     pub fn watch_key_ages(&self, read: impl Fn() -> Vec<(String, f64)> + Send + Sync + 'static) {
-        let observe = move |observer: &dyn AsyncInstrument<f64>| {
+        self.observe(ISSUER_KEYS_AGE, move |observer| {
             for (issuer, seconds) in read() {
                 observer.observe(seconds, &[KeyValue::new("issuer", issuer)]);
             }
-        };
-        let _ = self
-            .inner
-            .meter
-            .f64_observable_gauge(ISSUER_KEYS_AGE.name)
-            .with_unit(ISSUER_KEYS_AGE.unit)
-            .with_description(ISSUER_KEYS_AGE.description)
-            .with_callback(observe)
-            .build();
+        });
     }
 
     /// Sends what is still waiting. Blocks for `within` at most.
