@@ -99,7 +99,8 @@ pub(super) fn each(
 }
 
 /// A reader from the oldest record on; or, where the last so many are all that is wanted, from not long before them.
-pub(super) fn open(folder: &Path, last: Option<usize>) -> Result<Reader, u8> {
+pub(super) fn open(spool: &SpoolArgs, last: Option<usize>) -> Result<Reader, u8> {
+    let folder = &spool.folder()?;
     match begin(folder, last) {
         Ok(Some(first)) => Ok(Reader::new(folder, first, MAX_LINE)),
         Ok(None) => {
@@ -129,13 +130,9 @@ fn put(console: &mut impl Write, json: bool, colours: bool, bytes: &[u8], record
 }
 
 pub(super) fn tail(args: &TailArgs, console: &mut impl Write, colours: bool) -> io::Result<u8> {
-    let folder = match args.spool.folder() {
-        Ok(folder) => folder,
-        Err(code) => return Ok(code),
-    };
     // What a filter leaves out may be all of them.
     let enough = args.filter.takes_all().then_some(args.lines);
-    let mut reader = match open(&folder, enough) {
+    let mut reader = match open(&args.spool, enough) {
         Ok(reader) => reader,
         Err(code) => return Ok(code),
     };
@@ -172,11 +169,7 @@ pub(super) fn tail(args: &TailArgs, console: &mut impl Write, colours: bool) -> 
 }
 
 pub(super) fn grep(args: &GrepArgs, console: &mut impl Write, colours: bool) -> io::Result<u8> {
-    let folder = match args.spool.folder() {
-        Ok(folder) => folder,
-        Err(code) => return Ok(code),
-    };
-    let mut reader = match open(&folder, None) {
+    let mut reader = match open(&args.spool, None) {
         Ok(reader) => reader,
         Err(code) => return Ok(code),
     };
@@ -213,11 +206,7 @@ const COLUMNS: [(&str, &str); 14] = [
 ];
 
 pub(super) fn export(args: &ExportArgs, console: &mut impl Write) -> io::Result<u8> {
-    let folder = match args.spool.folder() {
-        Ok(folder) => folder,
-        Err(code) => return Ok(code),
-    };
-    let mut reader = match open(&folder, None) {
+    let mut reader = match open(&args.spool, None) {
         Ok(reader) => reader,
         Err(code) => return Ok(code),
     };

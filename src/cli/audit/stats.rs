@@ -79,11 +79,7 @@ impl By {
 }
 
 pub(super) fn stats(args: &StatsArgs, console: &mut impl Write) -> io::Result<u8> {
-    let folder = match args.spool.folder() {
-        Ok(folder) => folder,
-        Err(code) => return Ok(code),
-    };
-    let mut reader = match open(&folder, None) {
+    let mut reader = match open(&args.spool, None) {
         Ok(reader) => reader,
         Err(code) => return Ok(code),
     };
