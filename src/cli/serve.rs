@@ -93,6 +93,7 @@ async fn serve(config: Config, only_check: bool) -> io::Result<u8> {
     let config = {
         let mut config = config;
         config.audit.unaudited = std::env::var_os("GATEPOST_BENCH_UNAUDITED").is_some();
+        complain("this build is for a benchmark alone: it can be told to keep no records");
         config
     };
     let scratch = tempfile::tempdir()?;
