@@ -101,7 +101,7 @@ instruments! {
     AUDIT_LOST = "gatepost.audit.lost", Counter, "{record}",
         [
             ("where", "`trail`, or the name of a sink"),
-            ("reason", "`queue_full`, `failed`, `quarantined` of the trail; `refused`, `skipped` of a sink")
+            ("reason", "`queue_full`, `failed`, `quarantined` of the trail; `refused`, `skipped`, `quarantined` of a sink")
         ],
         "Records that never arrived, whatever the reason.";
     AUDIT_SYNC_DURATION = "gatepost.audit.sync.duration", Histogram, "s", [],
