@@ -276,6 +276,15 @@ fn walk(
             recovered.quarantined.push(segment.name.clone());
             changed = true;
         }
+        if until.is_none() {
+            // A start that cut such lines may have ended before it could tell of them. Once it is told, a segment follows.
+            let claimed = claimed_aside(disk, &segment.name, look.next).map_err(told)?;
+            if claimed >= look.next {
+                look.missing.push(Gap { first: look.next, last: claimed, reason: "damaged" });
+                look.next = claimed + 1;
+                recovered.torn = true;
+            }
+        }
         if let Some(slot) = looks.get_mut(at) {
             *slot = Some(look);
         }
@@ -455,6 +464,27 @@ fn keep_torn(disk: &mut dyn Disk, segment: &Found, from: u64) -> io::Result<bool
         copy(disk, &segment.name, from, &aside)?;
     }
     Ok(lines)
+}
+
+/// The largest number that lines from this segment's end claim which lie in quarantine, as far as they can have had it when
+/// `next` was the next one; 0: none.
+fn claimed_aside(disk: &mut dyn Disk, name: &str, next: u64) -> io::Result<u64> {
+    let torn = format!("{name}.torn");
+    let ours = |file: &str| file.strip_prefix(&torn).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+    let files: Vec<String> =
+        disk.list("quarantine")?.into_iter().filter(|file| file.is_file).map(|file| file.name).collect();
+    let mut claimed = 0;
+    for file in files.iter().filter(|file| ours(file)) {
+        let mut lines = Lines::over(disk.read(&format!("quarantine/{file}"))?);
+        let mut seen = 0;
+        while lines.next()?.is_some() {
+            seen += 1;
+            let number = lines.is_whole().then(|| sequence(&lines.line)).flatten();
+            let fits = |number: &u64| *number >= next && *number - next < seen;
+            claimed = claimed.max(number.filter(fits).unwrap_or(0));
+        }
+    }
+    Ok(claimed)
 }
 
 /// Copies a file from a place in it on, and makes the disk keep the copy. It has its name when it is whole.
