@@ -5,7 +5,7 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::support::{Gatepost, account, order};
+use crate::support::{Gatepost, account, first_line, order};
 
 fn audit(arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_gatepost"));
@@ -229,11 +229,11 @@ async fn a_live_trail_is_followed_over_its_segments_until_nobody_listens() {
 #[test]
 fn a_forged_line_commands_no_terminal_and_no_spreadsheet() {
     let folder = tempfile::tempdir().unwrap();
-    let header = format!(
-        "{{\"gatepost_spool\":1,\"chain\":\"c\",\"segment\":1,\"first_sequence\":1,\"prev_hash\":\"{0}\",\"opened\":\"\",\"boot\":\"b\",\
-         \"mode\":\"durable\",\"version\":\"0\"}}\n",
+    let header = first_line(&format!(
+        "\"chain\":\"c\",\"segment\":1,\"first_sequence\":1,\"prev_hash\":\"{0}\",\"opened\":\"\",\"boot\":\"b\",\
+         \"mode\":\"durable\",\"version\":\"0\"",
         "0".repeat(64)
-    );
+    ));
     let who = "\u{9b}31m\u{202e}=cmd()";
     let hashed = format!(
         "{{\"metadata\":{{\"sequence\":1,\"log_name\":\"gatepost.decision\"}},\"time_dt\":\"\\u001b[2J\",\"actor\":{{\"app_name\":\"{who}\"}},\

@@ -9,7 +9,7 @@ use std::process::Output;
 use serde_json::{Value, json};
 
 use crate::support::process::Place;
-use crate::support::{ocsf, order, trail};
+use crate::support::{first_line, ocsf, order, trail};
 
 const UNAVAILABLE: i32 = 69;
 
@@ -166,7 +166,10 @@ async fn segments_of_two_spools_in_one_folder_stop_the_start_and_nothing_is_touc
     let (place, other) = (place(), self::place());
     run(&place, 5).await;
     run(&other, 5).await;
-    let foreign = fs::read_to_string(&other.segments()[0]).unwrap().replace("\"segment\":1,", "\"segment\":7,");
+    let foreign = fs::read_to_string(&other.segments()[0]).unwrap();
+    let (header, records) = foreign.split_once('\n').unwrap();
+    let members = header.split_once(',').unwrap().1.split_once(",\"check\":").unwrap().0;
+    let foreign = first_line(&members.replace("\"segment\":1,", "\"segment\":7,")) + records;
     fs::write(place.spool("segment-000000000007.jsonl"), foreign).unwrap();
     fs::write(place.spool("segment-000000000002.jsonl"), "garbage\n").unwrap();
     let before = snapshot(&place.path("audit"));
@@ -361,6 +364,56 @@ async fn a_last_record_that_is_cut_anywhere_is_taken_away_and_told() {
         ocsf::check(&trail(&place.path("audit")));
     }
     println!("{} cuts", cuts.len());
+}
+
+/// The lines lie in quarantine and the segment ends before them: where a start is that died in the middle of mending.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_died_between_cutting_and_telling_is_made_good_by_the_next() {
+    let place = place();
+    run(&place, 5).await;
+    let segment = place.segments().pop().unwrap();
+    let bytes = fs::read(&segment).unwrap();
+    let mut lines: Vec<Vec<u8>> = bytes.split_inclusive(|byte| *byte == b'\n').map(<[u8]>::to_vec).collect();
+    let mut torn = lines.split_off(lines.len() - 2);
+    let of = |line: &[u8]| number(&serde_json::from_slice::<Value>(line).unwrap());
+    let (first, last) = (of(&torn[0]), of(&torn[1]));
+    for line in &mut torn {
+        line[700] ^= 1;
+    }
+    fs::create_dir_all(place.spool("quarantine")).unwrap();
+    let aside = format!("quarantine/{}.torn", segment.file_name().unwrap().to_str().unwrap());
+    fs::write(place.spool(&aside), torn.concat()).unwrap();
+    fs::write(&segment, lines.concat()).unwrap();
+    for start in 1..=3 {
+        run(&place, 2).await;
+        let records = place.records();
+        assert_eq!(gaps(&records), [(first, last, "damaged".to_owned())], "start {start}: told, and once");
+        assert!(!ids(&records).contains_key(&last), "nobody else has its number");
+        ocsf::check(&trail(&place.path("audit")));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bit_that_flips_in_a_segment_s_first_line_loses_no_record_and_stops_no_start() {
+    // One in each of its members: the format's version, the chain, number, first record and link, and the check itself.
+    let members =
+        ["gatepost_spool\":", "chain\":\"", "segment\":", "first_sequence\":", "prev_hash\":\"", "check\":\""];
+    for member in members {
+        let place = place();
+        run(&place, 120).await;
+        let before = ids(&place.records());
+        let segment = place.segments()[1].clone();
+        let mut bytes = fs::read(&segment).unwrap();
+        let at = bytes.windows(member.len()).position(|window| window == member.as_bytes()).unwrap() + member.len();
+        bytes[at] ^= 2;
+        fs::write(&segment, &bytes).unwrap();
+        run(&place, 1).await;
+        let records = place.records();
+        let after = ids(&records);
+        assert!(before.iter().all(|(number, uid)| after.get(number) == Some(uid)), "{member}");
+        assert_eq!((gaps(&records).len(), named(&records, "Audit Quarantined")), (0, 1), "{member}");
+    }
+    println!("{} members", members.len());
 }
 
 /// `max_bytes` is kept, and whatever goes is told before it does.

@@ -563,19 +563,25 @@ fn a_segments_first_line_is_held_to_the_byte_and_one_that_is_being_made_is_none(
     let key = key();
     let whole = spool(&key, 3, 10, 8);
     let (mut tried, mut random) = (0, Random(99));
-    // Its texts (when, by whom) are for mending and stand in records too; all else has to fit.
+    let foreign = Break::Header(HeaderDamage::Foreign.to_string());
     for segment in 0..3 {
         let line = whole.segments[segment][0].clone();
-        let texts = line.windows(10).position(|window| window == b"\"opened\":\"").unwrap() + 10;
-        for at in 0..texts {
+        for at in 0..line.len() {
             let mut changed = whole.clone();
             changed.segments[segment][0][at] ^= 1 << random.draw(8);
             assert!(verdict_of(&changed, &knows(&key)).broken.is_some(), "byte {at} of segment {segment}");
             tried += 1;
         }
-        let mut changed = whole.clone();
-        changed.segments[segment][0].insert(1, b' ');
-        let (place, what) = verdict_of(&changed, &knows(&key)).broken.unwrap();
+        let mut spaced = whole.clone();
+        spaced.segments[segment][0].insert(1, b' ');
+        let (place, what) = verdict_of(&spaced, &knows(&key)).broken.unwrap();
+        assert_eq!((place.line, &what), (1, &foreign));
+        // With a check that is right, too: there is one way to write it.
+        let line = &mut spaced.segments[segment][0];
+        line.truncate(line.windows(10).position(|window| window == b",\"check\":\"").unwrap());
+        let check = crate::audit::text::sha256_hex(line);
+        line.extend_from_slice(format!(",\"check\":\"{check}\"}}").as_bytes());
+        let (place, what) = verdict_of(&spaced, &knows(&key)).broken.unwrap();
         assert_eq!((place.line, what), (1, Break::Header("it is not as it was written".to_owned())));
     }
     println!("{tried} first lines changed, {tried} found");
@@ -586,7 +592,6 @@ fn a_segments_first_line_is_held_to_the_byte_and_one_that_is_being_made_is_none(
         fs::write(&next, unfinished).unwrap();
         assert_eq!(verdict(folder.path(), &key).broken, None);
     }
-    let foreign = Break::Header(HeaderDamage::Foreign.to_string());
     for other in [&b"something else"[..], &[b'x'; 2000]] {
         fs::write(&next, other).unwrap();
         assert_eq!(verdict(folder.path(), &key).broken, Some((Place { file: next.clone(), line: 1 }, foreign.clone())));

@@ -235,6 +235,14 @@ pub fn trail(spool: &Path) -> String {
     records
 }
 
+/// A segment's first line, made right: with the check over what stands in it.
+pub fn first_line(members: &str) -> String {
+    let before = format!("{{\"gatepost_spool\":1,{members}");
+    let check = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, before.as_bytes());
+    let check: String = check.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{before},\"check\":\"{check}\"}}\n")
+}
+
 /// A connection to `address` with these files.
 pub async fn channel_to(address: SocketAddr, files: &ClientFiles) -> Result<Channel, tonic::transport::Error> {
     let config = tls(files);
