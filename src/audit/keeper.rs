@@ -57,8 +57,9 @@ pub(super) struct Keeper {
     delivered: Arc<Delivered>,
     committed: watch::Sender<u64>,
     checkpoints: Option<Checkpoints>,
-    /// The record that the last checkpoint covers, and when it was made.
-    signed: (u64, Duration),
+    /// The record that the last checkpoint covers, and when it was made; `None`: this process has made none, and the first
+    /// that it makes does not wait, so that a spool which has just begun can be verified with the key.
+    signed: (u64, Option<Duration>),
     failed: Option<Failed>,
     /// Records that were never taken, by reason: how many since when.
     lost: BTreeMap<&'static str, (u64, SystemTime)>,
@@ -82,7 +83,7 @@ impl Keeper {
     ) -> Self {
         let (now, monotonic) = (clock.now(), clock.monotonic());
         let committed = watch::Sender::new(spool.kept());
-        let signed = (spool.kept(), monotonic);
+        let signed = (spool.kept(), None);
         let clocks = (now, monotonic);
         Self {
             spool,
@@ -405,8 +406,8 @@ impl Keeper {
             // Whatever comes wakes us.
             return TIDY;
         };
-        let passed = self.clock.monotonic().saturating_sub(self.signed.1);
-        checkpoints.every.saturating_sub(passed).max(Duration::from_millis(10))
+        let passed = self.signed.1.map(|since| self.clock.monotonic().saturating_sub(since));
+        passed.map_or(Duration::ZERO, |passed| checkpoints.every.saturating_sub(passed)).max(Duration::from_millis(10))
     }
 
     /// Signs where the chain stands, when it is time and there is anything new.
@@ -419,7 +420,8 @@ impl Keeper {
         let (signed, since) = self.signed;
         let monotonic = self.clock.monotonic();
         let new = last.saturating_sub(signed);
-        let due = at_once || new >= checkpoints.records || monotonic.saturating_sub(since) >= checkpoints.every;
+        let aged = since.is_none_or(|since| monotonic.saturating_sub(since) >= checkpoints.every);
+        let due = at_once || new >= checkpoints.records || aged;
         if new == 0 || !due {
             return;
         }
@@ -427,7 +429,7 @@ impl Keeper {
         let (chain, oldest) = (self.spool.chain().to_owned(), self.spool.oldest());
         let statement = checkpoints.key.sign(Statement { chain, sequence: last, hash, oldest, time });
         // The record of it is the next one, and nothing new by itself.
-        self.signed = (last + 1, monotonic);
+        self.signed = (last + 1, Some(monotonic));
         // Not by way of making room: that signs too.
         if let Err(kind) = self.note(&Note::Checkpoint(&statement)) {
             self.fail(kind);

@@ -329,12 +329,15 @@ fn nobody_is_woken_for_a_checkpoint_over_nothing() {
     let (disk, clock) = (SimDisk::new(5), clock());
     let mut keeper = signing(&disk, &config(), &clock, Arc::default());
     durable(&mut keeper, &[body(1)]).unwrap();
+    assert_eq!(keeper.spool.last().0, 2, "the first of a process does not wait");
+    durable(&mut keeper, &[body(3)]).unwrap();
     assert!(keeper.tick() <= Duration::from_secs(1));
+    assert_eq!(keeper.spool.last().0, 3, "the second does");
     clock.advance(Duration::from_secs(2));
     keeper.tick();
-    assert_eq!(keeper.spool.last().0, 2, "a checkpoint");
+    assert_eq!(keeper.spool.last().0, 4, "a checkpoint");
     clock.advance(Duration::from_secs(2));
-    assert_eq!((keeper.tick(), keeper.spool.last().0), (TIDY, 2));
+    assert_eq!((keeper.tick(), keeper.spool.last().0), (TIDY, 4));
 }
 
 /// The end came in the middle of a line: the next one does not join it.
