@@ -108,8 +108,8 @@ struct Collector {
     taken: Arc<Mutex<Vec<LogRecord>>>,
     /// No more of them in one call.
     most: Arc<Mutex<Option<usize>>>,
-    /// It will never have the record with this number.
-    poison: Arc<Mutex<Option<u64>>>,
+    /// It will never have the record with this number, and says so with this code.
+    poison: Arc<Mutex<Option<(u64, Code)>>>,
     origins: Arc<Mutex<BTreeSet<String>>>,
 }
 
@@ -160,8 +160,8 @@ impl LogsService for Collector {
             return Err(Status::out_of_range("too long"));
         }
         let poison = *self.poison.lock();
-        if logs.iter().any(|log| poison == Some(number(log))) {
-            return Err(Status::invalid_argument("there is something wrong with it"));
+        if let Some((_, code)) = poison.filter(|(poisoned, _)| logs.iter().any(|log| *poisoned == number(log))) {
+            return Err(Status::new(code, "there is something wrong with it"));
         }
         self.taken.lock().extend(logs);
         Ok(Response::new(ExportLogsServiceResponse::default()))
@@ -289,20 +289,23 @@ async fn a_collector_that_fails_in_every_way_has_every_record_in_the_end_but_tho
     assert_eq!(collector.order(), numbers, "in their order");
     assert_eq!(dead_letters(&gatepost).len(), 0);
 
-    // One that it will never have, in the middle of others.
-    let poisoned = numbers.last().unwrap() + 10;
-    *collector.poison.lock() = Some(poisoned);
-    ask(&gatepost, 30).await;
-    eventually("it is put aside", || dead_letters(&gatepost).len() == 1).await;
-    eventually("the others arrive", || collector.once().len() + 1 == stored(&gatepost).len()).await;
-    assert!(!collector.once().contains_key(&poisoned));
-    assert!(dead_letters(&gatepost)[0].to_string().contains("something wrong with it"));
+    // Ones that it will never have, in the middle of others: malformed, and too long as some collectors say it.
+    let codes = [Code::InvalidArgument, Code::ResourceExhausted, Code::OutOfRange];
+    for (put_aside, code) in (1..).zip(codes) {
+        let poisoned = stored(&gatepost).into_keys().next_back().unwrap() + 10;
+        *collector.poison.lock() = Some((poisoned, code));
+        ask(&gatepost, 30).await;
+        eventually("it is put aside", || dead_letters(&gatepost).len() == put_aside).await;
+        eventually("the others arrive", || collector.once().len() + put_aside == stored(&gatepost).len()).await;
+        assert!(!collector.once().contains_key(&poisoned));
+        assert!(dead_letters(&gatepost)[put_aside - 1].to_string().contains("something wrong with it"));
+    }
 
     // Some of a batch, but which?
     *collector.script.lock() = vec![Act::Partly];
     ask(&gatepost, 1).await;
-    eventually("it is put aside too", || dead_letters(&gatepost).len() > 1).await;
-    assert!(dead_letters(&gatepost)[1].to_string().contains("refused 1 of"));
+    eventually("it is put aside too", || dead_letters(&gatepost).len() > codes.len()).await;
+    assert!(dead_letters(&gatepost)[codes.len()].to_string().contains("refused 1 of"));
     let once = collector.once();
     let log = collector.taken.lock().first().cloned().unwrap();
     assert_eq!((log.severity_text.as_str(), log.event_name.as_str()), ("INFO", "gatepost.lifecycle"));

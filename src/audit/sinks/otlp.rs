@@ -2,7 +2,9 @@
 //!
 //! What a collector can't take at once is halved until it can. One that takes only a part says how many it refused and not
 //! which, and the protocol forbids asking again: so all of them are put aside, with its words and the number. None is called
-//! delivered that may not be there. Whatever an operator can mend (a missing right, a wrong address) is tried again.
+//! delivered that may not be there. Whatever an operator can mend (a missing right, a wrong address) is tried again. A single
+//! record that is refused as if it were too long may meet a collector that is merely busy: it is tried a few times more, and
+//! then put aside, so that it does not hold up all that come after it.
 //!
 //! Source: OTLP 1.x, sections "OTLP/gRPC Response", "Partial Success", "Failures" and "OTLP/gRPC Throttling".
 
@@ -29,6 +31,8 @@ use crate::config::{OtlpTarget, SinkTls};
 
 /// An answer has a number and a few words.
 const ANSWER_BYTES: usize = 64 << 10;
+/// How often a single record is tried that seems to be too long.
+const ATTEMPTS: u32 = 5;
 
 pub(super) struct OtlpSink {
     endpoint: Endpoint,
@@ -36,6 +40,8 @@ pub(super) struct OtlpSink {
     timeout: Duration,
     /// Let go after a failure, so that renewed certificates count.
     channel: Option<Channel>,
+    /// The record that was last refused by itself, as too long it seems, and how often in a row.
+    stuck: (u64, u32),
 }
 
 /// Where the collector is.
@@ -66,7 +72,7 @@ impl OtlpSink {
             .build()
             .map_err(|_| TlsProblem::Authorities)?;
         let endpoint = Endpoint::from(uri);
-        Ok(Self { endpoint, address, timeout, channel: None })
+        Ok(Self { endpoint, address, timeout, channel: None, stuck: (0, 0) })
     }
 
     async fn channel(&mut self) -> Result<Channel, Fault> {
@@ -82,6 +88,14 @@ impl OtlpSink {
         let channel = connected.map_err(|error| Fault::new(&format!("no connection: {}", root(&error))))?;
         self.channel = Some(channel.clone());
         Ok(channel)
+    }
+
+    /// Whether this single record has been refused often enough.
+    fn is_stuck(&mut self, part: &[Outgoing]) -> bool {
+        let sequence = part.first().map_or(0, |one| one.sequence);
+        let before = if self.stuck.0 == sequence { self.stuck.1 } else { 0 };
+        self.stuck = (sequence, before + 1);
+        before + 1 >= ATTEMPTS
     }
 
     async fn export(&mut self, batch: &[Outgoing]) -> Exported {
@@ -185,6 +199,7 @@ impl Target for OtlpSink {
                         continue;
                     }
                     Exported::Smaller(Ok(reason)) => Some(reason),
+                    Exported::Smaller(Err(fault)) if self.is_stuck(part) => Some(fault.message),
                     Exported::Smaller(Err(fault)) | Exported::Failed(fault) => {
                         self.channel = None;
                         return Err(Fault { taken, refused, ..fault });
