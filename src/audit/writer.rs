@@ -120,6 +120,10 @@ struct State {
     /// Entries taken and not yet settled, those being written included.
     held: usize,
     held_bytes: usize,
+    /// Somebody waits for one of `pending`, or they are many: nothing more is collected.
+    urgent: bool,
+    /// The thread collects what is only queued, and wants to be woken for what is urgent alone.
+    gathering: bool,
     /// Entries that were not taken since the thread last looked.
     turned_away: u64,
     closing: bool,
@@ -139,6 +143,10 @@ struct Job {
 
 /// Waiting records in bytes at most, whatever their number.
 const QUEUE_BYTES: usize = 64 << 20;
+/// What nobody waits for is collected for so long, or until it is so much: a round costs about as much for one record as for
+/// a hundred. Whoever waits is never made to wait longer by it.
+const GATHER: Duration = Duration::from_millis(2);
+const GATHER_BYTES: usize = 256 << 10;
 /// Bytes that make a round, unless a single record is longer.
 const ROUND_BYTES: usize = 4 << 20;
 
@@ -234,14 +242,14 @@ impl Trail {
     /// # Errors
     /// [`AuditError::TooLarge`], [`AuditError::QueueFull`] and [`AuditError::Closed`] at once; the others within
     /// `audit.write_timeout`. After any of them no answer may leave.
-    pub async fn write(&self, entry: Entry) -> Result<(), AuditError> {
+    pub async fn write(&self, entry: &Entry) -> Result<(), AuditError> {
         // For the bench of what a record costs, in a build that is made for it alone: see Cargo.toml.
         #[cfg(feature = "bench-unaudited")]
         if self.end.config.unaudited {
             return Ok(());
         }
         let config = &self.end.config;
-        let keeping = match &entry {
+        let keeping = match entry {
             Entry::Call(call) => config.keeping_of(call.question.as_ref().map(|asked| asked.action.as_str())),
             // Starts, operators, policies: they are few, and must not be lost in a queue.
             Entry::Handshake(_)
@@ -253,14 +261,14 @@ impl Trail {
                 Keeping { mode: config.keeping.mode.max(AuditMode::Written), on_failure: OnAuditFailure::Refuse }
             }
         };
-        let written = self.put(&entry, keeping.mode).await;
+        let written = self.put(entry, keeping.mode).await;
         match (written, keeping.on_failure) {
             (Ok(()), _) => {}
             // Counted by whoever could not keep it. One that is too large is for whoever asked to shorten.
             (Err(AuditError::QueueFull | AuditError::TimedOut | AuditError::Disk(_)), OnAuditFailure::Answer) => {}
             (Err(error), _) => return Err(error),
         }
-        if let (Entry::Call(call), Some(patterns)) = (&entry, &self.end.patterns) {
+        if let (Entry::Call(call), Some(patterns)) = (entry, &self.end.patterns) {
             patterns.tell(call);
         }
         Ok(())
@@ -382,7 +390,7 @@ impl End {
         if bytes > self.record_bytes {
             return Err(AuditError::TooLarge { bytes, limit: self.record_bytes });
         }
-        {
+        let wake = {
             let mut state = self.shared.state.lock();
             if state.closing || state.closed {
                 return Err(AuditError::Closed);
@@ -394,9 +402,13 @@ impl End {
             }
             state.held += 1;
             state.held_bytes += bytes;
+            state.urgent |= done.is_some() || state.held_bytes > GATHER_BYTES;
             state.pending.push(Job { body, mode, done });
+            state.urgent || !state.gathering
+        };
+        if wake {
+            self.shared.wake.notify_one();
         }
-        self.shared.wake.notify_one();
         Ok(())
     }
 }
@@ -484,6 +496,13 @@ impl Writer {
         if state.pending.is_empty() && state.turned_away == 0 && !state.closing {
             let _ = self.shared.wake.wait_for(&mut state, pause);
         }
+        if !state.pending.is_empty() && !state.urgent && !state.closing {
+            state.gathering = true;
+            let hurry = |state: &mut State| !state.urgent && !state.closing;
+            let _ = self.shared.wake.wait_while_for(&mut state, hurry, GATHER);
+            state.gathering = false;
+        }
+        state.urgent = false;
         (std::mem::take(&mut state.pending), std::mem::take(&mut state.turned_away), state.closing)
     }
 
