@@ -271,7 +271,7 @@ impl Admin {
             change: known.change.clone(),
             failure: error.map(AdminError::failure),
         };
-        self.trail.write(Entry::Admin(Box::new(entry))).await
+        self.trail.write(&Entry::Admin(Box::new(entry))).await
     }
 
     fn count(&self, call: &AdminCall, status: &'static str) {

@@ -372,7 +372,7 @@ impl Gatepost {
         }
         let cut_off = report.map_or(0, |report| report.cut_off);
         let stopped = Entry::Lifecycle(LifecycleEntry { time: clock.now(), started: false });
-        if let Err(error) = pdp.trail.write(stopped).await {
+        if let Err(error) = pdp.trail.write(&stopped).await {
             tracing::error!(error = &error as &dyn std::error::Error, "the stop could not be recorded");
         }
         pdp.trail.close().await;
@@ -392,7 +392,7 @@ async fn record_start(trail: &Trail, clock: &SharedClock, drain: &CancellationTo
     let mut told = false;
     loop {
         let started = Entry::Lifecycle(LifecycleEntry { time: clock.now(), started: true });
-        let error = match trail.write(started).await {
+        let error = match trail.write(&started).await {
             Ok(()) => return Ok(()),
             Err(error) => error,
         };
@@ -519,7 +519,7 @@ fn watch_policies(pdp: &Arc<Pdp>, settings: &PolicyConfig, stop: &CancellationTo
                 }
             }
         };
-        if let Err(error) = runtime.block_on(pdp.trail.write(Entry::Policy(entry))) {
+        if let Err(error) = runtime.block_on(pdp.trail.write(&Entry::Policy(entry))) {
             tracing::error!(error = &error as &dyn std::error::Error, "the change of policies could not be recorded");
         }
     });
@@ -698,7 +698,7 @@ async fn record_refused(
 ) {
     tracing::info!(%address, reason, suppressed, "a connection was refused");
     let entry = HandshakeEntry { time: pdp.clock.now(), address, listener, reason, suppressed };
-    if let Err(error) = pdp.trail.write(Entry::Handshake(entry)).await {
+    if let Err(error) = pdp.trail.write(&Entry::Handshake(entry)).await {
         tracing::error!(error = &error as &dyn std::error::Error, "a refused connection could not be recorded");
     }
 }

@@ -2,6 +2,10 @@
 
 use std::process::ExitCode;
 
+/// Records and answers are made by one thread and let go by another, which the system's own allocator does badly.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     // One provider for all of TLS; an error means that one is installed already, which is as good.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();

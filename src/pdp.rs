@@ -558,7 +558,7 @@ impl Pdp {
         let refusal = decided.as_ref().err().and_then(DecideError::caller_refusal);
         let mut known = known;
         self.redaction.rename(&mut known.subject, known.question.as_mut(), begun.wall);
-        let entry = CallEntry {
+        let mut entry = Entry::Call(Box::new(CallEntry {
             decision_id: begun.id,
             time: begun.wall,
             duration,
@@ -569,15 +569,16 @@ impl Pdp {
             question: known.question,
             subject: known.subject,
             outcome,
-        };
+        }));
         let waiting = self.clock.monotonic();
-        let bare = CallEntry { question: None, ..entry.clone() };
-        let mut written = self.trail.write(Entry::Call(Box::new(entry))).await;
+        let mut written = self.trail.write(&entry).await;
         if let Err(error @ AuditError::TooLarge { .. }) = written {
             // The answer is withheld, and that is put on record without what made the record too long.
             let error = DecideError::Audit(error);
-            let bare = CallEntry { outcome: error.outcome(), ..bare };
-            written = self.trail.write(Entry::Call(Box::new(bare))).await;
+            if let Entry::Call(call) = &mut entry {
+                (call.question, call.outcome) = (None, error.outcome());
+            }
+            written = self.trail.write(&entry).await;
             if written.is_ok() {
                 self.metrics.audit_record("too_large");
                 self.metrics.refused(error.status(), error.reason());

@@ -569,7 +569,7 @@ impl Worker {
         let place = self.config.name.clone();
         let now = self.clock.now();
         let entry = Entry::Lost(LostEntry { time: now, place, reason, count, since: now });
-        match self.trail.write(entry).await {
+        match self.trail.write(&entry).await {
             Ok(()) => {}
             Err(AuditError::Closed) => return false,
             Err(error) => tracing::warn!(%error, "what was lost to an audit sink could not be recorded"),

@@ -97,7 +97,7 @@ async fn no_record_holds_what_the_field_guide_says_it_must_not() {
         let host = HostFacts { hostname: "gatepost-0".to_owned() };
         let limits = Limits { audit_record_bytes: 1 << 20, ..Limits::default() };
         let trail = Trail::open(&config, &limits, host, SystemClock::shared(), Arc::new(|_| ())).unwrap();
-        trail.write(Entry::Call(Box::new(entry))).await.unwrap();
+        trail.write(&Entry::Call(Box::new(entry))).await.unwrap();
         trail.close().await;
         let segment = std::fs::read_to_string(folder.path().join("audit/segment-000000000001.jsonl")).unwrap();
         let [_, line] = segment.lines().collect::<Vec<_>>()[..] else { panic!("{id}: one line: {segment}") };

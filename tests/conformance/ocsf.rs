@@ -95,7 +95,7 @@ async fn every_record_we_can_write_is_valid_ocsf() {
     let entries = entries();
     let names: Vec<String> = entries.iter().map(|(name, _)| name.clone()).collect();
     for (name, entry) in entries {
-        trail.write(entry).await.unwrap_or_else(|error| panic!("{name}: {error}"));
+        trail.write(&entry).await.unwrap_or_else(|error| panic!("{name}: {error}"));
     }
     trail.close().await;
 

@@ -130,7 +130,7 @@ async fn ten_thousand_writers_at_once_leave_ten_thousand_lines_each_once() {
     let tasks: Vec<_> = (0..10_000)
         .map(|_| {
             let trail = trail.clone();
-            tokio::spawn(async move { trail.write(entry()).await })
+            tokio::spawn(async move { trail.write(&entry()).await })
         })
         .collect();
     for task in tasks {
@@ -147,7 +147,7 @@ async fn ten_thousand_writers_at_once_leave_ten_thousand_lines_each_once() {
         .filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().starts_with("segment-"));
     assert!(segments.count() > 5, "a segment is closed at its size");
     assert_eq!(trail.depth(), 0);
-    assert!(matches!(trail.write(entry()).await, Err(AuditError::Closed)), "closed is closed");
+    assert!(matches!(trail.write(&entry()).await, Err(AuditError::Closed)), "closed is closed");
 }
 
 #[tokio::test]
@@ -155,7 +155,7 @@ async fn an_acknowledged_record_can_be_read_at_once_by_the_owner_alone() {
     let folder = TempDir::new().unwrap();
     let spool = folder.path().join("audit");
     let trail = open(&config(&spool));
-    trail.write(entry()).await.unwrap();
+    trail.write(&entry()).await.unwrap();
     assert_eq!(records(&spool).len(), 1);
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!((mode(&spool), mode(&spool.join("segment-000000000001.jsonl"))), (0o700, 0o600));
@@ -169,7 +169,7 @@ async fn numbers_and_chain_go_on_over_restarts() {
     let mut boots = BTreeSet::new();
     for start in 1..=50 {
         let trail = open(&config(folder.path()));
-        trail.write(entry()).await.unwrap();
+        trail.write(&entry()).await.unwrap();
         trail.close().await;
         let records = records(folder.path());
         assert_eq!(records.len(), start);
@@ -209,17 +209,17 @@ async fn a_full_disk_is_recorded_from_the_reserve_and_refuses_every_record_until
     let disk = SimDisk::new(1);
     let losses = Losses::default();
     let trail = over(&disk, &config(Path::new("audit")), &Limits::default(), &losses);
-    trail.write(entry()).await.unwrap();
+    trail.write(&entry()).await.unwrap();
     let full = Faults { room: Some(70_000), ..Faults::default() };
     disk.set(full);
     let mut kept = 1;
-    while trail.write(entry()).await.is_ok() {
+    while trail.write(&entry()).await.is_ok() {
         kept += 1;
         assert!(kept < 100, "there is no room");
     }
     assert!(!trail.healthy());
     for _ in 0..2 {
-        assert!(matches!(trail.write(entry()).await, Err(AuditError::Disk(io::ErrorKind::StorageFull))));
+        assert!(matches!(trail.write(&entry()).await, Err(AuditError::Disk(io::ErrorKind::StorageFull))));
     }
     until(|| on(&disk).last().is_some_and(|record| record["activity_name"] == "Audit Failed")).await;
     assert_eq!(on(&disk).last().unwrap()["status_detail"], "DISK_FULL");
@@ -227,7 +227,7 @@ async fn a_full_disk_is_recorded_from_the_reserve_and_refuses_every_record_until
 
     disk.set(Faults::default());
     until(|| trail.healthy()).await;
-    trail.write(entry()).await.unwrap();
+    trail.write(&entry()).await.unwrap();
     assert_eq!(disk.bytes_of("reserve").map(|bytes| bytes.len()), Some(64 << 10), "set aside anew");
     let records = on(&disk);
     assert_eq!(names(&records)[records.len() - 3..], ["Audit Failed", "Audit Resumed", "Read"]);
@@ -242,7 +242,7 @@ async fn a_disk_that_fails_for_good_refuses_everything_and_comes_back_by_itself(
     let trail = over(&disk, &config(Path::new("audit")), &Limits::default(), &losses);
     disk.set(Faults { sync_errors: 1000, ..Faults::default() });
     for _ in 0..3 {
-        assert!(matches!(trail.write(entry()).await, Err(AuditError::Disk(_))));
+        assert!(matches!(trail.write(&entry()).await, Err(AuditError::Disk(_))));
         assert!(!trail.healthy());
     }
     disk.set(Faults::default());
@@ -256,16 +256,16 @@ async fn a_disk_that_fails_for_good_refuses_everything_and_comes_back_by_itself(
 async fn a_failed_sync_is_never_tried_again_on_the_same_segment() {
     let disk = SimDisk::new(3);
     let trail = over(&disk, &config(Path::new("audit")), &Limits::default(), &Losses::default());
-    trail.write(entry()).await.unwrap();
+    trail.write(&entry()).await.unwrap();
     // One failure: the round goes to another segment, and nobody notices.
     let before: Vec<String> = disk.names();
     disk.set(Faults { sync_errors: 500, ..Faults::default() });
     for _ in 0..20 {
-        let _ = trail.write(entry()).await;
+        let _ = trail.write(&entry()).await;
     }
     disk.set(Faults::default());
     until(|| trail.healthy()).await;
-    trail.write(entry()).await.unwrap();
+    trail.write(&entry()).await.unwrap();
     let failed = disk.happened()["sync errors"];
     let new = disk.names().len() - before.len();
     assert!(failed > 0 && new > 0, "{failed} failures, {new} new segments");
@@ -280,15 +280,15 @@ async fn a_disk_that_hangs_costs_its_writers_the_timeout_and_nothing_when_it_goe
     let disk = SimDisk::new(4);
     let config = AuditConfig { write_timeout: Duration::from_millis(50), ..config(Path::new("audit")) };
     let trail = over(&disk, &config, &Limits::default(), &Losses::default());
-    trail.write(entry()).await.unwrap();
+    trail.write(&entry()).await.unwrap();
     disk.hang(true);
     for _ in 0..3 {
-        assert!(matches!(trail.write(entry()).await, Err(AuditError::TimedOut)));
+        assert!(matches!(trail.write(&entry()).await, Err(AuditError::TimedOut)));
     }
     assert!(!trail.healthy(), "and it shows");
     disk.hang(false);
     until(|| trail.healthy() && trail.depth() == 0).await;
-    trail.write(entry()).await.unwrap();
+    trail.write(&entry()).await.unwrap();
     assert_eq!(on(&disk).len(), 5, "those that gave up are on record too");
 }
 
@@ -302,16 +302,16 @@ async fn the_queue_takes_its_limit_and_refuses_one_more_at_once() {
     let waiting: Vec<_> = (0..8)
         .map(|_| {
             let trail = trail.clone();
-            tokio::spawn(async move { trail.write(entry()).await })
+            tokio::spawn(async move { trail.write(&entry()).await })
         })
         .collect();
     until(|| trail.depth() == 8).await;
-    assert!(matches!(trail.write(entry()).await, Err(AuditError::QueueFull)));
+    assert!(matches!(trail.write(&entry()).await, Err(AuditError::QueueFull)));
     disk.hang(false);
     for task in waiting {
         task.await.unwrap().unwrap();
     }
-    trail.write(entry()).await.unwrap();
+    trail.write(&entry()).await.unwrap();
     until(|| losses.count("queue_full") == 1).await;
     trail.close().await;
     let lost: Vec<Value> = on(&disk).into_iter().filter(|record| record["activity_name"] == "Records Lost").collect();
@@ -328,7 +328,7 @@ async fn what_is_only_queued_leaves_at_once_and_what_does_not_fit_is_counted_exa
     let trail = over(&disk, &config, &Limits::default(), &losses);
     disk.hang(true);
     for _ in 0..1000 {
-        trail.write(entry()).await.unwrap();
+        trail.write(&entry()).await.unwrap();
     }
     disk.hang(false);
     trail.close().await;
@@ -354,15 +354,15 @@ async fn an_exception_by_action_has_its_own_mode_and_its_own_end() {
     let config = AuditConfig { actions, write_timeout: Duration::from_millis(50), ..config(Path::new("audit")) };
     let trail = over(&disk, &config, &Limits::default(), &losses);
     disk.hang(true);
-    assert!(matches!(trail.write(about("Order.read")).await, Err(AuditError::TimedOut)), "the deployment's own");
-    trail.write(about("Catalog.read")).await.unwrap();
+    assert!(matches!(trail.write(&about("Order.read")).await, Err(AuditError::TimedOut)), "the deployment's own");
+    trail.write(&about("Catalog.read")).await.unwrap();
     disk.hang(false);
     until(|| trail.depth() == 0).await;
     disk.set(Faults { write_errors: 1000, ..Faults::default() });
-    assert!(matches!(trail.write(about("Order.read")).await, Err(AuditError::Disk(_))));
-    trail.write(about("Menu.read")).await.expect("it leaves without a record");
+    assert!(matches!(trail.write(&about("Order.read")).await, Err(AuditError::Disk(_))));
+    trail.write(&about("Menu.read")).await.expect("it leaves without a record");
     let stop = Entry::Lifecycle(LifecycleEntry { time: std::time::SystemTime::UNIX_EPOCH, started: false });
-    assert!(trail.write(stop).await.is_err(), "no exception is about that");
+    assert!(trail.write(&stop).await.is_err(), "no exception is about that");
     disk.set(Faults::default());
     until(|| trail.healthy()).await;
     assert_eq!(losses.count("failed"), 3, "and is counted");
@@ -384,7 +384,7 @@ async fn a_record_at_its_limit_is_written_and_one_past_it_is_an_error() {
         let disk = SimDisk::new(8);
         let limits = Limits { audit_record_bytes: limit, ..Limits::default() };
         let trail = over(&disk, &config(Path::new("audit")), &limits, &Losses::default());
-        let result = trail.write(entry()).await;
+        let result = trail.write(&entry()).await;
         assert_eq!(result.is_ok(), fits, "{limit}: {result:?}");
         assert_eq!(!on(&disk).is_empty(), fits);
     }
@@ -397,7 +397,7 @@ async fn a_record_whose_waiter_is_gone_is_written_all_the_same() {
     disk.hang(true);
     let task = tokio::spawn({
         let trail = trail.clone();
-        async move { trail.write(entry()).await }
+        async move { trail.write(&entry()).await }
     });
     until(|| trail.depth() == 1).await;
     task.abort();
@@ -411,7 +411,7 @@ async fn dropping_the_last_handle_writes_what_is_queued() {
     let disk = SimDisk::new(10);
     let trail = over(&disk, &config(Path::new("audit")), &Limits::default(), &Losses::default());
     disk.hang(true);
-    let task = tokio::spawn(async move { trail.write(entry()).await });
+    let task = tokio::spawn(async move { trail.write(&entry()).await });
     until(|| disk.names().iter().any(|name| name.starts_with("segment-"))).await;
     task.abort();
     disk.hang(false);
@@ -425,13 +425,13 @@ async fn a_clock_that_jumps_is_on_record_and_numbers_go_on() {
     let shared: SharedClock = clock.clone();
     let config = config(Path::new("audit"));
     let trail = Trail::over(Box::new(disk.clone()), &config, &Limits::default(), host(), shared, deaf()).unwrap();
-    trail.write(entry()).await.unwrap();
+    trail.write(&entry()).await.unwrap();
     for (seconds, jumps) in [(3600_i64, true), (-3600, true), (29, false), (-29, false)] {
         let before = on(&disk).len();
         let wall = clock.now();
         let step = Duration::from_secs(seconds.unsigned_abs());
         clock.jump_to(if seconds > 0 { wall + step } else { wall - step });
-        trail.write(entry()).await.unwrap();
+        trail.write(&entry()).await.unwrap();
         let new = on(&disk).split_off(before);
         let expected: &[&str] = if jumps { &["Clock Jumped", "Read"] } else { &["Read"] };
         assert_eq!(names(&new), expected, "{seconds}");
@@ -451,7 +451,7 @@ async fn another_mode_than_last_time_is_on_record() {
     let written = AuditConfig { keeping, ..config(folder.path()) };
     for config in [&durable, &durable, &written] {
         let trail = open(config);
-        trail.write(entry()).await.unwrap();
+        trail.write(&entry()).await.unwrap();
         trail.close().await;
     }
     let records = records(folder.path());
@@ -478,7 +478,7 @@ async fn a_trail_verifies_at_every_moment_while_its_oldest_segments_go_and_after
     let trail = open(&config);
     let (mut checked, mut oldest) = (0, 1);
     for _ in 0..150 {
-        trail.write(entry()).await.unwrap();
+        trail.write(&entry()).await.unwrap();
         let report = verify_spool(&spool, &known, &mut |_| ()).unwrap();
         let (first, _) = report.numbers.unwrap();
         if first > 1 {
