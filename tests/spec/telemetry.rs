@@ -179,7 +179,7 @@ async fn a_collector_gets_the_caller_s_trace_continued_with_a_span_for_each_stag
     assert_eq!(stages(&root, &children), steps);
 
     // A denial, a refusal, and a batch: each a trace of the caller's.
-    let other = |number: u8| format!("{TRACE}").replace("0af7", &format!("{number:04x}"));
+    let other = |number: u8| TRACE.replace("0af7", &format!("{number:04x}"));
     let expired = order("Order.read", "o-1", "alice").token("a.b.c").traceparent(traceparent(&other(1)));
     assert!(!client.check(expired).await.unwrap().allowed());
     let (root, children) = collector.whole(&other(1)).await;
