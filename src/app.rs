@@ -35,7 +35,8 @@ use crate::proto;
 use crate::proto::v1::decision_service_server::DecisionServiceServer;
 use crate::revocation::Revocations;
 use crate::revocation::file::FileError;
-use crate::telemetry::metrics::{Metrics, Present, SinkLevel, Watched};
+use crate::telemetry::Process;
+use crate::telemetry::metrics::{Expected, Metrics, Present, SinkLevel, Watched};
 use crate::tls::server::{ServerIdentity, TlsError};
 use crate::token::api_key::ApiKeys;
 use crate::token::api_key::file::ApiKeyFileError;
@@ -177,7 +178,8 @@ pub async fn build(
     let sinks =
         Sinks::start(&config.audit.sinks, &trail, Arc::clone(&clock), heard(&metrics)).map_err(BuildError::Sinks)?;
 
-    metrics.policy_revision(None, store.current().revision().short());
+    metrics.expect(&expected(&config, &clock));
+    in_force(&metrics, &store.current());
     let pdp = Arc::new(Pdp {
         callers: Callers::new(&config.callers, config.limits.concurrent_decisions),
         bond: Bond::new(&config.issuers),
@@ -202,6 +204,8 @@ pub async fn build(
     // An issuer that is down takes its own tokens away and nobody else's (THREATS F6), so it is told and no condition.
     let weak = Arc::downgrade(&pdp);
     readiness.note("issuer", move || weak.upgrade().map_or_else(Vec::new, |pdp| pdp.tokens.issuers_ready()));
+    let ready = Arc::clone(&readiness);
+    pdp.metrics.watch(Watched::Ready, move || f64::from(u8::from(ready.unmet().is_empty())));
     let office = match &config.admin {
         Some(settings) => Some(Office::open(settings, &config, &pdp, &sources).await?),
         None => None,
@@ -222,6 +226,25 @@ pub async fn build(
         office,
         sinks,
     })
+}
+
+/// What is to be counted, and the limits that it is held against.
+fn expected(config: &Config, clock: &SharedClock) -> Expected {
+    Expected {
+        started: clock.now().checked_sub(clock.monotonic()).unwrap_or(SystemTime::UNIX_EPOCH),
+        decisions: config.limits.concurrent_decisions,
+        connections: config.limits.connections,
+        revocations: config.limits.revocations,
+        queue: config.audit.queue,
+        spool_bytes: config.audit.spool.max_bytes,
+        sinks: config.audit.sinks.iter().map(|sink| sink.name.clone()).collect(),
+    }
+}
+
+/// Tells the metrics which policies are in force, and which actions can be asked for now.
+fn in_force(metrics: &Metrics, bundle: &Bundle) {
+    metrics.policy_revision(bundle.revision().short());
+    metrics.actions_in_force(bundle.actions());
 }
 
 /// How far a sink is, as the metrics call it.
@@ -473,11 +496,18 @@ fn watch_levels(pdp: &Arc<Pdp>, listeners: Vec<Arc<ServerIdentity>>, clock: &Sha
         let left = move || first_list_end(&listeners).map_or(f64::NAN, |end| seconds_until(end, clock.now()));
         metrics.watch(Watched::RevocationExpiry, left);
     }
-    let clock = Arc::clone(clock);
+    let first = |listeners: &[Arc<ServerIdentity>]| {
+        listeners.iter().map(|one| (one.certificate_expires_at(), one.certificate_valid_from())).min()
+    };
+    let (all, at) = (listeners.clone(), Arc::clone(clock));
     metrics.watch(Watched::CertificateExpiry, move || {
-        let first_end = listeners.iter().map(|one| one.certificate_expires_at()).min();
-        first_end.map_or(f64::NAN, |end| seconds_until(end, clock.now()))
+        first(&all).map_or(f64::NAN, |(end, _)| seconds_until(end, at.now()))
     });
+    let clock = Arc::clone(clock);
+    metrics.watch(Watched::CertificateAge, move || {
+        first(&listeners).map_or(f64::NAN, |(_, beginning)| -seconds_until(beginning, clock.now()))
+    });
+    metrics.watch_process(Process::read);
 }
 
 /// Negative once `end` is past.
@@ -494,13 +524,15 @@ fn watch_policies(pdp: &Arc<Pdp>, settings: &PolicyConfig, stop: &CancellationTo
     let (clock, since) = (Arc::clone(&pdp.clock), Arc::clone(&age));
     pdp.metrics.watch(Watched::PolicyAge, move || clock.monotonic().saturating_sub(*since.lock()).as_secs_f64());
     let (told, runtime) = (Arc::clone(pdp), tokio::runtime::Handle::current());
+    let store = Arc::clone(&pdp.store);
+    pdp.metrics.watch(Watched::PolicyRefused, move || f64::from(u8::from(store.is_behind())));
     let watching = pdp.store.watch(settings.reload_interval, stop.clone(), move |news| {
         let pdp = &told;
         let entry = match news {
             Reload::Unchanged => return,
             Reload::Changed { before, after } => {
                 pdp.metrics.policy_reload(true);
-                pdp.metrics.policy_revision(Some(before.short()), after.short());
+                in_force(&pdp.metrics, &pdp.store.current());
                 *age.lock() = pdp.clock.monotonic();
                 tracing::info!(before = before.short(), revision = after.short(), "new policies are in force");
                 PolicyEntry { time: pdp.clock.now(), before: Some(before), after: Some(after), problems: 0 }
@@ -536,6 +568,7 @@ fn news(metrics: &Metrics) -> Heard {
     let metrics = metrics.clone();
     Arc::new(move |news| match news {
         News::Introspection { issuer, result } => metrics.introspection(issuer, result),
+        News::Lookup { cache, hit } => metrics.cache_lookup(cache, if hit { "hit" } else { "miss" }),
         News::StatusList { issuer, well } => metrics.status_list_refresh(issuer, well),
     })
 }

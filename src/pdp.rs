@@ -37,7 +37,8 @@ use crate::model::question::{BatchPosition, Circumstances, Question, Subject};
 use crate::policy::store::Store;
 use crate::policy::{Bundle, CallerData, Misfit, RequestError, SubjectData};
 use crate::revocation::Revocations;
-use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::{Answered, Metrics};
+use crate::telemetry::traces::{self, End, Ending};
 use crate::tls::peer::Peer;
 use crate::token::api_key::ApiKeys;
 use crate::token::{TokenError, TokenFacts, VerifiedToken, Verifier};
@@ -114,6 +115,8 @@ struct Known {
     question: Option<QuestionFacts>,
     subject: SubjectFacts,
     level: Option<&'static str>,
+    /// One of many questions: their stages are no spans of their own.
+    of_batch: bool,
 }
 
 /// The subject, once it is known who it is.
@@ -190,6 +193,8 @@ impl Pdp {
             }
         };
         let of = items.len();
+        traces::batch_of(of);
+        let deciding = traces::stage_span("items");
         let bundle = self.store.current();
         let mut answers = Vec::with_capacity(of);
         for (index, item) in items.into_iter().enumerate() {
@@ -198,6 +203,7 @@ impl Pdp {
                 caller: known.caller.clone(),
                 vouched: known.vouched.clone(),
                 subject: who.facts.clone(),
+                of_batch: true,
                 ..Known::default()
             };
             // Decisions don't wait, so the deadline is looked at between them.
@@ -214,11 +220,15 @@ impl Pdp {
             // A long batch must not keep a thread from everybody else's questions.
             tokio::task::yield_now().await;
         }
+        drop(deciding);
+        let recording = traces::stage_span("record");
         // Records are written together, so that a batch waits for the sink once and not once an item.
         let writing = answers.into_iter().map(|(begun, known, circumstances, decided)| async move {
             self.conclude(call, &begun, known, circumstances, decided).await
         });
-        Ok(futures_util::future::join_all(writing).await)
+        let answers = futures_util::future::join_all(writing).await;
+        drop(recording);
+        Ok(answers)
     }
 
     /// Admission, entitlement and the subject, for a batch.
@@ -316,7 +326,13 @@ impl Pdp {
             ));
         }
         let now = self.clock.now();
-        let checked = self.timed("request", || bundle.request(&who.data, question, now));
+        let stage = self.stage("request", !known.of_batch);
+        let checked = bundle.request(&who.data, question, now);
+        stage.end(match &checked {
+            Ok(_) => "checked",
+            Err(RequestError::Denied(code)) => code.as_str(),
+            Err(RequestError::Invalid(_)) => "invalid",
+        });
         let request = match checked {
             Ok(request) => request,
             Err(RequestError::Denied(code)) => return Ok(denied(code)),
@@ -328,12 +344,13 @@ impl Pdp {
         }
         let account = Account { caller: caller.label(), issuer: &who.issuer, ends: who.ends };
         // One bad request must not end everybody's: a panic is a failure of this decision alone.
+        let stage = self.stage("ruling", !known.of_batch);
         let ruled = catch_unwind(AssertUnwindSafe(|| {
-            self.timed("ruling", || {
-                self.rulings.get_or(account, &request, question.bypass_cache, || bundle.rule(&request))
-            })
+            self.rulings.get_or(account, &request, question.bypass_cache, || bundle.rule(&request))
         }));
         let Ok((ruling, cache)) = ruled else { return Err(DecideError::Panicked) };
+        stage.end(cache.as_str());
+        self.metrics.cache_lookup("decisions", cache.as_str());
         for error in &ruling.errors {
             self.metrics.policy_error(error.class);
             tracing::warn!(policy = error.policy, class = error.class, "a policy could not be evaluated");
@@ -389,7 +406,11 @@ impl Pdp {
         if self.revocations.certificate_is_revoked(peer.certificate_sha256()) {
             return Err(DecideError::NotIdentified("CERTIFICATE_REVOKED"));
         }
-        let caller = self.timed("admit", || self.callers.admit(peer, now)).map_err(DecideError::from)?;
+        let stage = self.stage("admit", true);
+        let admitted = self.callers.admit(peer, now).map_err(DecideError::from);
+        stage.end(admitted.as_ref().map_or_else(DecideError::reason, |_| "admitted"));
+        let caller = admitted?;
+        traces::called_by(caller.label());
         known.caller.label = Some(caller.label().to_owned());
         Ok(caller)
     }
@@ -406,18 +427,18 @@ impl Pdp {
         let bare = |uid: EntityUid| RawEntity { uid, attributes: RawRecord::new(), parents: Vec::new() };
         match subject {
             Subject::Token(text) => {
-                let begun = self.clock.monotonic();
+                let stage = self.stage("token", true);
                 let verified = self.tokens.check(&text, self.clock.now()).await;
-                self.metrics.stage("token", self.since(begun));
+                stage.end(verified.as_ref().map_or_else(|error| error.reason(), |_| "verified"));
                 Ok(self.presented(caller, kind, verified))
             }
             Subject::ApiKey(key) => {
                 if !caller.presents_api_keys() {
                     return Err(DecideError::NotEntitled("PRESENT_API_KEYS"));
                 }
-                let begun = self.clock.monotonic();
+                let stage = self.stage("token", true);
                 let verified = self.api_keys.verify(&key, self.clock.now());
-                self.metrics.stage("token", self.since(begun));
+                stage.end(verified.as_ref().map_or_else(|refusal| refusal.error.reason(), |_| "verified"));
                 let refused = verified.as_ref().err().and_then(|refusal| refusal.known.clone());
                 let mut who = self.presented(caller, kind, verified.map_err(|refusal| refusal.error));
                 // Whose key was refused is worth a look; it makes no principal all the same.
@@ -557,6 +578,9 @@ impl Pdp {
         let level = known.level.or(known.question.as_ref().map(QuestionFacts::level));
         let refusal = decided.as_ref().err().and_then(DecideError::caller_refusal);
         let mut known = known;
+        // Before ids are renamed: those of the record are the record's.
+        let action = self.metrics.action(known.question.as_ref().map(|question| question.action.as_str()));
+        let shown = !known.of_batch;
         self.redaction.rename(&mut known.subject, known.question.as_mut(), begun.wall);
         let mut entry = Entry::Call(Box::new(CallEntry {
             decision_id: begun.id,
@@ -570,7 +594,18 @@ impl Pdp {
             subject: known.subject,
             outcome,
         }));
-        let waiting = self.clock.monotonic();
+        let tell = |end: End<'_>| {
+            if shown {
+                traces::ended(&Ending { decision_id: &begun.id, action: &action, level, end });
+            }
+        };
+        let refused = |error: DecideError| {
+            let (status, reason) = (error.status(), error.reason());
+            self.metrics.refused(status, reason);
+            tell(End::Refused { status, reason, failed: matches!(error.outcome(), Outcome::Failed { .. }) });
+            Refusal { id: begun.id, error }
+        };
+        let stage = self.stage("record", shown);
         let mut written = self.trail.write(&entry).await;
         if let Err(error @ AuditError::TooLarge { .. }) = written {
             // The answer is withheld, and that is put on record without what made the record too long.
@@ -580,14 +615,14 @@ impl Pdp {
             }
             written = self.trail.write(&entry).await;
             if written.is_ok() {
+                stage.end("too_large");
                 self.metrics.audit_record("too_large");
-                self.metrics.refused(error.status(), error.reason());
-                return Err(Refusal { id: begun.id, error });
+                return Err(refused(error));
             }
         }
-        self.metrics.stage("record", self.since(waiting));
-        if let Err(error) = written {
-            self.metrics.audit_record(match error {
+        let result = match &written {
+            Ok(()) => "written",
+            Err(error) => match error {
                 AuditError::QueueFull => "queue_full",
                 AuditError::TimedOut => "timed_out",
                 AuditError::TooLarge { .. } => "too_large",
@@ -597,11 +632,13 @@ impl Pdp {
                 | AuditError::Disk(_)
                 | AuditError::Key { .. }
                 | AuditError::Closed => "failed",
-            });
-            self.metrics.refused("UNAVAILABLE", "AUDIT_UNAVAILABLE");
-            return Err(Refusal { id: begun.id, error: DecideError::Audit(error) });
+            },
+        };
+        stage.end(result);
+        self.metrics.audit_record(result);
+        if let Err(error) = written {
+            return Err(refused(DecideError::Audit(error)));
         }
-        self.metrics.audit_record("written");
         match decided {
             Ok(decided) => {
                 let (decision, denial) = match decided.ruling.decision {
@@ -609,14 +646,17 @@ impl Pdp {
                     Decision::Conditional => ("conditional", None),
                     Decision::Deny => ("deny", decided.ruling.denial.as_ref().map(|denial| denial.code.as_str())),
                 };
-                self.metrics.decision(
-                    call.operation,
-                    level.unwrap_or("object"),
-                    decision,
+                let (level, cache) = (level.unwrap_or("object"), decided.cache.as_str());
+                tell(End::Answered { outcome: decision, denial, cache, revision: decided.revision.short() });
+                self.metrics.decision(Answered {
+                    operation: call.operation,
+                    action: action.clone(),
+                    level,
+                    outcome: decision,
                     denial,
-                    decided.cache.as_str(),
-                    self.since(begun.monotonic),
-                );
+                    cache,
+                    seconds: self.since(begun.monotonic),
+                });
                 Ok(Answer {
                     decision_id: begun.id,
                     ruling: decided.ruling,
@@ -626,10 +666,7 @@ impl Pdp {
                     show_policies: decided.show_policies,
                 })
             }
-            Err(error) => {
-                self.metrics.refused(error.status(), error.reason());
-                Err(Refusal { id: begun.id, error })
-            }
+            Err(error) => Err(refused(error)),
         }
     }
 
@@ -657,11 +694,10 @@ impl Pdp {
         self.clock.monotonic().saturating_sub(begun).as_secs_f64()
     }
 
-    fn timed<R>(&self, stage: &'static str, work: impl FnOnce() -> R) -> R {
-        let begun = self.clock.monotonic();
-        let done = work();
-        self.metrics.stage(stage, self.since(begun));
-        done
+    /// Begins a stage of the path; `shown` as a span of its own.
+    fn stage(&self, name: &'static str, shown: bool) -> Stage<'_> {
+        let span = if shown { traces::stage_span(name) } else { tracing::Span::none() };
+        Stage { pdp: self, name, begun: self.clock.monotonic(), span }
     }
 
     async fn within<R>(
@@ -673,6 +709,22 @@ impl Pdp {
             Ok(done) => done,
             Err(_) => Err(DecideError::Deadline),
         }
+    }
+}
+
+/// One stage of the path, timed from its beginning.
+struct Stage<'p> {
+    pdp: &'p Pdp,
+    name: &'static str,
+    begun: Duration,
+    span: tracing::Span,
+}
+
+impl Stage<'_> {
+    /// It is over, with this result of a closed list. One that is never ended is not counted.
+    fn end(self, result: &'static str) {
+        self.pdp.metrics.stage(self.name, self.pdp.since(self.begun));
+        traces::staged(&self.span, result);
     }
 }
 

@@ -13,6 +13,7 @@ use opentelemetry_otlp::{SpanExporter, WithExportConfig as _};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
 use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::FilterExt as _;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -21,11 +22,14 @@ use tracing_subscriber::{EnvFilter, Layer as _};
 use self::lines::{LastLines, Lines};
 use crate::config::{LogFormat, OtlpConfig, TelemetryConfig};
 
+mod instruments;
 mod lines;
 pub mod metrics;
+mod process;
 pub mod traces;
 
 pub use metrics::Metrics;
+pub use process::Process;
 
 /// Why telemetry could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -70,14 +74,20 @@ impl Telemetry {
         let (metrics, registry) = Metrics::new(config.otlp.as_ref())?;
         let tracer = config.otlp.as_ref().map(tracer).transpose()?;
         let spans = tracer.as_ref().map(|provider| {
-            let own = Targets::new().with_target("gatepost", LevelFilter::INFO);
-            // Ours alone: the exporter's own HTTP/2 spans would be exported, and so on for ever.
+            // Those alone: a log line may hold what a span must not, and the exporter's own HTTP/2 spans would be exported,
+            // and so on for ever.
+            let own = Targets::new().with_target(traces::TARGET, LevelFilter::INFO);
             tracing_opentelemetry::layer()
                 .with_tracer(provider.tracer("gatepost"))
                 .with_location(false)
                 .with_threads(false)
+                .with_target(false)
+                .with_tracked_inactivity(false)
                 .with_filter(own)
         });
+        // Spans are for the collector: where there is none they cost nothing.
+        let filter =
+            filter.and(Targets::new().with_default(LevelFilter::TRACE).with_target(traces::TARGET, LevelFilter::OFF));
         let lines = Lines::to(io::stderr()).map_err(TelemetryError::Logs)?;
         let logs = match config.log_format {
             LogFormat::Json => tracing_subscriber::fmt::layer()
@@ -129,9 +139,15 @@ const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What exported data says about its origin.
 fn resource() -> Resource {
+    // In a cluster the host is the pod. Without it the series of replicas would be pushed over one another.
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let instance = format!("{}-{}", host.trim(), std::process::id());
     Resource::builder_empty()
         .with_service_name("gatepost")
-        .with_attribute(opentelemetry::KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
+        .with_attributes([
+            opentelemetry::KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
+            opentelemetry::KeyValue::new("service.instance.id", instance),
+        ])
         .build()
 }
 

@@ -54,6 +54,13 @@ pub enum News<'n> {
         /// How it ended.
         result: &'static str,
     },
+    /// A token was looked for among those that are known.
+    Lookup {
+        /// Which cache: `tokens` or `introspections`.
+        cache: &'static str,
+        /// Whether it was there.
+        hit: bool,
+    },
     /// A status list was fetched, or could not be.
     StatusList {
         /// Whose list.

@@ -10,15 +10,17 @@ use std::time::Duration;
 use axum::body::Body;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use http::{Request, Response, StatusCode};
+use http::{HeaderMap, Request, Response, StatusCode};
 use http_body::{Frame, SizeHint};
 use tokio::time::Sleep;
 use tonic::Code;
 use tower::Service;
+use tracing::Instrument as _;
 
 use super::service::call;
 use super::status;
-use crate::pdp::{DecideError, Pdp};
+use crate::pdp::{DecideError, Pdp, Refusal};
+use crate::telemetry::traces;
 use crate::tls::peer::Peer;
 
 /// Makes sure that no call ends without a record.
@@ -60,9 +62,8 @@ where
             let exempt = NO_QUESTIONS.iter().any(|prefix| request.uri().path().starts_with(prefix));
             let headers = request.headers().clone();
             let peer = request.extensions().get::<Arc<Peer>>().cloned();
-            let call = || call("unknown", &headers, peer, &tracing::Span::none(), &pdp.limits);
             if let Some((error, http)) = misaddressed {
-                let refusal = pdp.record_refused(&call(), error).await;
+                let refusal = refused(&pdp, &headers, peer, error).await;
                 let mut response = status::to_status(&refusal).into_http();
                 *response.status_mut() = http;
                 return Ok(response);
@@ -70,10 +71,17 @@ where
             let request = if exempt { request } else { timely(request, pdp.limits.max_deadline) };
             let response = inner.call(request).await?;
             let Some(error) = unrecorded(&response).filter(|_| !exempt) else { return Ok(response) };
-            let refusal = pdp.record_refused(&call(), error).await;
+            let refusal = refused(&pdp, &headers, peer, error).await;
             Ok(status::to_status(&refusal).into_http())
         })
     }
+}
+
+/// Puts a call on record that the service never saw.
+async fn refused(pdp: &Pdp, headers: &HeaderMap, peer: Option<Arc<Peer>>, error: DecideError) -> Refusal {
+    let span = traces::call_span("unknown", headers);
+    let call = call("unknown", headers, peer, &span, &pdp.limits);
+    pdp.record_refused(&call, error).instrument(span).await
 }
 
 /// What no gRPC client sends, and the library would let pass: another method than POST, another content type, a query

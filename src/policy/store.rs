@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -29,6 +30,8 @@ pub struct Store {
     current: ArcSwap<Bundle>,
     /// What was refused last, so that it is told of once.
     refused: Mutex<Option<Refused>>,
+    /// Whether there is such a thing; for whoever must not wait until a look is over.
+    behind: AtomicBool,
 }
 
 /// Something that was refused.
@@ -68,7 +71,14 @@ impl Store {
             options,
             current: ArcSwap::from_pointee(bundle),
             refused: Mutex::new(None),
+            behind: AtomicBool::new(false),
         }))
+    }
+
+    /// Whether the folder holds something that can't be taken, so that what is in force is older.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        self.behind.load(Ordering::Relaxed)
     }
 
     /// The revision in force. Take it once for a whole decision.
@@ -82,6 +92,12 @@ impl Store {
     pub fn reload(&self) -> Reload {
         // One at a time; whoever waited finds the work done.
         let mut refused = self.refused.lock();
+        let news = self.look(&mut refused);
+        self.behind.store(refused.is_some(), Ordering::Relaxed);
+        news
+    }
+
+    fn look(&self, refused: &mut Option<Refused>) -> Reload {
         let files = match BundleFiles::read(&self.directory, &self.options.limits) {
             Ok(files) => files,
             Err(report) => {
@@ -214,6 +230,7 @@ mod tests {
         let Reload::Refused(report) = store.reload() else { panic!("an unknown action is refused") };
         assert!(report.to_string().starts_with("b.cedar:1:"), "{report}");
         assert!(matches!(store.reload(), Reload::Unchanged), "told once");
+        assert!(store.is_behind(), "and true for as long as it is");
         assert_eq!(*store.current().revision(), first);
 
         std::fs::rename(&place, folder.path().join("away")).unwrap();
@@ -224,6 +241,7 @@ mod tests {
         write(&place, "b.cedar", "@id(\"two\") forbid (principal, action == Action::\"go\", resource);");
         let Reload::Changed { before, after } = store.reload() else { panic!("mended") };
         assert_eq!((before, &after), (first, store.current().revision()));
+        assert!(!store.is_behind());
         assert_eq!(store.current().policies().len(), 2);
     }
 }

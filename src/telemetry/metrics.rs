@@ -1,151 +1,25 @@
-//! Every instrument Gatepost has, in one list: [`INSTRUMENTS`]. The reference page is written from it.
+//! The instruments of [`instruments`](super::instruments), ready to use.
 //!
-//! A label's value comes from a closed list in our code or from the configuration, never from a caller. Each
-//! [`Metrics`] has a provider of its own; there are no globals, so many servers can live in one process.
+//! Each [`Metrics`] has a provider of its own; there are no globals, so many servers can live in one process.
 
-use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use arc_swap::ArcSwap;
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{AsyncInstrument, Counter, Gauge, Histogram, Meter, MeterProvider as _, UpDownCounter};
 use opentelemetry_otlp::{MetricExporter, WithExportConfig as _};
-use opentelemetry_sdk::metrics::{PeriodicReader, SdkMeterProvider};
+use opentelemetry_sdk::metrics::{PeriodicReader, SdkMeterProvider, Stream};
+use parking_lot::Mutex;
 
+use super::instruments::*;
+pub use super::instruments::{
+    Extent, INSTRUMENTS, Instrument, Kind, LABELLED_ACTIONS, Per, prometheus_name, reference_markdown, series_at_most,
+};
+use super::process::Process;
 use super::{EXPORT_TIMEOUT, TelemetryError, resource};
-use crate::config::OtlpConfig;
-
-/// How an instrument counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// Only rises.
-    Counter,
-    /// Rises and falls.
-    Gauge,
-    /// A distribution.
-    Histogram,
-}
-
-/// One instrument: everything that is to be known about it.
-#[derive(Debug, Clone, Copy)]
-pub struct Instrument {
-    /// The OpenTelemetry name.
-    pub name: &'static str,
-    /// How it counts.
-    pub kind: Kind,
-    /// UCUM: `s`, `{decision}`.
-    pub unit: &'static str,
-    /// What it tells.
-    pub description: &'static str,
-    /// Labels, each with where its values come from.
-    pub labels: &'static [(&'static str, &'static str)],
-}
-
-const OPERATION: (&str, &str) = ("operation", "`Check`, `BatchCheck`");
-const LEVEL: (&str, &str) = ("level", "`function`, `object`, `field`");
-const OUTCOME: (&str, &str) = ("outcome", "`allow`, `deny`, `conditional`");
-const SINK: (&str, &str) = ("sink", "a sink of the configuration");
-const CACHE: (&str, &str) = ("cache", "`hit`, `miss`, `bypass`");
-
-macro_rules! instruments {
-    ($($constant:ident = $name:literal, $kind:ident, $unit:literal, [$($label:expr),*], $description:literal;)*) => {
-        $(const $constant: Instrument = Instrument {
-            name: $name,
-            kind: Kind::$kind,
-            unit: $unit,
-            description: $description,
-            labels: &[$($label),*],
-        };)*
-
-        /// Every instrument, in the order of the reference page.
-        pub const INSTRUMENTS: &[Instrument] = &[$($constant),*];
-    };
-}
-
-instruments! {
-    DECISIONS = "gatepost.decisions", Counter, "{decision}",
-        [OPERATION, LEVEL, OUTCOME, ("denial", "a denial code, or `none`"), CACHE],
-        "Questions that were answered with a decision.";
-    DECISION_DURATION = "gatepost.decision.duration", Histogram, "s", [OPERATION, LEVEL, OUTCOME, CACHE],
-        "From the arrival of a question to its recorded answer.";
-    REFUSED = "gatepost.refused", Counter, "{call}",
-        [("status", "a gRPC status"), ("reason", "a reason of the error reference")],
-        "Calls that ended without a decision, by our choice or our fault.";
-    STAGE_DURATION = "gatepost.stage.duration", Histogram, "s",
-        [("stage", "`admit`, `token`, `request`, `ruling`, `record`")],
-        "Time spent in one stage of the decision path.";
-    INFLIGHT = "gatepost.decisions.inflight", Gauge, "{decision}", [], "Questions being worked on.";
-    POLICY_ERRORS = "gatepost.policy.errors", Counter, "{error}", [("class", "a class of evaluation error")],
-        "Policies that could not be evaluated. Each one is a policy or a schema to mend.";
-    POLICY_RELOADS = "gatepost.policy.reloads", Counter, "{reload}", [("result", "`ok`, `refused`")],
-        "Changed bundles that were looked at.";
-    POLICY_INFO = "gatepost.policy.info", Gauge, "", [("revision", "the first twelve digits of a policy revision")],
-        "1 for the revision in force, 0 for the ones before it.";
-    POLICY_AGE = "gatepost.policy.age", Gauge, "s", [], "How long the revision has been in force.";
-    TLS_RELOADS = "gatepost.tls.reloads", Counter, "{reload}", [("result", "`ok`, `refused`")],
-        "Changed certificates, keys and authorities that were looked at.";
-    CERTIFICATE_EXPIRY = "gatepost.tls.certificate.expiry", Gauge, "s", [],
-        "Seconds until the first of the listeners' certificates expires; negative once it has.";
-    REVOCATION_EXPIRY = "gatepost.tls.revocation.expiry", Gauge, "s", [],
-        "Seconds until the first certificate revocation list of a listener runs out; negative once it has, and its \
-        issuer's clients are refused.";
-    CONNECTIONS = "gatepost.connections", Gauge, "{connection}", [], "Connections that are open.";
-    HANDSHAKES_REFUSED = "gatepost.handshakes.refused", Counter, "{handshake}",
-        [("reason", "a reason of the error reference")],
-        "TLS handshakes that were refused.";
-    AUDIT_RECORDS = "gatepost.audit.records", Counter, "{record}",
-        [("result", "`written`, `queue_full`, `timed_out`, `too_large`, `failed`")],
-        "Audit records by what became of them. Anything but `written` is an answer that did not leave.";
-    AUDIT_QUEUE = "gatepost.audit.queue", Gauge, "{record}", [], "Audit records waiting to be written.";
-    AUDIT_HEALTHY = "gatepost.audit.healthy", Gauge, "", [], "1 while audit records get out.";
-    AUDIT_LOST = "gatepost.audit.lost", Counter, "{record}",
-        [
-            ("where", "`trail`, or the name of a sink"),
-            ("reason", "`queue_full`, `failed`, `quarantined` of the trail; `refused`, `skipped`, `quarantined` of a sink")
-        ],
-        "Records that never arrived, whatever the reason.";
-    AUDIT_SYNC_DURATION = "gatepost.audit.sync.duration", Histogram, "s", [],
-        "How long the disk takes to keep what was written.";
-    AUDIT_SPOOL_BYTES = "gatepost.audit.spool.size", Gauge, "By", [], "All segments of the spool together.";
-    AUDIT_SINK_RECORDS = "gatepost.audit.sink.records", Counter, "{record}",
-        [SINK, ("result", "`delivered`, `filtered`, `refused`, `skipped`")],
-        "Records by what became of them at a sink. `refused`: it would not have them, ever; `skipped`: the spool was full.";
-    AUDIT_SINK_LAG = "gatepost.audit.sink.lag", Gauge, "{record}", [SINK], "Records that a sink has not got yet.";
-    AUDIT_SINK_DELAY = "gatepost.audit.sink.delay", Gauge, "s", [SINK],
-        "The age of the oldest record that a sink has not got yet; 0 when it has all.";
-    AUDIT_SINK_HEALTHY = "gatepost.audit.sink.healthy", Gauge, "", [SINK], "1 while the last delivery to a sink went well.";
-    AUDIT_ALERTS = "gatepost.audit.alerts", Counter, "{alert}", [("pattern", "a pattern of docs/audit.md")],
-        "Unusual patterns that were recorded.";
-    AUDIT_UNWATCHED = "gatepost.audit.unwatched", Counter, "{call}", [],
-        "Calls that were not looked at for unusual patterns, because too many waited for it. They are recorded all the same.";
-    JWKS_REFRESHES = "gatepost.jwks.refreshes", Counter, "{refresh}",
-        [("issuer", "an issuer of the configuration"), ("result", "`ok`, `failed`")],
-        "Attempts to fetch or read an issuer's keys.";
-    INTROSPECTIONS = "gatepost.introspections", Counter, "{introspection}",
-        [("issuer", "an issuer of the configuration"), ("result", "`active`, `inactive`, `rejected`, `failed`, `shed`")],
-        "Questions to an authorization server about opaque tokens. `rejected`: active, but not for us; `shed`: not asked or not waited for, too many were.";
-    STATUS_LIST_REFRESHES = "gatepost.status_list.refreshes", Counter, "{refresh}",
-        [("issuer", "an issuer of the configuration"), ("result", "`ok`, `failed`")],
-        "Attempts to fetch an issuer's token status lists.";
-    API_KEY_RELOADS = "gatepost.api_keys.reloads", Counter, "{reload}", [("result", "`ok`, `refused`")],
-        "Changed files of API keys that were looked at.";
-    ISSUER_READY = "gatepost.issuer.ready", Gauge, "", [("issuer", "an issuer of the configuration")],
-        "1 while the issuer's keys are at hand.";
-    ISSUER_KEYS_AGE = "gatepost.issuer.keys.age", Gauge, "s", [("issuer", "an issuer of the configuration")],
-        "How long ago the issuer's keys were last seen to be its own; nothing before they first were.";
-    CACHE_ENTRIES = "gatepost.cache.entries", Gauge, "{entry}", [("cache", "`decisions`, `tokens`")],
-        "Entries of a cache.";
-    REVOCATIONS = "gatepost.revocations", Gauge, "{revocation}", [], "Revocations in force.";
-    REVOCATION_ENTRIES = "gatepost.revocation.entries", Counter, "{entry}",
-        [("source", "`admin`, `file`, `redis`"), ("result", "`taken`, `malformed`, `full`")],
-        "Revocations by where they came from and what became of them. `malformed` and `full` revoke nothing.";
-    REVOCATION_STALENESS = "gatepost.revocation.staleness", Gauge, "s", [],
-        "How long the file or the store of revocations has been out of reach; 0 while all is well.";
-    ADMIN_CALLS = "gatepost.admin.calls", Counter, "{call}",
-        [("method", "a method of the admin listener, or `unknown`"), ("status", "a gRPC status")],
-        "Operators' calls.";
-    BUILD_INFO = "gatepost.build.info", Gauge, "", [("version", "Gatepost's version")], "Always 1.";
-}
+use crate::config::{OtlpConfig, Pattern};
 
 /// Levels that are read when somebody looks rather than reported when they change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -164,6 +38,12 @@ pub enum Watched {
     PolicyAge,
     /// Seconds until the server certificate expires.
     CertificateExpiry,
+    /// Seconds since it began to hold.
+    CertificateAge,
+    /// Whether the folder holds policies that can't be taken, as 1 or 0.
+    PolicyRefused,
+    /// Whether this process should be sent questions, as 1 or 0.
+    Ready,
     /// Entries of the list of revocations.
     Revocations,
     /// Seconds for which a source of revocations has been out of reach.
@@ -185,6 +65,25 @@ pub struct SinkLevel {
     pub healthy: bool,
 }
 
+/// What is known at the start: limits, and what there is to be counted.
+#[derive(Debug, Clone)]
+pub struct Expected {
+    /// When the process started, wall time.
+    pub started: SystemTime,
+    /// `limits.concurrent_decisions`.
+    pub decisions: usize,
+    /// `limits.connections`.
+    pub connections: usize,
+    /// `limits.revocations`.
+    pub revocations: usize,
+    /// `audit.queue`.
+    pub queue: usize,
+    /// `audit.spool.max_bytes`.
+    pub spool_bytes: u64,
+    /// The names of the sinks.
+    pub sinks: Vec<String>,
+}
+
 /// Every instrument, ready to use. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Metrics {
@@ -202,7 +101,14 @@ struct Inner {
     inflight: UpDownCounter<i64>,
     policy_errors: Counter<u64>,
     policy_reloads: Counter<u64>,
-    policy_info: Gauge<f64>,
+    /// The first digits of the revision in force.
+    policy_revision: ArcSwap<String>,
+    /// The label values of the actions in force, by the actions' names.
+    actions: ArcSwap<HashMap<String, Arc<str>>>,
+    /// Every action that ever had a label value of its own: a series stays for as long as the process does.
+    labelled: Mutex<BTreeMap<String, Arc<str>>>,
+    /// Of every action that has none.
+    other: Arc<str>,
     tls_reloads: Counter<u64>,
     connections: UpDownCounter<i64>,
     handshakes_refused: Counter<u64>,
@@ -217,8 +123,40 @@ struct Inner {
     status_list_refreshes: Counter<u64>,
     api_key_reloads: Counter<u64>,
     issuer_ready: Gauge<f64>,
+    cache_lookups: Counter<u64>,
     revocation_entries: Counter<u64>,
     admin_calls: Counter<u64>,
+}
+
+/// The label value of an action; [`Metrics::action`] alone makes one, so that no text of a caller can be one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ActionLabel(Arc<str>);
+
+impl ActionLabel {
+    /// The text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// How a question was answered, in words of closed lists.
+#[derive(Debug, Clone)]
+pub struct Answered {
+    /// `Check`, `BatchCheck` or `Explain`.
+    pub operation: &'static str,
+    /// What was asked for.
+    pub action: ActionLabel,
+    /// `function`, `object` or `field`.
+    pub level: &'static str,
+    /// `allow`, `deny` or `conditional`.
+    pub outcome: &'static str,
+    /// A denial code.
+    pub denial: Option<&'static str>,
+    /// `hit`, `miss` or `bypass`.
+    pub cache: &'static str,
+    /// From its arrival to its recorded answer.
+    pub seconds: f64,
 }
 
 /// Counts one thing as there until it is dropped.
@@ -231,12 +169,6 @@ impl Drop for Present {
         self.0.add(-1, &[]);
     }
 }
-
-/// Seconds: from a cache hit to a call that hit its deadline.
-const BUCKETS: [f64; 16] = [
-    0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25,
-    0.5, 1.0,
-];
 
 impl Metrics {
     /// Instruments with a provider and a registry of their own. With `otlp` they are pushed too, and this has to be
@@ -252,7 +184,8 @@ impl Metrics {
             .without_target_info()
             .build()
             .map_err(TelemetryError::Registry)?;
-        let mut provider = SdkMeterProvider::builder().with_resource(resource()).with_reader(pull);
+        let mut provider =
+            SdkMeterProvider::builder().with_resource(resource()).with_reader(pull).with_view(kept_within_its_bound);
         if let Some(otlp) = otlp {
             let exporter = MetricExporter::builder()
                 .with_tonic()
@@ -283,7 +216,10 @@ impl Metrics {
         let gauge = |what: Instrument| {
             meter.f64_gauge(what.name).with_unit(what.unit).with_description(what.description).build()
         };
-        gauge(BUILD_INFO).record(1.0, &[KeyValue::new("version", env!("CARGO_PKG_VERSION"))]);
+        // A build that knows its commit says so in its environment; one from a plain folder does not know it.
+        let commit = option_env!("GATEPOST_BUILD_REVISION").unwrap_or("unknown");
+        let build = [KeyValue::new("version", env!("CARGO_PKG_VERSION")), KeyValue::new("revision", commit)];
+        gauge(BUILD_INFO).record(1.0, &build);
         let inner = Inner {
             decisions: counter(DECISIONS),
             decision_duration: histogram(DECISION_DURATION),
@@ -292,7 +228,10 @@ impl Metrics {
             inflight: level(INFLIGHT),
             policy_errors: counter(POLICY_ERRORS),
             policy_reloads: counter(POLICY_RELOADS),
-            policy_info: gauge(POLICY_INFO),
+            policy_revision: ArcSwap::default(),
+            actions: ArcSwap::default(),
+            labelled: Mutex::default(),
+            other: Arc::from("other"),
             tls_reloads: counter(TLS_RELOADS),
             connections: level(CONNECTIONS),
             handshakes_refused: counter(HANDSHAKES_REFUSED),
@@ -307,36 +246,137 @@ impl Metrics {
             status_list_refreshes: counter(STATUS_LIST_REFRESHES),
             api_key_reloads: counter(API_KEY_RELOADS),
             issuer_ready: gauge(ISSUER_READY),
+            cache_lookups: counter(CACHE_LOOKUPS),
             revocation_entries: counter(REVOCATION_ENTRIES),
             admin_calls: counter(ADMIN_CALLS),
             provider,
             meter,
         };
-        Self { inner: Arc::new(inner) }
+        let metrics = Self { inner: Arc::new(inner) };
+        // Read rather than reported: of what is not in force any more there is no series.
+        let weak = Arc::downgrade(&metrics.inner);
+        metrics.observe(POLICY_INFO, move |observer| {
+            let revision = weak.upgrade().map(|inner| inner.policy_revision.load_full());
+            if let Some(revision) = revision.filter(|revision| !revision.is_empty()) {
+                observer.observe(1.0, &[KeyValue::new("revision", revision.as_str().to_owned())]);
+            }
+        });
+        metrics
     }
 
-    /// A question was answered. `level` is `function`, `object` or `field`; `outcome` is `allow`, `deny` or
-    /// `conditional`; `denial` is a denial code; `cache` is `hit`, `miss` or `bypass`.
-    pub fn decision(
-        &self,
-        operation: &'static str,
-        level: &'static str,
-        outcome: &'static str,
-        denial: Option<&'static str>,
-        cache: &'static str,
-        seconds: f64,
-    ) {
-        let [operation, level, outcome, cache] = [
-            KeyValue::new("operation", operation),
-            KeyValue::new("level", level),
-            KeyValue::new("outcome", outcome),
-            KeyValue::new("cache", cache),
+    /// The limits that levels are held against, and a zero for everything that should never be counted: that something rose
+    /// can only be told of what was there before.
+    pub fn expect(&self, expected: &Expected) {
+        let started = expected.started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        #[expect(clippy::cast_precision_loss, reason = "a gauge")]
+        let limits = [
+            (INFLIGHT_LIMIT, expected.decisions as f64),
+            (CONNECTIONS_LIMIT, expected.connections as f64),
+            (AUDIT_QUEUE_LIMIT, expected.queue as f64),
+            (AUDIT_SPOOL_LIMIT, expected.spool_bytes as f64),
+            (REVOCATIONS_LIMIT, expected.revocations as f64),
+            (PROCESS_START, started.as_secs_f64()),
         ];
-        let labels = [operation, level, outcome, cache, KeyValue::new("denial", denial.unwrap_or("none"))];
-        self.inner.decisions.add(1, &labels);
-        if let Some(without_denial) = labels.get(..4) {
-            self.inner.decision_duration.record(seconds, without_denial);
+        for (instrument, value) in limits {
+            self.observe(instrument, move |observer| observer.observe(value, &[]));
         }
+        for result in RECORD_RESULTS {
+            self.inner.audit_records.add(0, &[KeyValue::new("result", result)]);
+        }
+        for reason in TRAIL_LOSSES {
+            self.audit_lost("trail", reason, 0);
+        }
+        for (sink, reason) in expected.sinks.iter().flat_map(|sink| SINK_LOSSES.map(|reason| (sink, reason))) {
+            self.audit_lost(sink, reason, 0);
+        }
+        for class in CLASSES {
+            self.inner.policy_errors.add(0, &[KeyValue::new("class", class)]);
+        }
+        for pattern in Pattern::ALL {
+            self.inner.audit_alerts.add(0, &[KeyValue::new("pattern", pattern.as_str())]);
+        }
+        self.audit_unwatched(0);
+        for ok in [true, false] {
+            self.inner.policy_reloads.add(0, &[result(ok)]);
+            self.inner.tls_reloads.add(0, &[result(ok)]);
+        }
+        for (source, result) in ["admin", "file", "redis"]
+            .into_iter()
+            .flat_map(|source| ["taken", "malformed", "full"].map(|result| (source, result)))
+        {
+            self.revocation_entries(source, result, 0);
+        }
+    }
+
+    /// Reads what the system says of this process from `read` whenever somebody looks. Call it once.
+    pub fn watch_process(&self, read: impl Fn() -> Process + Send + Sync + 'static) {
+        let read: Arc<dyn Fn() -> Process + Send + Sync> = Arc::new(read);
+        type Value = fn(&Process) -> Option<u64>;
+        let gauges: [(Instrument, Value); 4] = [
+            (PROCESS_MEMORY, |process| process.memory),
+            (PROCESS_MEMORY_LIMIT, |process| process.memory_limit),
+            (PROCESS_DESCRIPTORS, |process| process.descriptors),
+            (PROCESS_DESCRIPTORS_LIMIT, |process| process.descriptors_limit),
+        ];
+        for (instrument, value) in gauges {
+            let read = Arc::clone(&read);
+            #[expect(clippy::cast_precision_loss, reason = "a gauge")]
+            self.observe(instrument, move |observer| {
+                if let Some(value) = value(&read()) {
+                    observer.observe(value as f64, &[]);
+                }
+            });
+        }
+    }
+
+    /// A question was answered.
+    pub fn decision(&self, answered: Answered) {
+        let Answered { operation, action, level, outcome, denial, cache, seconds } = answered;
+        let (level, outcome) = (KeyValue::new("level", level), KeyValue::new("outcome", outcome));
+        let labels = [
+            KeyValue::new("action", action.0),
+            level.clone(),
+            outcome.clone(),
+            KeyValue::new("denial", denial.unwrap_or("none")),
+        ];
+        self.inner.decisions.add(1, &labels);
+        let labels = [KeyValue::new("operation", operation), level, outcome, KeyValue::new("cache", cache)];
+        self.inner.decision_duration.record(seconds, &labels);
+    }
+
+    /// These are the actions of the schema in force. They get label values in the order of their names, so that replicas
+    /// agree, until [`LABELLED_ACTIONS`] have one.
+    pub fn actions_in_force<'a>(&self, actions: impl Iterator<Item = &'a str>) {
+        let mut names: Vec<&str> = actions.collect();
+        names.sort_unstable();
+        let mut labelled = self.inner.labelled.lock();
+        let mut in_force = HashMap::with_capacity(names.len());
+        for name in names {
+            let label = match labelled.get(name) {
+                Some(label) => Arc::clone(label),
+                None if labelled.len() < LABELLED_ACTIONS => {
+                    let label: Arc<str> = Arc::from(name);
+                    labelled.insert(name.to_owned(), Arc::clone(&label));
+                    label
+                }
+                None => Arc::clone(&self.inner.other),
+            };
+            in_force.insert(name.to_owned(), label);
+        }
+        self.inner.actions.store(Arc::new(in_force));
+    }
+
+    /// The label value of an action, whatever text it is: its own when the schema in force has it, else `other`.
+    #[must_use]
+    pub fn action(&self, asked: Option<&str>) -> ActionLabel {
+        let in_force = self.inner.actions.load();
+        let label = asked.and_then(|asked| in_force.get(asked));
+        ActionLabel(Arc::clone(label.unwrap_or(&self.inner.other)))
+    }
+
+    /// A look into a cache: `decisions`, `tokens` or `introspections`; `hit`, `miss` or `bypass`.
+    pub fn cache_lookup(&self, cache: &'static str, result: &'static str) {
+        self.inner.cache_lookups.add(1, &[KeyValue::new("cache", cache), KeyValue::new("result", result)]);
     }
 
     /// A call ended without a decision. Both are of closed lists.
@@ -365,12 +405,9 @@ impl Metrics {
         self.inner.policy_reloads.add(1, &[result(ok)]);
     }
 
-    /// `revision` (its first twelve digits) is in force now, and `before` is not any more.
-    pub fn policy_revision(&self, before: Option<&str>, revision: &str) {
-        if let Some(before) = before.filter(|before| *before != revision) {
-            self.inner.policy_info.record(0.0, &[KeyValue::new("revision", before.to_owned())]);
-        }
-        self.inner.policy_info.record(1.0, &[KeyValue::new("revision", revision.to_owned())]);
+    /// `revision` (its first twelve digits) is in force now.
+    pub fn policy_revision(&self, revision: &str) {
+        self.inner.policy_revision.store(Arc::new(revision.to_owned()));
     }
 
     /// Changed TLS files were taken, or not.
@@ -470,6 +507,9 @@ impl Metrics {
             Watched::TokenCache => (CACHE_ENTRIES, vec![KeyValue::new("cache", "tokens")]),
             Watched::PolicyAge => (POLICY_AGE, vec![]),
             Watched::CertificateExpiry => (CERTIFICATE_EXPIRY, vec![]),
+            Watched::CertificateAge => (CERTIFICATE_AGE, vec![]),
+            Watched::PolicyRefused => (POLICY_REFUSED, vec![]),
+            Watched::Ready => (READY, vec![]),
             Watched::Revocations => (REVOCATIONS, vec![]),
             Watched::RevocationStaleness => (REVOCATION_STALENESS, vec![]),
             Watched::RevocationExpiry => (REVOCATION_EXPIRY, vec![]),
@@ -526,46 +566,22 @@ impl Metrics {
     }
 }
 
+/// The closed lists keep series within their bound; should one of them leak, the library puts what is too much into one
+/// series and goes on. What depends on the configuration keeps the library's own limit, 2000.
+fn kept_within_its_bound(of: &opentelemetry_sdk::metrics::Instrument) -> Option<Stream> {
+    /// The one from before is still remembered while the next is read.
+    const SPARE: usize = 8;
+    let instrument = INSTRUMENTS.iter().find(|instrument| instrument.name == of.name())?;
+    let most = match instrument.per {
+        Per::Process => instrument.most,
+        Per::Action => instrument.most * (LABELLED_ACTIONS + 1),
+        Per::Issuer | Per::Sink => return None,
+    };
+    Stream::builder().with_cardinality_limit(most + SPARE).build().ok()
+}
+
 fn result(ok: bool) -> KeyValue {
     KeyValue::new("result", if ok { "ok" } else { "refused" })
-}
-
-/// The name that Prometheus shows: dots become underscores, then the unit and `_total`.
-#[must_use]
-pub fn prometheus_name(instrument: &Instrument) -> String {
-    let unit = match (instrument.unit, instrument.kind) {
-        ("s", _) => "_seconds",
-        ("By", _) => "_bytes",
-        ("1", Kind::Gauge) => "_ratio",
-        _ => "",
-    };
-    let suffix = if instrument.kind == Kind::Counter { "_total" } else { "" };
-    format!("{}{unit}{suffix}", instrument.name.replace('.', "_"))
-}
-
-/// The reference page's table, in Markdown.
-#[must_use]
-pub fn reference_markdown() -> String {
-    let mut page =
-        String::from("| name | in Prometheus | kind | unit | labels | what it tells |\n|---|---|---|---|---|---|\n");
-    for instrument in INSTRUMENTS {
-        let kind = match instrument.kind {
-            Kind::Counter => "counter",
-            Kind::Gauge => "gauge",
-            Kind::Histogram => "histogram",
-        };
-        let labels: Vec<Cow<'_, str>> =
-            instrument.labels.iter().map(|(name, values)| Cow::Owned(format!("`{name}`: {values}"))).collect();
-        page.push_str(&format!(
-            "| `{}` | `{}` | {kind} | `{}` | {} | {} |\n",
-            instrument.name,
-            prometheus_name(instrument),
-            instrument.unit,
-            labels.join("; "),
-            instrument.description,
-        ));
-    }
-    page
 }
 
 #[cfg(test)]
@@ -574,15 +590,53 @@ mod tests {
 
     use super::*;
 
+    fn answered(action: ActionLabel, denial: Option<&'static str>) -> Answered {
+        Answered {
+            operation: "Check",
+            action,
+            level: "object",
+            outcome: "deny",
+            denial,
+            cache: "miss",
+            seconds: 0.000_2,
+        }
+    }
+
+    /// The label values of a family, sorted.
+    fn values(registry: &prometheus::Registry, family: &str, label: &str) -> Vec<String> {
+        let families = registry.gather();
+        let family = families.iter().find(|one| one.name() == family);
+        let labels = family.iter().flat_map(|family| family.get_metric()).flat_map(|metric| metric.get_label());
+        let values: BTreeSet<_> = labels.filter(|one| one.name() == label).map(|one| one.value().to_owned()).collect();
+        values.into_iter().collect()
+    }
+
     fn exercised() -> prometheus::Registry {
         let (metrics, registry) = Metrics::new(None).unwrap();
-        metrics.decision("Check", "object", "deny", Some("NO_PERMIT"), "miss", 0.000_2);
-        metrics.decision("Check", "field", "allow", None, "hit", 0.000_02);
+        metrics.actions_in_force(["Order.read"].into_iter());
+        metrics.decision(answered(metrics.action(Some("Order.read")), Some("NO_PERMIT")));
+        metrics.decision(answered(metrics.action(Some("Order.raed")), None));
+        metrics.cache_lookup("decisions", "hit");
+        metrics.expect(&Expected {
+            started: SystemTime::UNIX_EPOCH,
+            decisions: 1,
+            connections: 2,
+            revocations: 3,
+            queue: 4,
+            spool_bytes: 5,
+            sinks: vec!["siem".to_owned()],
+        });
+        metrics.watch_process(|| Process {
+            memory: Some(1),
+            memory_limit: Some(2),
+            descriptors: Some(3),
+            descriptors_limit: Some(4),
+        });
         metrics.refused("PERMISSION_DENIED", "CALLER_NOT_ENROLLED");
         metrics.stage("admit", 0.000_1);
         metrics.policy_error("attribute_missing");
         metrics.policy_reload(true);
-        metrics.policy_revision(Some("aaaaaaaaaaaa"), "bbbbbbbbbbbb");
+        metrics.policy_revision("bbbbbbbbbbbb");
         metrics.tls_reload(false);
         metrics.handshake_refused("NO_CERTIFICATE");
         metrics.audit_record("written");
@@ -613,6 +667,9 @@ mod tests {
             Watched::Revocations,
             Watched::RevocationStaleness,
             Watched::RevocationExpiry,
+            Watched::CertificateAge,
+            Watched::PolicyRefused,
+            Watched::Ready,
         ] {
             metrics.watch(what, || 1.0);
         }
@@ -643,6 +700,55 @@ mod tests {
     }
 
     #[test]
+    fn only_actions_of_the_schema_are_labels_and_no_more_of_them_than_have_room() {
+        let (metrics, registry) = Metrics::new(None).unwrap();
+        let ask = |action: &str| metrics.decision(answered(metrics.action(Some(action)), None));
+        ask("Order.read");
+        assert_eq!(values(&registry, "gatepost_decisions_total", "action"), ["other"], "before there is a schema");
+        metrics.actions_in_force(["Order.read", "Order.cancel"].into_iter());
+        ask("Order.read");
+        ask("Order.raed");
+        metrics.decision(answered(metrics.action(None), None));
+        assert_eq!(values(&registry, "gatepost_decisions_total", "action"), ["Order.read", "other"]);
+
+        // As many reloads as somebody likes, each with actions of new names.
+        for reload in 0..10 {
+            let names: Vec<String> = (0..LABELLED_ACTIONS).map(|one| format!("R{reload}.a{one}")).collect();
+            metrics.actions_in_force(names.iter().map(String::as_str));
+            names.iter().for_each(|name| ask(name));
+        }
+        let labels = values(&registry, "gatepost_decisions_total", "action");
+        // `Order.cancel` has its label and was never asked for.
+        assert_eq!(labels.len(), LABELLED_ACTIONS, "and `other` among them");
+        ask("Order.read");
+        assert_eq!(metrics.action(Some("Order.read")).as_str(), "other", "it is not of the schema any more");
+        assert!(values(&registry, "gatepost_decisions_total", "otel_metric_overflow").is_empty());
+    }
+
+    #[test]
+    fn a_revision_that_is_not_in_force_any_more_has_no_series() {
+        let (metrics, registry) = Metrics::new(None).unwrap();
+        for revision in ["aaaaaaaaaaaa", "bbbbbbbbbbbb", "cccccccccccc"] {
+            metrics.policy_revision(revision);
+            assert_eq!(values(&registry, "gatepost_policy_info", "revision"), [revision]);
+        }
+    }
+
+    /// What leaks all the same ends in one series instead of in thousands.
+    #[test]
+    fn more_label_values_than_there_can_be_end_in_one_series() {
+        let (metrics, registry) = Metrics::new(None).unwrap();
+        for number in 0..1000 {
+            metrics.inner.refused.add(1, &[KeyValue::new("reason", format!("r-{number}"))]);
+        }
+        let families = registry.gather();
+        let refused = families.iter().find(|family| family.name() == "gatepost_refused_total").unwrap();
+        assert!(refused.get_metric().len() < 30, "{}", refused.get_metric().len());
+        let all: f64 = refused.get_metric().iter().map(|metric| metric.get_counter().get_value()).sum();
+        assert!((all - 1000.0).abs() < f64::EPSILON, "and none is lost: {all}");
+    }
+
+    #[test]
     fn two_servers_in_one_process_count_for_themselves() {
         let (one, ones) = Metrics::new(None).unwrap();
         let (_two, twos) = Metrics::new(None).unwrap();
@@ -662,6 +768,6 @@ mod tests {
     fn the_reference_has_a_row_for_each_instrument() {
         let page = reference_markdown();
         assert_eq!(page.lines().count(), INSTRUMENTS.len() + 2);
-        assert!(page.lines().all(|line| line.matches('|').count() == 7), "{page}");
+        assert!(page.lines().all(|line| line.matches('|').count() == 8), "{page}");
     }
 }

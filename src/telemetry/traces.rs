@@ -2,12 +2,19 @@
 //!
 //! Follows W3C Trace Context section 3.2 strictly: a header that is not exactly right is as good as none. `tracestate`
 //! is not read, because Gatepost passes the trace on to nobody.
+//!
+//! A span's attributes are words of closed lists, names of the configuration and of the bundle, and the decision's id: nothing
+//! that a caller sent, and nobody's name.
 
 use http::HeaderMap;
 use opentelemetry::Context;
 use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt as _, TraceFlags, TraceId, TraceState};
 use tracing::Span;
+use tracing::field::Empty;
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
+
+use super::metrics::ActionLabel;
+use crate::model::ids::DecisionId;
 
 /// The ids that a record names, when there are any.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -24,15 +31,128 @@ pub fn circumstances(headers: &HeaderMap) -> TraceIds {
     parent(headers).as_ref().map(TraceIds::of).unwrap_or_default()
 }
 
+/// The target of every span that is exported, and of nothing else.
+pub(super) const TARGET: &str = "gatepost::spans";
+
+/// How a call ended, for its span.
+#[derive(Debug, Clone, Copy)]
+pub struct Ending<'e> {
+    /// The id of the decision, which is the record's too.
+    pub decision_id: &'e DecisionId,
+    /// What was asked for.
+    pub action: &'e ActionLabel,
+    /// `function`, `object` or `field`.
+    pub level: Option<&'static str>,
+    /// How.
+    pub end: End<'e>,
+}
+
+/// The two ways in which it can.
+#[derive(Debug, Clone, Copy)]
+pub enum End<'e> {
+    /// With an answer.
+    Answered {
+        /// `allow`, `deny` or `conditional`.
+        outcome: &'static str,
+        /// A denial code.
+        denial: Option<&'static str>,
+        /// `hit`, `miss` or `bypass`.
+        cache: &'static str,
+        /// The first digits of the policies' revision.
+        revision: &'e str,
+    },
+    /// With none.
+    Refused {
+        /// A gRPC status.
+        status: &'static str,
+        /// A reason of the error reference.
+        reason: &'static str,
+        /// Whether that is our fault.
+        failed: bool,
+    },
+}
+
 /// The span that one call is answered in. It continues the caller's trace, if there is one and spans are exported.
 #[must_use]
 pub fn call_span(operation: &'static str, headers: &HeaderMap) -> Span {
-    let span = tracing::info_span!(target: "gatepost", "call", otel.name = operation, otel.kind = "server", rpc.method = operation);
+    let span = tracing::info_span!(
+        target: TARGET,
+        "call",
+        otel.name = operation,
+        otel.kind = "server",
+        otel.status_code = Empty,
+        rpc.system = "grpc",
+        rpc.method = operation,
+        gatepost.decision_id = Empty,
+        gatepost.action = Empty,
+        gatepost.caller = Empty,
+        gatepost.level = Empty,
+        gatepost.outcome = Empty,
+        gatepost.denial = Empty,
+        gatepost.cache = Empty,
+        gatepost.policy_revision = Empty,
+        gatepost.status = Empty,
+        gatepost.reason = Empty,
+        gatepost.items = Empty,
+    );
     if let Some(parent) = parent(headers) {
         // Without an exporter there is no layer that could take it; the record has the caller's ids all the same.
         let _ = span.set_parent(Context::new().with_remote_span_context(parent));
     }
     span
+}
+
+/// The span of one stage of a call: `admit`, `token`, `request`, `ruling`, `record`; of a batch's items together, `items`.
+/// `result` is recorded into it by [`staged`].
+#[must_use]
+pub fn stage_span(stage: &'static str) -> Span {
+    tracing::info_span!(target: TARGET, "stage", otel.name = stage, gatepost.result = Empty)
+}
+
+/// What came of a stage, in a word of a closed list.
+pub fn staged(span: &Span, result: &'static str) {
+    span.record("gatepost.result", result);
+}
+
+/// Tells the span of the call that is being answered who asked, by the name in the configuration.
+pub fn called_by(caller: &str) {
+    Span::current().record("gatepost.caller", caller);
+}
+
+/// Tells the span of the call that is being answered how many questions it holds.
+pub fn batch_of(items: usize) {
+    Span::current().record("gatepost.items", items);
+}
+
+/// Tells the span of the call that is being answered how it ended.
+pub fn ended(ending: &Ending<'_>) {
+    let span = Span::current();
+    if span.is_disabled() {
+        return;
+    }
+    let Ending { decision_id, action, level, end } = *ending;
+    tracing::record_all!(
+        span,
+        gatepost.decision_id = display(decision_id),
+        gatepost.action = action.as_str(),
+        gatepost.level = level,
+    );
+    match end {
+        End::Answered { outcome, denial, cache, revision } => tracing::record_all!(
+            span,
+            gatepost.outcome = outcome,
+            gatepost.denial = denial,
+            gatepost.cache = cache,
+            gatepost.policy_revision = revision,
+        ),
+        End::Refused { status, reason, failed } => tracing::record_all!(
+            span,
+            gatepost.outcome = if failed { "failed" } else { "refused" },
+            gatepost.status = status,
+            gatepost.reason = reason,
+            otel.status_code = failed.then_some("ERROR"),
+        ),
+    }
 }
 
 /// The ids for the record: those of `span` when spans are exported, else the caller's.

@@ -221,6 +221,12 @@ impl ServerIdentity {
         self.current.load().material.expires_at
     }
 
+    /// Since when.
+    #[must_use]
+    pub fn certificate_valid_from(&self) -> SystemTime {
+        self.current.load().material.valid_from
+    }
+
     /// When the first revocation list that is asked runs out, or did; nothing when there are none.
     #[must_use]
     pub fn lists_expire_at(&self) -> Option<SystemTime> {

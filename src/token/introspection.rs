@@ -148,7 +148,11 @@ impl Introspection {
         now: SystemTime,
         heard: &Heard,
     ) -> Result<Found, TokenError> {
-        if let Some(answer) = self.recall(&digest, now) {
+        let known = self.recall(&digest, now);
+        if self.answers.is_some() {
+            heard(News::Lookup { cache: "introspections", hit: known.is_some() });
+        }
+        if let Some(answer) = known {
             return Ok(Found::Known(answer));
         }
         let mut under_way = self.under_way.lock();

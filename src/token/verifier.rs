@@ -18,7 +18,7 @@ use super::status_list::{StatusReference, Statuses};
 use super::tend::tend;
 use super::unverified::{UnverifiedToken, plain_type};
 use super::verified::VerifiedToken;
-use super::{Heard, TokenFacts};
+use super::{Heard, News, TokenFacts};
 use crate::clock::SharedClock;
 use crate::config::{Limits, TrustedIssuer};
 use crate::secret::{ExposeSecret as _, SecretString};
@@ -233,7 +233,11 @@ impl Verifier {
         reason = "the other kinds of token wait for others; callers need not know which kind does not"
     )]
     pub async fn verify(&self, token: UnverifiedToken, now: SystemTime) -> Result<Arc<VerifiedToken>, TokenError> {
-        if let Some(kept) = self.recall(&token, now) {
+        let kept = self.recall(&token, now);
+        if self.cache.is_some() {
+            self.heard.0(News::Lookup { cache: "tokens", hit: kept.is_some() });
+        }
+        if let Some(kept) = kept {
             // Asked on every question: a status may change while the token is known.
             kept.status.as_ref().map_or(Ok(()), |status| status.check(now))?;
             return Ok(kept.token);

@@ -48,7 +48,7 @@ fn stored(gatepost: &Gatepost) -> BTreeMap<u64, String> {
 }
 
 /// Where a Python package has put a program, and the Python; `None`, said aloud, where it is not installed. CI must have it.
-fn program(package: &str, path: &str) -> Option<(PathBuf, PathBuf)> {
+pub fn program(package: &str, path: &str) -> Option<(PathBuf, PathBuf)> {
     let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/test-tools/bin/python");
     let python = std::env::var_os("GATEPOST_TEST_PYTHON").map_or(own, PathBuf::from);
     let script = format!("import {package}, os; print(os.path.dirname({package}.__file__))");

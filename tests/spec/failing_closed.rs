@@ -80,7 +80,7 @@ async fn a_forbid_that_can_not_be_evaluated_denies_and_is_never_cached() {
         assert_eq!(record["unmapped"]["gatepost"]["policy_errors"][0]["policy"], "forbid-large");
         assert_eq!(record["unmapped"]["gatepost"]["policy_errors"][0]["class"], "overflow");
     }
-    assert!(gatepost.metrics().await.contains("gatepost_policy_errors"), "and counted");
+    assert!(gatepost.metrics().await.contains("gatepost_policy_errors_total{class=\"overflow\"} 2"), "and counted");
 }
 
 /// A user's bad token is a denial with a code, not a failed call.

@@ -15,6 +15,7 @@ mod wire;
 
 mod admin;
 mod admin_certificates;
+mod alerts;
 mod api_keys;
 mod architecture;
 mod audit_command;
@@ -49,6 +50,7 @@ mod review_identity;
 mod revocation;
 mod rights;
 mod rotation;
+mod series;
 mod sinks;
 mod status_lists;
 mod telemetry;

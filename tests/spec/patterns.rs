@@ -50,7 +50,7 @@ async fn who_asks_for_25_orders_of_others_in_a_row_is_told_of_once_for_each_thin
             .map(|id| id.as_str().unwrap())
             .collect();
         assert_eq!(samples, asked[(last + 1_usize).saturating_sub(10)..=last], "{pattern}: the answers it is about");
-        assert!(metrics.contains(&format!("gatepost_audit_alerts_total{{pattern=\"{pattern}\"")), "{metrics}");
+        assert!(metrics.contains(&format!("gatepost_audit_alerts_total{{pattern=\"{pattern}\"}} 1\n")), "{metrics}");
     }
 }
 

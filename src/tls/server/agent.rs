@@ -174,7 +174,7 @@ impl Agent {
         let svid = context.default_svid().ok_or_else(|| bad("there is no identity in it"))?;
         let chain: Vec<_> =
             svid.cert_chain().iter().map(|certificate| CertificateDer::from(certificate.as_bytes().to_vec())).collect();
-        let (_, expires_at) =
+        let (valid_from, expires_at) =
             chain.first().and_then(peer::validity).ok_or_else(|| bad("its certificate can't be read"))?;
         if unix_seconds(self.clock.now()) > unix_seconds(expires_at) {
             return Err(bad("its certificate has expired: check the clock of this machine and the agent's log"));
@@ -215,6 +215,7 @@ impl Agent {
         }
         Ok(Material {
             identity: Arc::new(identity),
+            valid_from,
             expires_at,
             authorities: Arc::new(authorities),
             content: hasher.finalize(),

@@ -24,6 +24,7 @@ const MAX_FILE_BYTES: u64 = 1024 * 1024;
 #[derive(Debug)]
 pub(super) struct Material {
     pub(super) identity: Arc<CertifiedKey>,
+    pub(super) valid_from: SystemTime,
     pub(super) expires_at: SystemTime,
     pub(super) authorities: Arc<Authorities>,
     /// Of everything that was read; tells a touched file from a changed one.
@@ -88,7 +89,7 @@ impl Files {
     }
 
     fn check(&self, texts: &Texts, content: blake3::Hash, clock: &SharedClock) -> Result<Material, TlsError> {
-        let (identity, expires_at) = self.identity(texts)?;
+        let (identity, (valid_from, expires_at)) = self.identity(texts)?;
         if unix_seconds(clock.now()) > unix_seconds(expires_at) {
             return Err(TlsError::Expired { path: self.certificate.clone() });
         }
@@ -96,6 +97,7 @@ impl Files {
         warn_of_readable_key(&self.private_key);
         Ok(Material {
             identity: Arc::new(identity),
+            valid_from,
             expires_at,
             authorities: Arc::new(authorities),
             content,
@@ -103,11 +105,11 @@ impl Files {
         })
     }
 
-    fn identity(&self, texts: &Texts) -> Result<(CertifiedKey, SystemTime), TlsError> {
+    fn identity(&self, texts: &Texts) -> Result<(CertifiedKey, (SystemTime, SystemTime)), TlsError> {
         let no_certificate = || TlsError::Certificate { path: self.certificate.clone() };
         let no_key = || TlsError::PrivateKey { path: self.private_key.clone() };
         let chain = certificates(&texts.certificate).ok_or_else(no_certificate)?;
-        let (_, expires_at) = chain.first().and_then(peer::validity).ok_or_else(no_certificate)?;
+        let validity = chain.first().and_then(peer::validity).ok_or_else(no_certificate)?;
         let key = PrivateKeyDer::from_pem_slice(&texts.private_key).map_err(|_| no_key())?;
         let identity = CertifiedKey::new(chain, signing_key(key).ok_or_else(no_key)?);
         // A key that can't tell its public half can't be proven to match: refused, like one that doesn't.
@@ -115,7 +117,7 @@ impl Files {
             certificate: self.certificate.clone(),
             private_key: self.private_key.clone(),
         })?;
-        Ok((identity, expires_at))
+        Ok((identity, validity))
     }
 
     fn authorities(&self, texts: &Texts) -> Result<Authorities, TlsError> {
