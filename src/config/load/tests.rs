@@ -20,6 +20,7 @@ const WHOLE: &str = r#"server:
   certificate: tls.crt
   private_key: tls.key
   client_ca: ca.crt
+  names: [gatepost.shop.svc, 10.0.0.7]
   reload_interval: 1m
   drain_timeout: 20s
   drain_delay: 500ms
@@ -365,6 +366,8 @@ fn every_way_to_be_wrong_is_refused_by_its_key() {
         ("certificate: tls.crt", "certificate: \"\"", "server.certificate", "empty"),
         ("  private_key: tls.key\n", "", "server.private_key", "missing"),
         ("client_ca: ca.crt\n", "client_ca:\n", "server.client_ca", "a key without a value is not set"),
+        ("[gatepost.shop.svc, 10.0.0.7]", "['https://a.example']", "server.names[0]", "a URL"),
+        ("[gatepost.shop.svc, 10.0.0.7]", "[a.example, a.example]", "server.names[1]", "twice"),
         ("reload_interval: 1m", "reload_interval: 1", "server.reload_interval", "no unit"),
         ("reload_interval: 1m", "reload_interval: 0s", "server.reload_interval", "would never rest"),
         ("drain_timeout: 20s", "drain_timeout: 0s", "server.drain_timeout", "would cut everybody off"),
