@@ -12,17 +12,19 @@ pub mod apikey;
 pub mod audit;
 pub mod check;
 pub mod demo;
+mod refusal;
 pub mod revoke;
 pub mod serve;
+pub mod source;
 pub mod test;
 
 /// Exit codes beyond 0 and 1, after sysexits(3).
 pub mod exit {
-    /// The configuration is wrong.
+    /// The command line or the configuration is wrong, or a certificate, a key or another file that they name.
     pub const CONFIGURATION: u8 = 64;
-    /// Policies, certificates or keys are wrong.
+    /// Policies are wrong, or other data that a command was given: a spool, a file of API keys.
     pub const DATA: u8 = 65;
-    /// A port is taken, or records can't be written.
+    /// Something that is needed is not there: a port is taken, records can't be written, an agent is away.
     pub const UNAVAILABLE: u8 = 69;
     /// The self-test failed, or a fault of ours.
     pub const SOFTWARE: u8 = 70;
@@ -43,8 +45,9 @@ Start here:
     gatepost test policies                does it decide what it should?
     gatepost serve --config gatepost.yaml
 
-Exit codes: 0 well, 1 no (a check or test failed), 2 the command line is wrong, 64 the configuration is wrong, \
-65 policies, certificates or keys are wrong, 69 a port is taken or records can't be written, 70 a fault of ours."
+Exit codes: 0 well, 1 no (a check or test failed), 64 the command line or the configuration is wrong, or a \
+certificate or key that they name, 65 policies are wrong, 69 something that is needed is not there (a port is taken, \
+records can't be written), 70 a fault of ours."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -81,7 +84,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => {
             // Help and version are no errors; a closed pipe is nothing to complain of.
             let _ = error.print();
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+            return if error.use_stderr() { ExitCode::from(exit::CONFIGURATION) } else { ExitCode::SUCCESS };
         }
     };
     let mut out = anstream::stdout();

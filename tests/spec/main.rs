@@ -23,6 +23,7 @@ mod audit_spool;
 mod audit_trail;
 mod authorization_server;
 mod bad_input;
+mod bad_start;
 mod bond;
 mod bundles;
 mod caching;
