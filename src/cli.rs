@@ -1,4 +1,5 @@
-//! The command line: `gatepost serve`, `demo`, `check`, `test`, `audit`, `apikey`, `revoke`, `completions`.
+//! The command line: `gatepost serve`, `config`, `demo`, `check`, `test`, `audit`, `apikey`, `revoke`,
+//! `completions`.
 //!
 //! Results go to standard output, logs and complaints to standard error; colours only to a terminal.
 
@@ -11,6 +12,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 pub mod apikey;
 pub mod audit;
 pub mod check;
+pub mod config;
 pub mod demo;
 mod refusal;
 pub mod revoke;
@@ -58,6 +60,8 @@ struct Cli {
 enum Command {
     /// Serve decisions
     Serve(serve::ServeArgs),
+    /// Print the settings that count, each with where it comes from
+    Config(config::ConfigArgs),
     /// Play a short story against a real server in a temporary folder
     Demo(demo::DemoArgs),
     /// Check a policy bundle, with reports like a compiler's
@@ -91,6 +95,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let colours = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let done = match cli.command {
         Command::Serve(args) => serve::run(&args),
+        Command::Config(args) => config::run(&args, &mut out, colours),
         Command::Demo(args) => demo::run(&args, &mut out, colours),
         Command::Check(args) => check::run(&args, &mut out, colours),
         Command::Test(args) => test::run(&args, &mut out, colours),

@@ -30,6 +30,7 @@ mod caching;
 mod canaries;
 mod certificates;
 mod collectors;
+mod configuration;
 mod demo;
 mod examples;
 mod failing_closed;

@@ -127,6 +127,7 @@ fn help_teaches_and_completions_complete() {
     for command in [
         &["--help"][..],
         &["serve", "--help"],
+        &["config", "--help"],
         &["demo", "--help"],
         &["check", "--help"],
         &["test", "--help"],
