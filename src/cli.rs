@@ -1,4 +1,4 @@
-//! The command line: `gatepost serve`, `config`, `demo`, `check`, `test`, `audit`, `apikey`, `revoke`,
+//! The command line: `gatepost serve`, `config`, `doctor`, `demo`, `check`, `test`, `audit`, `apikey`, `revoke`,
 //! `completions`.
 //!
 //! Results go to standard output, logs and complaints to standard error; colours only to a terminal.
@@ -14,6 +14,7 @@ pub mod audit;
 pub mod check;
 pub mod config;
 pub mod demo;
+pub mod doctor;
 mod refusal;
 pub mod revoke;
 pub mod serve;
@@ -45,6 +46,7 @@ Start here:
     gatepost demo                         a short story over real mTLS, tokens and policies
     gatepost check policies               is the bundle right?
     gatepost test policies                does it decide what it should?
+    gatepost doctor --config gatepost.yaml    is everything there that it needs?
     gatepost serve --config gatepost.yaml
 
 Exit codes: 0 well, 1 no (a check or test failed), 64 the command line or the configuration is wrong, or a \
@@ -62,6 +64,8 @@ enum Command {
     Serve(serve::ServeArgs),
     /// Print the settings that count, each with where it comes from
     Config(config::ConfigArgs),
+    /// Check a configuration and everything that it needs, and say what to do
+    Doctor(doctor::DoctorArgs),
     /// Play a short story against a real server in a temporary folder
     Demo(demo::DemoArgs),
     /// Check a policy bundle, with reports like a compiler's
@@ -96,6 +100,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let done = match cli.command {
         Command::Serve(args) => serve::run(&args),
         Command::Config(args) => config::run(&args, &mut out, colours),
+        Command::Doctor(args) => doctor::run(&args, &mut out, colours),
         Command::Demo(args) => demo::run(&args, &mut out, colours),
         Command::Check(args) => check::run(&args, &mut out, colours),
         Command::Test(args) => test::run(&args, &mut out, colours),

@@ -32,6 +32,7 @@ mod certificates;
 mod collectors;
 mod configuration;
 mod demo;
+mod doctor;
 mod examples;
 mod failing_closed;
 mod hearsay;

@@ -128,6 +128,7 @@ fn help_teaches_and_completions_complete() {
         &["--help"][..],
         &["serve", "--help"],
         &["config", "--help"],
+        &["doctor", "--help"],
         &["demo", "--help"],
         &["check", "--help"],
         &["test", "--help"],
