@@ -86,7 +86,7 @@ impl SpoolArgs {
         }
         let Some(config) = &self.config else {
             complain("name the spool's folder, or the configuration that does: --config gatepost.yaml");
-            return Err(2);
+            return Err(exit::CONFIGURATION);
         };
         Ok(read_config(config)?.audit.spool.directory)
     }

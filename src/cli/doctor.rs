@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use self::findings::{Findings, Group};
+use super::check::counted;
 use super::source::SourceArgs;
 use super::{complain, exit, runtime};
 use crate::clock::{SharedClock, SystemClock};
@@ -96,8 +97,13 @@ pub fn run(args: &DoctorArgs, console: &mut impl Write, colours: bool) -> io::Re
 fn misconfigured(report: &ConfigReport, findings: &mut Findings) {
     for problem in &report.problems {
         let place = problem.at.as_ref().map(|at| format!("{at}: ")).unwrap_or_default();
-        let says = format!("{place}`{}` {}", problem.key, problem.message);
-        let mend = problem.help.as_deref().unwrap_or("correct it; the configuration reference says what fits");
+        // Some messages say what to do themselves.
+        let (message, mend) = match (&problem.help, problem.message.split_once("; ")) {
+            (Some(help), _) => (problem.message.as_str(), help.as_str()),
+            (None, Some(parted)) => parted,
+            (None, None) => (problem.message.as_str(), "correct it; the configuration reference says what fits"),
+        };
+        let says = format!("{place}`{}` {message}", problem.key);
         findings.fail(Group::Configuration, "settings", &problem.key, says, mend);
     }
     let says = "nothing else is looked at until the settings can be used";
@@ -107,10 +113,10 @@ fn misconfigured(report: &ConfigReport, findings: &mut Findings) {
 async fn examine(config: &Config, args: &DoctorArgs, findings: &mut Findings) {
     let clock = SystemClock::shared();
     let says = format!(
-        "the settings can be used: {} callers, {} issuers, {} sinks",
-        config.callers.len(),
-        config.issuers.len(),
-        config.audit.sinks.len()
+        "the settings can be used: {}, {}, {}",
+        counted(config.callers.len(), "caller", "callers"),
+        counted(config.issuers.len(), "issuer", "issuers"),
+        counted(config.audit.sinks.len(), "sink", "sinks")
     );
     findings.ok(Group::Configuration, "settings", "", says);
     modes::examine(&args.source, findings);

@@ -13,7 +13,7 @@ use url::{Host, Url};
 use crate::trust::{TrustProblem, client_tls};
 
 /// For each step.
-const STEP: Duration = Duration::from_secs(3);
+const STEP: Duration = Duration::from_secs(5);
 
 /// Whom to believe on the way, and who we say we are.
 #[derive(Debug, Clone, Copy, Default)]
