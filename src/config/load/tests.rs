@@ -961,7 +961,8 @@ fn the_reference_page_is_what_the_code_says() {
 #[test]
 fn a_listener_has_its_identity_from_one_source() {
     let folder = Folder::new();
-    let files = "  certificate: tls.crt\n  private_key: tls.key\n  client_ca: ca.crt\n";
+    let names = "  names: [gatepost.shop.svc, 10.0.0.7]\n";
+    let files = &format!("  certificate: tls.crt\n  private_key: tls.key\n  client_ca: ca.crt\n{names}");
     let agent = |socket: &str| format!("  workload_api: \"{socket}\"\n");
     let good = WHOLE.replace(files, &agent("unix:///run/spire/agent.sock"));
     let config = folder.load(&good).unwrap_or_else(|report| panic!("{report}"));
@@ -977,7 +978,10 @@ fn a_listener_has_its_identity_from_one_source() {
         assert_eq!(keys(&report), ["server.workload_api"], "{socket}");
     }
     let both = WHOLE.replace(files, &format!("{files}{}", agent("unix:///run/spire/agent.sock")));
-    assert_eq!(keys(&folder.refusal(&both)), ["server.certificate", "server.private_key", "server.client_ca"]);
+    assert_eq!(
+        keys(&folder.refusal(&both)),
+        ["server.certificate", "server.private_key", "server.client_ca", "server.names"]
+    );
     let own = good.replace("partner.example]", "{ name: partner.example, ca: ca.crt }]");
     assert_eq!(keys(&folder.refusal(&own)), ["identity.trust_domains[1].ca"], "bundles come from the agent");
     let own = WHOLE.replace("partner.example]", "{ name: partner.example, ca: ca.crt }]");
