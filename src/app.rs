@@ -27,6 +27,7 @@ use crate::config::{Config, Limits, ListenerIdentity, PolicyConfig, TrustedIssue
 use crate::grpc::layers::{PanicToInternal, Recorded};
 use crate::grpc::server::{ConnectionEvents, Door};
 use crate::grpc::service::Service;
+use crate::model::entity::EntityType;
 use crate::ops::{self, Readiness};
 use crate::pdp::Pdp;
 use crate::policy::store::{Reload, Store};
@@ -44,7 +45,7 @@ use crate::token::{Heard, News, TokenSetupError, Verifier};
 
 mod operators;
 
-use operators::{Office, Sources};
+use operators::{Entrance, Office, Sources};
 
 /// Why there is no server.
 #[derive(Debug, thiserror::Error)]
@@ -74,8 +75,10 @@ pub enum BuildError {
     #[error("revocations can't be kept: {0}")]
     Revocations(#[source] FileError),
     /// A port is taken or not ours.
-    #[error("can't listen on {address}: {source}")]
+    #[error("can't listen on {address} (`{key}`): {source}{}", listen_mend(.source))]
     Listen {
+        /// The key of the configuration.
+        key: &'static str,
         /// Which.
         address: SocketAddr,
         /// The system's word.
@@ -132,8 +135,7 @@ pub async fn build(
     metrics: Metrics,
     registry: prometheus::Registry,
 ) -> Result<Gatepost, BuildError> {
-    let recorded = config.audit.attributes.iter().map(|(value, _)| value.clone()).collect();
-    let options = BundleOptions { recorded, ..bundle_options(&config.policies, &config.limits) };
+    let options = serving_options(&config);
     let directory = config.policies.directory.clone();
     let opened = tokio::task::spawn_blocking(move || Store::open(&directory, options)).await;
     let store = match opened {
@@ -161,13 +163,12 @@ pub async fn build(
         .map_err(BuildError::Audit)?;
     let mut hash_key = [0u8; 32];
     aws_lc_rs::rand::fill(&mut hash_key).map_err(|_| BuildError::Random)?;
-    let listener = bind(config.server.listen).await?;
-    let ops_listener = bind(config.server.ops_listen).await?;
-    let bound = |listener: &TcpListener, address| {
-        listener.local_addr().map_err(|source| BuildError::Listen { address, source })
+    let (listener, address) = bind("server.listen", config.server.listen).await?;
+    let (ops_listener, ops_address) = bind("server.ops_listen", config.server.ops_listen).await?;
+    let entrance = match &config.admin {
+        Some(settings) => Some(Entrance::open(settings, &clock).await?),
+        None => None,
     };
-    let address = bound(&listener, config.server.listen)?;
-    let ops_address = bound(&ops_listener, config.server.ops_listen)?;
 
     let counted = metrics.clone();
     let told = Arc::new(move |source: crate::revocation::Source, fate: crate::revocation::Fate, count| {
@@ -206,10 +207,8 @@ pub async fn build(
     readiness.note("issuer", move || weak.upgrade().map_or_else(Vec::new, |pdp| pdp.tokens.issuers_ready()));
     let ready = Arc::clone(&readiness);
     pdp.metrics.watch(Watched::Ready, move || f64::from(u8::from(ready.unmet().is_empty())));
-    let office = match &config.admin {
-        Some(settings) => Some(Office::open(settings, &config, &pdp, &sources).await?),
-        None => None,
-    };
+    let office = config.admin.as_ref().zip(entrance);
+    let office = office.map(|(settings, entrance)| Office::new(entrance, settings, &config, &pdp, &sources));
     Ok(Gatepost {
         address,
         ops_address,
@@ -265,6 +264,12 @@ fn heard(metrics: &Metrics) -> audit::Heard {
     })
 }
 
+/// How a bundle is read by a server with these settings.
+pub(crate) fn serving_options(config: &Config) -> BundleOptions {
+    let recorded = config.audit.attributes.iter().map(|(value, _)| value.clone()).collect();
+    BundleOptions { recorded, ..bundle_options(&config.policies, &config.limits) }
+}
+
 /// How a bundle is read under these settings.
 #[must_use]
 pub fn bundle_options(policies: &PolicyConfig, limits: &Limits) -> BundleOptions {
@@ -281,16 +286,44 @@ pub fn bundle_options(policies: &PolicyConfig, limits: &Limits) -> BundleOptions
 /// Nobody is let in by a type that the schema lacks, and it may come with the next bundle, so this stops nothing. But
 /// whoever wrote it would look for a long time.
 fn warn_of_undeclared_principals(config: &Config, bundle: &Bundle) {
-    let issuers = config.issuers.iter().enumerate();
-    let issuers = issuers.map(|(at, it)| (format!("issuers[{at}].principal.type"), &it.mapping.principal_type));
-    let keys = config.api_keys.iter().map(|keys| ("api_keys.principal_type".to_owned(), &keys.principal_type));
-    for (key, entity_type) in issuers.chain(keys).filter(|(_, entity_type)| !bundle.declares_type(entity_type)) {
+    for (key, entity_type) in undeclared_principals(config, bundle) {
         tracing::warn!(key, %entity_type, "the schema declares no such entity type: such principals are denied everything");
     }
 }
 
-async fn bind(address: SocketAddr) -> Result<TcpListener, BuildError> {
-    TcpListener::bind(address).await.map_err(|source| BuildError::Listen { address, source })
+/// The types of principals that the schema lacks, by key.
+pub(crate) fn undeclared_principals<'c>(config: &'c Config, bundle: &Bundle) -> Vec<(String, &'c EntityType)> {
+    let issuers = config.issuers.iter().enumerate();
+    let issuers = issuers.map(|(at, it)| (format!("issuers[{at}].principal.type"), &it.mapping.principal_type));
+    let keys = config.api_keys.iter().map(|keys| ("api_keys.principal_type".to_owned(), &keys.principal_type));
+    issuers.chain(keys).filter(|(_, entity_type)| !bundle.declares_type(entity_type)).collect()
+}
+
+/// Listens on what `key` of the configuration says.
+async fn bind(key: &'static str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), BuildError> {
+    let failed = |source| BuildError::Listen { key, address, source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    Ok((listener, bound))
+}
+
+/// What to do about a port that can't be had.
+pub(crate) fn listen_mend(error: &std::io::Error) -> &'static str {
+    let table = [
+        (
+            ErrorKind::AddrInUse,
+            "; another process listens there, perhaps another Gatepost: end it, or take another port",
+        ),
+        (
+            ErrorKind::AddrNotAvailable,
+            "; no interface of this machine has that address: take one that `ip address` shows, or `0.0.0.0` for all",
+        ),
+        (
+            ErrorKind::PermissionDenied,
+            "; this user may not have a port below 1024: take a higher one, or give the process `CAP_NET_BIND_SERVICE`",
+        ),
+    ];
+    table.into_iter().find(|(kind, _)| *kind == error.kind()).map_or("", |(_, mend)| mend)
 }
 
 impl Gatepost {

@@ -25,7 +25,7 @@ pub mod patterns;
 pub(crate) mod reader;
 mod record;
 mod redact;
-mod scrub;
+pub(crate) mod scrub;
 mod sinks;
 mod spool;
 mod text;

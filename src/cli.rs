@@ -1,4 +1,5 @@
-//! The command line: `gatepost serve`, `demo`, `check`, `test`, `audit`, `apikey`, `revoke`, `completions`.
+//! The command line: `gatepost serve`, `config`, `doctor`, `demo`, `check`, `test`, `audit`, `apikey`, `revoke`,
+//! `completions`.
 //!
 //! Results go to standard output, logs and complaints to standard error; colours only to a terminal.
 
@@ -11,18 +12,22 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 pub mod apikey;
 pub mod audit;
 pub mod check;
+pub mod config;
 pub mod demo;
+pub mod doctor;
+mod refusal;
 pub mod revoke;
 pub mod serve;
+pub mod source;
 pub mod test;
 
 /// Exit codes beyond 0 and 1, after sysexits(3).
 pub mod exit {
-    /// The configuration is wrong.
+    /// The command line or the configuration is wrong, or a certificate, a key or another file that they name.
     pub const CONFIGURATION: u8 = 64;
-    /// Policies, certificates or keys are wrong.
+    /// Policies are wrong, or other data that a command was given: a spool, a file of API keys.
     pub const DATA: u8 = 65;
-    /// A port is taken, or records can't be written.
+    /// Something that is needed is not there: a port is taken, records can't be written, an agent is away.
     pub const UNAVAILABLE: u8 = 69;
     /// The self-test failed, or a fault of ours.
     pub const SOFTWARE: u8 = 70;
@@ -41,10 +46,12 @@ Start here:
     gatepost demo                         a short story over real mTLS, tokens and policies
     gatepost check policies               is the bundle right?
     gatepost test policies                does it decide what it should?
+    gatepost doctor --config gatepost.yaml    is everything there that it needs?
     gatepost serve --config gatepost.yaml
 
-Exit codes: 0 well, 1 no (a check or test failed), 2 the command line is wrong, 64 the configuration is wrong, \
-65 policies, certificates or keys are wrong, 69 a port is taken or records can't be written, 70 a fault of ours."
+Exit codes: 0 well, 1 no (a check or test failed), 64 the command line or the configuration is wrong, or a \
+certificate or key that they name, 65 policies are wrong, 69 something that is needed is not there (a port is taken, \
+records can't be written), 70 a fault of ours."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -55,6 +62,10 @@ struct Cli {
 enum Command {
     /// Serve decisions
     Serve(serve::ServeArgs),
+    /// Print the settings that count, each with where it comes from
+    Config(config::ConfigArgs),
+    /// Check a configuration and everything that it needs, and say what to do
+    Doctor(doctor::DoctorArgs),
     /// Play a short story against a real server in a temporary folder
     Demo(demo::DemoArgs),
     /// Check a policy bundle, with reports like a compiler's
@@ -81,13 +92,15 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => {
             // Help and version are no errors; a closed pipe is nothing to complain of.
             let _ = error.print();
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+            return if error.use_stderr() { ExitCode::from(exit::CONFIGURATION) } else { ExitCode::SUCCESS };
         }
     };
     let mut out = anstream::stdout();
     let colours = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let done = match cli.command {
         Command::Serve(args) => serve::run(&args),
+        Command::Config(args) => config::run(&args, &mut out, colours),
+        Command::Doctor(args) => doctor::run(&args, &mut out, colours),
         Command::Demo(args) => demo::run(&args, &mut out, colours),
         Command::Check(args) => check::run(&args, &mut out, colours),
         Command::Test(args) => test::run(&args, &mut out, colours),

@@ -89,6 +89,13 @@ pub fn unix_seconds(time: SystemTime) -> u64 {
     time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
+/// `2027-01-31T12:00:00Z`, for people. What no calendar holds is shown as 1970.
+#[must_use]
+pub fn timestamp(time: SystemTime) -> jiff::Timestamp {
+    let seconds = i64::try_from(unix_seconds(time)).unwrap_or(0);
+    jiff::Timestamp::from_second(seconds).unwrap_or_default()
+}
+
 /// Milliseconds since 1970; 0 for anything earlier, the largest `i64` for anything past it.
 #[must_use]
 pub fn unix_millis(time: SystemTime) -> i64 {

@@ -137,6 +137,8 @@ pub struct ListenerTls {
     pub client_ca: PathBuf,
     /// PEM: the authorities of these trust domains, which alone vouch for them, and for nothing else.
     pub domain_ca: BTreeMap<TrustDomain, PathBuf>,
+    /// The names that the certificate must be for; without any, whatever it is for is taken.
+    pub names: Vec<String>,
     /// Which certificates were taken back.
     pub revocation: Revocation,
     /// How often files are looked at even when no change was announced. 30 s when unset.

@@ -17,6 +17,7 @@ mod claims;
 mod confirmation;
 mod discovery;
 mod error;
+pub mod examine;
 mod fetch;
 mod introspection;
 mod json;

@@ -27,6 +27,25 @@ pub enum TrustProblem {
     /// The key can't be read, or is another certificate's.
     #[error("its `private_key` can't be read, or is not the certificate's")]
     PrivateKey,
+    /// The key is behind a passphrase.
+    #[error("its `private_key` is encrypted: decrypt it with `openssl pkey -in .. -out ..`")]
+    EncryptedKey,
+}
+
+/// Whether a PEM text holds a private key that is behind a passphrase: PKCS#8 as RFC 5958 has it, or the older way of
+/// RFC 1421.
+#[must_use]
+pub fn is_encrypted_key(pem: &[u8]) -> bool {
+    [&b"-----BEGIN ENCRYPTED PRIVATE KEY-----"[..], b"Proc-Type: 4,ENCRYPTED"]
+        .iter()
+        .any(|mark| pem.windows(mark.len()).any(|part| part == *mark))
+}
+
+/// Whether every user of the machine may read, change or run the file at `path`.
+#[must_use]
+pub fn is_open_to_all(path: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::metadata(path).is_ok_and(|facts| facts.permissions().mode() & 0o007 != 0)
 }
 
 /// TLS settings from PEM files of at most 1 MiB each: `ca` holds the only authorities that are believed, those of the
@@ -63,6 +82,9 @@ pub fn client_tls(ca: Option<&Path>, identity: Option<(&Path, &Path)>) -> Result
     let chain: Vec<_> =
         CertificateDer::pem_slice_iter(&pem).collect::<Result<_, _>>().map_err(|_| TrustProblem::Certificate)?;
     let pem = small_file(key, PEM_BYTES).map_err(|_| TrustProblem::PrivateKey)?;
+    if is_encrypted_key(&pem) {
+        return Err(TrustProblem::EncryptedKey);
+    }
     let key = PrivateKeyDer::from_pem_slice(&pem).map_err(|_| TrustProblem::PrivateKey)?;
     builder.with_client_auth_cert(chain, key).map_err(|_| TrustProblem::PrivateKey)
 }
@@ -111,6 +133,12 @@ mod tests {
         assert_eq!(made("ca", Some(("gone", "key"))), Err(TrustProblem::Certificate));
         for key in ["gone", "other", "ca", "long"] {
             assert_eq!(made("ca", Some(("ca", key))), Err(TrustProblem::PrivateKey), "{key}");
+        }
+        let pkcs8 = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n";
+        let older = "-----BEGIN EC PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00\n\nAAAA\n-----END EC PRIVATE KEY-----\n";
+        for text in [pkcs8, older] {
+            fs::write(path("encrypted"), text).unwrap();
+            assert_eq!(made("ca", Some(("ca", "encrypted"))), Err(TrustProblem::EncryptedKey), "{text}");
         }
     }
 }

@@ -12,6 +12,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use super::{BuildError, Events, bind};
 use crate::admin::{Admin, Parts};
+use crate::clock::SharedClock;
 use crate::config::{AdminConfig, Config, Limits, RevocationConfig};
 use crate::grpc::admin::recorded::OperatorsRecorded;
 use crate::grpc::admin::{MESSAGE_BYTES, Operators};
@@ -94,17 +95,30 @@ pub(super) struct Office {
     admin: Arc<Admin>,
 }
 
+/// Where the admin listener will be: bound before anything is written, so that what is wrong with it ends the start.
+pub(super) struct Entrance {
+    address: SocketAddr,
+    listener: TcpListener,
+    identity: Arc<ServerIdentity>,
+}
+
+impl Entrance {
+    pub(super) async fn open(settings: &AdminConfig, clock: &SharedClock) -> Result<Self, BuildError> {
+        let identity = ServerIdentity::load(&settings.tls, Arc::clone(clock)).map_err(BuildError::AdminTls)?;
+        let (listener, address) = bind("admin.listen", settings.listen).await?;
+        Ok(Self { address, listener, identity })
+    }
+}
+
 impl Office {
-    pub(super) async fn open(
+    pub(super) fn new(
+        entrance: Entrance,
         settings: &AdminConfig,
         config: &Config,
         pdp: &Arc<Pdp>,
         sources: &Sources,
-    ) -> Result<Self, BuildError> {
-        let identity = ServerIdentity::load(&settings.tls, Arc::clone(&pdp.clock)).map_err(BuildError::AdminTls)?;
-        let listener = bind(settings.listen).await?;
-        let address =
-            listener.local_addr().map_err(|source| BuildError::Listen { address: settings.listen, source })?;
+    ) -> Self {
+        let Entrance { address, listener, identity } = entrance;
         let parts = Parts {
             revocations: Arc::clone(&pdp.revocations),
             file: sources.file.clone(),
@@ -113,7 +127,7 @@ impl Office {
             clock: Arc::clone(&pdp.clock),
         };
         let admin = Admin::new(&settings.operators, &config.issuers, config.limits.id_bytes, parts);
-        Ok(Self { address, listener, identity, admin })
+        Self { address, listener, identity, admin }
     }
 
     /// Who the listener is.

@@ -27,9 +27,13 @@ use rustls_pki_types::pem::PemObject as _;
 use serde::{Deserialize, Serialize};
 
 use super::format::Hash;
+use crate::trust::{is_encrypted_key, small_file};
 
 /// Where checkpoints lie beside the segments.
 pub(crate) const FILE: &str = "checkpoints.jsonl";
+
+/// A key's file, bytes.
+const KEY_BYTES: u64 = 64 * 1024;
 
 /// What a SubjectPublicKeyInfo of an Ed25519 key starts with (RFC 8410 section 4); the 32 bytes of the key follow.
 const SPKI: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
@@ -40,6 +44,11 @@ pub enum KeyError {
     /// The file is not PEM, or not of this kind.
     #[error("not a PEM file with an Ed25519 {0} key")]
     Unreadable(&'static str),
+    /// The key is behind a passphrase.
+    #[error(
+        "the key is encrypted: decrypt it with `openssl pkey -in .. -out ..`, or make another with `gatepost audit key`"
+    )]
+    Encrypted,
     /// No key could be made.
     #[error("no key could be made")]
     Random,
@@ -94,7 +103,11 @@ impl SigningKey {
     /// [`KeyError::Unreadable`], for whatever reason: a key's file is not quoted.
     pub(crate) fn load(path: &Path) -> Result<Self, KeyError> {
         let unreadable = KeyError::Unreadable("private");
-        let Ok(der) = PrivatePkcs8KeyDer::from_pem_file(path) else { return Err(unreadable) };
+        let Ok(pem) = small_file(path, KEY_BYTES) else { return Err(unreadable) };
+        if is_encrypted_key(&pem) {
+            return Err(KeyError::Encrypted);
+        }
+        let Ok(der) = PrivatePkcs8KeyDer::from_pem_slice(&pem) else { return Err(unreadable) };
         Ed25519KeyPair::from_pkcs8(der.secret_pkcs8_der()).map(Self).map_err(|_| unreadable)
     }
 

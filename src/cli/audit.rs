@@ -42,8 +42,8 @@ taken from there. Reading disturbs no server.
     gatepost audit verify /var/lib/gatepost/audit --key checkpoint.pub
     gatepost audit verify --lines export.jsonl --key checkpoint.pub
 
-Exit codes: 0 well, 1 the trail is broken (verify) or nothing matched (grep), 2 the command line is \
-wrong, 64 the configuration is wrong, 65 a key or a spool can't be read as one, 69 files can't be read.")]
+Exit codes: 0 well, 1 the trail is broken (verify) or nothing matched (grep), 64 the command line or the \
+configuration is wrong, 65 a key or a spool can't be read as one, 69 files can't be read.")]
 pub struct AuditArgs {
     #[command(subcommand)]
     what: What,
@@ -86,7 +86,7 @@ impl SpoolArgs {
         }
         let Some(config) = &self.config else {
             complain("name the spool's folder, or the configuration that does: --config gatepost.yaml");
-            return Err(2);
+            return Err(exit::CONFIGURATION);
         };
         Ok(read_config(config)?.audit.spool.directory)
     }
@@ -366,7 +366,7 @@ fn pseudonym(args: &PseudonymArgs, console: &mut impl Write) -> io::Result<u8> {
         Ok(uid) => uid,
         Err(error) => {
             complain(&error.to_string());
-            return Ok(2);
+            return Ok(exit::CONFIGURATION);
         }
     };
     let now = match args.at {

@@ -30,8 +30,8 @@ themselves. docs/revocation.md tells the rest.
     gatepost revoke certificate orders.pem --reason 'key was in a backup'
     gatepost revoke list --format json
 
-Exit codes: 0 done, 1 refused by the server, 2 the command line is wrong, 65 certificate or key \
-files are wrong, 69 the server can't be reached, or could not record or store it.")]
+Exit codes: 0 done, 1 refused by the server, 64 the command line is wrong, or the certificate or \
+key files are, 69 the server can't be reached, or could not record or store it.")]
 pub struct RevokeArgs {
     /// What to revoke
     #[command(subcommand)]
@@ -167,8 +167,7 @@ pub fn run(args: &RevokeArgs, console: &mut impl Write) -> io::Result<u8> {
         Err(failure) => {
             super::complain(&failure.to_string());
             Ok(match failure {
-                Failure::Usage(_) => 2,
-                Failure::Files(_) => exit::DATA,
+                Failure::Usage(_) | Failure::Files(_) => exit::CONFIGURATION,
                 Failure::Unreachable(_) => exit::UNAVAILABLE,
                 Failure::Refused { .. } => 1,
             })

@@ -1,16 +1,17 @@
 //! `gatepost serve`: settings in, a server until a signal.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use super::{complain, exit, runtime};
-use crate::app::{BuildError, build};
+use super::source::SourceArgs;
+use super::{complain, exit, refusal, runtime};
+use crate::app::build;
 use crate::clock::SystemClock;
-use crate::config::load::{Source, load};
+use crate::config::load::load;
 use crate::config::{Config, RevocationConfig};
 use crate::telemetry::Telemetry;
 
@@ -26,24 +27,18 @@ A second signal ends at once; SIGHUP does nothing. Certificates, keys, authoriti
 when they change.
 
     gatepost serve --config gatepost.yaml
-    gatepost serve --config gatepost.yaml --check      read everything, serve nothing, change nothing")]
+    gatepost serve --config gatepost.yaml --check      read everything, serve nothing, change nothing
+
+Exit codes: 0 stopped in order, 1 calls had to be cut off, 64 the configuration is wrong, or a certificate, key or other \
+file that it names, 65 the policies are wrong, 69 something that is needed is not there (a port, the folder for records, \
+the SPIRE agent), 70 a fault of ours, 130 ended by a second signal. `gatepost doctor` says more about each.")]
 pub struct ServeArgs {
-    /// The configuration file
-    #[arg(long, short, value_name = "FILE", env = "GATEPOST_CONFIG")]
-    pub config: PathBuf,
-    /// One setting over the file and the environment; may be given many times
-    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_value)]
-    pub set: Vec<(String, String)>,
+    /// The settings
+    #[command(flatten)]
+    pub source: SourceArgs,
     /// Read and check everything, then stop
     #[arg(long)]
     pub check: bool,
-}
-
-fn key_value(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-        _ => Err("must be KEY=VALUE, such as server.listen=127.0.0.1:8443".to_owned()),
-    }
 }
 
 /// Runs the command. The exit code is one of [`exit`]'s.
@@ -51,13 +46,7 @@ fn key_value(text: &str) -> Result<(String, String), String> {
 /// # Errors
 /// When no runtime can be started.
 pub fn run(args: &ServeArgs) -> io::Result<u8> {
-    let environment =
-        std::env::vars_os().filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)));
-    let source = args
-        .set
-        .iter()
-        .fold(Source::file(&args.config).environment(environment), |source, (key, value)| source.set(key, value));
-    let config = match load(&source) {
+    let config = match load(&args.source.source()) {
         Ok(config) => config,
         Err(report) => {
             complain(&format!("the configuration can't be used:\n{report}"));
@@ -102,19 +91,8 @@ async fn serve(config: Config, only_check: bool) -> io::Result<u8> {
     let gatepost = match build(config, clock, telemetry.metrics.clone(), telemetry.registry.clone()).await {
         Ok(gatepost) => gatepost,
         Err(error) => {
-            complain(&error.to_string());
-            return Ok(match error {
-                BuildError::Policies(_)
-                | BuildError::Tls(_)
-                | BuildError::AdminTls(_)
-                | BuildError::Tokens(_)
-                | BuildError::ApiKeys(_) => exit::DATA,
-                BuildError::Audit(_)
-                | BuildError::Sinks(_)
-                | BuildError::Listen { .. }
-                | BuildError::Revocations(_) => exit::UNAVAILABLE,
-                BuildError::SelfTest | BuildError::Random => exit::SOFTWARE,
-            });
+            complain(&refusal::told(&error));
+            return Ok(refusal::exit_code(&error));
         }
     };
     if only_check {

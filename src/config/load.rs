@@ -8,6 +8,7 @@ mod admin;
 mod audit;
 mod check;
 mod credentials;
+mod effective;
 mod issuers;
 mod listener;
 mod patterns;
@@ -31,6 +32,7 @@ use self::values::{Checks, Findings};
 use super::Config;
 use super::raw::RawConfig;
 
+pub use self::effective::{Setting, SettingValue};
 pub use self::reference::{json_schema, reference_markdown};
 
 /// Larger files are refused unread.
@@ -157,6 +159,31 @@ impl std::error::Error for ConfigReport {}
 /// # Errors
 /// [`ConfigReport`] names every problem by key and place.
 pub fn load(source: &Source) -> Result<Config, ConfigReport> {
+    read(source).map(|(config, _, _)| config)
+}
+
+/// Every setting as it counts, and where it comes from, of settings that [`load`].
+///
+/// # Errors
+/// As [`load`].
+pub fn effective(source: &Source) -> Result<Setting, ConfigReport> {
+    let (_, raw, tree) = read(source)?;
+    // Made of texts, numbers and lists alone, so it can always be written.
+    let counts = serde_json::to_value(&raw).map_err(|_| {
+        let message = "can't be shown".to_owned();
+        ConfigReport::of(vec![ConfigProblem { key: String::new(), at: None, message, help: None }])
+    })?;
+    Ok(Setting::of(counts, Some(&tree)))
+}
+
+/// Whether `text`, where a value stands in YAML, is read as this very text.
+#[must_use]
+pub fn is_plain_text(text: &str) -> bool {
+    let read = tree::read_value(text, &Origin::Flag(String::new()));
+    matches!(read, Some(Node { value: Value::Text(read), .. }) if read == text)
+}
+
+fn read(source: &Source) -> Result<(Config, RawConfig, Node), ConfigReport> {
     let mut findings = Findings::default();
     let Some(mut tree) = read_file(&source.file, &mut findings) else {
         // Without a file everything else would be called missing.
@@ -165,10 +192,11 @@ pub fn load(source: &Source) -> Result<Config, ConfigReport> {
     let schema = json_schema();
     let shape = Shape::of(&schema);
     lay_over(&mut tree, source, shape, &mut findings);
-    let config = read_tree(&mut tree, shape, &mut findings)
-        .and_then(|raw| check::check(&raw, &mut Checks::new(&mut findings, &tree, folder_of(&source.file))));
-    match config {
-        Some(config) if findings.problems.is_empty() => Ok(config),
+    let raw = read_tree(&mut tree, shape, &mut findings);
+    let config =
+        raw.as_ref().and_then(|raw| check::check(raw, &mut Checks::new(&mut findings, &tree, folder_of(&source.file))));
+    match (config, raw) {
+        (Some(config), Some(raw)) if findings.problems.is_empty() => Ok((config, raw, tree)),
         _ => Err(ConfigReport::of(findings.problems)),
     }
 }

@@ -64,6 +64,9 @@ pub(super) struct RawServer {
     pub private_key: Option<String>,
     /// PEM file: the authorities that client certificates must chain to, unless their trust domain has a `ca` of its own.
     pub client_ca: Option<String>,
+    /// The names by which callers reach the server, each a DNS name or an address. With any, a certificate that is not for
+    /// all of them is refused, at the start and when it is renewed. Goes with `certificate`.
+    pub names: Vec<String>,
     /// The SPIFFE Workload API, as the source of certificate, key and authorities in place of files:
     /// `unix:///run/spire/agent.sock`.
     pub workload_api: Option<String>,
@@ -89,6 +92,7 @@ impl Default for RawServer {
             certificate: None,
             private_key: None,
             client_ca: None,
+            names: Vec::new(),
             workload_api: None,
             workload_api_timeout: "30s".into(),
             client_crls: Vec::new(),

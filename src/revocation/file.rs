@@ -85,6 +85,16 @@ impl RevocationFile {
         Ok(Arc::new(file))
     }
 
+    /// Takes what the file says and touches nothing: for whoever looks before the start. One that is not there yet says
+    /// nothing.
+    ///
+    /// # Errors
+    /// When it can't be read.
+    pub fn examine(path: &Path, list: &Arc<Revocations>) -> Result<(), FileError> {
+        let touch = Touch::new(Arc::clone(list.clock()));
+        Self { path: path.to_owned(), list: Arc::clone(list), touch, read: Mutex::default() }.look()
+    }
+
     /// Puts `one` into the file: when this returns it is on the disk. Blocks on the file system.
     ///
     /// # Errors

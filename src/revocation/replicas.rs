@@ -113,6 +113,16 @@ struct Theirs {
     last: String,
 }
 
+/// Connects to the store, logs in, and asks whether it is there. Changes nothing.
+///
+/// # Errors
+/// [`StoreError`]
+pub async fn examine(settings: &RedisConfig) -> Result<(), StoreError> {
+    let mut connected = connect(settings).await?;
+    let _: Value = redis::cmd("PING").query_async(&mut connected.connection).await?;
+    Ok(())
+}
+
 impl Replicas {
     /// Reaches nobody yet.
     #[must_use]

@@ -203,6 +203,7 @@ pub(crate) fn write_server(folder: &Path, server: &Leaf, client_ca: &str) -> Lis
         private_key: folder.join("tls.key"),
         client_ca: folder.join("ca.crt"),
         domain_ca: BTreeMap::new(),
+        names: Vec::new(),
         revocation: Revocation::default(),
         reload_interval: Duration::from_secs(3600),
     };

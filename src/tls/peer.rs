@@ -8,7 +8,7 @@
 //!
 //! Follows X509-SVID (sections 2 to 5) and, for names of hosts, RFC 5280 section 4.2.1.6.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -317,6 +317,28 @@ fn alternative_names<'a>(certificate: &'a X509Certificate<'a>) -> Result<(Vec<&'
         }
     }
     Ok((uris, hosts))
+}
+
+/// Every name that a certificate is for, as people write them.
+pub(super) fn names(der: &CertificateDer<'_>) -> Vec<String> {
+    let Some(certificate) = parse(der) else { return Vec::new() };
+    let Ok(Some(names)) = certificate.subject_alternative_name() else { return Vec::new() };
+    let shown = |name: &GeneralName<'_>| match name {
+        GeneralName::DNSName(name) | GeneralName::URI(name) => Some((*name).to_owned()),
+        GeneralName::IPAddress(bytes) => match (<[u8; 4]>::try_from(*bytes), <[u8; 16]>::try_from(*bytes)) {
+            (Ok(v4), _) => Some(IpAddr::from(v4).to_string()),
+            (_, Ok(v6)) => Some(IpAddr::from(v6).to_string()),
+            (Err(_), Err(_)) => None,
+        },
+        GeneralName::OtherName(..)
+        | GeneralName::RFC822Name(_)
+        | GeneralName::X400Address(_)
+        | GeneralName::DirectoryName(_)
+        | GeneralName::EDIPartyName(_)
+        | GeneralName::RegisteredID(_)
+        | GeneralName::Invalid(..) => None,
+    };
+    names.value.general_names.iter().filter_map(shown).collect()
 }
 
 /// A host name in the preferred syntax of RFC 1034 section 3.5, lower case, at most 253 bytes. Upper case is refused

@@ -31,6 +31,7 @@ use crate::config::{ListenerTls, Revocation, WorkloadApi};
 
 mod agent;
 pub(in crate::tls) mod error;
+pub mod examine;
 mod material;
 pub mod verifier;
 mod watcher;

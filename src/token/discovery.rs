@@ -5,7 +5,7 @@
 
 use url::Url;
 
-use super::fetch::{FetchError, Fetcher};
+use super::fetch::{FetchError, Fetched, Fetcher};
 use super::json::{self, Json};
 use crate::config::{KeyHost, Limits};
 
@@ -52,9 +52,9 @@ impl Discovery {
 
     /// The document that holds the keys. Fetches at most twice: what discovery says is asked anew each time, so that an
     /// issuer can move its keys.
-    pub(super) async fn fetch(&self) -> Result<Vec<u8>, DiscoveryError> {
+    pub(super) async fn fetch(&self) -> Result<Fetched, DiscoveryError> {
         let metadata = self.fetcher.fetch().await.map_err(DiscoveryError::Document)?;
-        let keys = self.keys_url(&metadata)?;
+        let keys = self.keys_url(&metadata.document)?;
         self.fetcher.fetch_from(&keys).await.map_err(DiscoveryError::Keys)
     }
 

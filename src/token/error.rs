@@ -215,6 +215,9 @@ pub enum SetupProblem {
     /// Certificate or key can't be read, or don't belong together.
     #[error("the client certificate or its key for introspection can't be used")]
     ClientCertificate,
+    /// The key is behind a passphrase.
+    #[error("the client key for introspection is encrypted: decrypt it with `openssl pkey -in .. -out ..`")]
+    EncryptedClientKey,
     /// Missing, empty or no text.
     #[error("the client secret for introspection can't be read")]
     ClientSecret,

@@ -32,6 +32,14 @@ pub(super) struct Fetcher {
     timeout: Duration,
 }
 
+/// A document, and what time it was where it came from.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Fetched {
+    pub(super) document: Vec<u8>,
+    /// `Date` (RFC 9110 section 6.6.1), as it was sent. Nothing is decided by it.
+    pub(super) date: Option<String>,
+}
+
 /// Why a document could not be had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum FetchError {
@@ -54,6 +62,7 @@ const ADDRESSES: usize = 16;
 /// Look-ups of names under way at once. A name server that does not answer holds each for half a minute, on one of the
 /// threads that also read the files in which keys and tokens are revoked.
 const LOOK_UPS: usize = 8;
+
 /// PEM files of a client certificate and its key (RFC 8705 section 2).
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ClientFiles<'a> {
@@ -123,12 +132,12 @@ impl Fetcher {
     }
 
     /// The document at the address that the operator wrote, whole.
-    pub(super) async fn fetch(&self) -> Result<Vec<u8>, FetchError> {
+    pub(super) async fn fetch(&self) -> Result<Fetched, FetchError> {
         self.fetch_from(&self.url).await
     }
 
     /// A document from elsewhere, by the same rules. Whoever calls this has made sure that the operator agrees.
-    pub(super) async fn fetch_from(&self, url: &Url) -> Result<Vec<u8>, FetchError> {
+    pub(super) async fn fetch_from(&self, url: &Url) -> Result<Fetched, FetchError> {
         // The resolver never sees an address that stands in the URL.
         if !may_connect_to_literal(url, self.private) {
             return Err(FetchError::Address);
@@ -138,7 +147,8 @@ impl Fetcher {
 
     /// The document, whole, if it is to be had as this media type.
     pub(super) async fn fetch_as(&self, accept: &'static str) -> Result<Vec<u8>, FetchError> {
-        self.within(self.client.get(self.url.clone()).header(http::header::ACCEPT, accept)).await
+        let fetched = self.within(self.client.get(self.url.clone()).header(http::header::ACCEPT, accept)).await?;
+        Ok(fetched.document)
     }
 
     /// What the endpoint answers to a form. `authorization` must be marked sensitive.
@@ -156,14 +166,14 @@ impl Fetcher {
         if let Some(authorization) = authorization {
             request = request.header(http::header::AUTHORIZATION, authorization);
         }
-        self.within(request).await
+        Ok(self.within(request).await?.document)
     }
 
-    async fn within(&self, request: reqwest::RequestBuilder) -> Result<Vec<u8>, FetchError> {
+    async fn within(&self, request: reqwest::RequestBuilder) -> Result<Fetched, FetchError> {
         tokio::time::timeout(self.timeout, self.read(request)).await.unwrap_or(Err(FetchError::Timeout))
     }
 
-    async fn read(&self, request: reqwest::RequestBuilder) -> Result<Vec<u8>, FetchError> {
+    async fn read(&self, request: reqwest::RequestBuilder) -> Result<Fetched, FetchError> {
         let request = request.header(http::header::ACCEPT_ENCODING, "identity");
         let mut answer = request.send().await.map_err(|error| failure(&error))?;
         if !answer.remote_addr().is_some_and(|address| may_connect(address.ip(), self.private)) {
@@ -176,6 +186,7 @@ impl Fetcher {
         if encodings.any(|encoding| encoding != "identity") {
             return Err(FetchError::Encoding);
         }
+        let date = answer.headers().get(http::header::DATE).and_then(|date| date.to_str().ok()).map(str::to_owned);
         let mut document = Vec::new();
         while let Some(chunk) = answer.chunk().await.map_err(|error| failure(&error))? {
             if document.len() + chunk.len() > self.max_bytes {
@@ -183,7 +194,7 @@ impl Fetcher {
             }
             document.extend_from_slice(&chunk);
         }
-        Ok(document)
+        Ok(Fetched { document, date })
     }
 }
 
@@ -207,6 +218,7 @@ fn tls(ca: Option<&Path>, identity: Option<ClientFiles<'_>>) -> Result<ClientCon
     client_tls(ca, identity).map_err(|problem| match problem {
         TrustProblem::Authorities => SetupProblem::Authorities,
         TrustProblem::Certificate | TrustProblem::PrivateKey => SetupProblem::ClientCertificate,
+        TrustProblem::EncryptedKey => SetupProblem::EncryptedClientKey,
     })
 }
 

@@ -26,7 +26,7 @@ use crate::clock::{SharedClock, unix_seconds};
 use crate::config::{IntrospectionConfig, Limits, TrustedIssuer};
 use crate::secret::{ExposeSecret as _, SecretString};
 
-mod door;
+pub(super) mod door;
 
 use door::Door;
 

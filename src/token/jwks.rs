@@ -13,6 +13,7 @@ use crate::config::{Limits, TokenAlgorithm};
 #[derive(Debug, Clone)]
 pub struct KeySet {
     keys: Vec<PublicKey>,
+    left_out: usize,
 }
 
 /// The document is not a JWKS within the limits; the keys from before stay in force.
@@ -58,7 +59,8 @@ impl KeySet {
                 }
             }
         }
-        Ok(Self { keys: without_ambiguity(keys) })
+        let keys = without_ambiguity(keys);
+        Ok(Self { left_out: listed.len() - keys.len(), keys })
     }
 
     /// The ids of the usable keys.
@@ -82,6 +84,16 @@ impl KeySet {
         let mut named = self.keys.iter().filter(|key| key.id == id && key.algorithms.contains(&algorithm));
         let (Some(key), None) = (named.next(), named.next()) else { return Err(TokenError::UnknownKey) };
         if key.verifies(token) { Ok(&key.id) } else { Err(TokenError::BadSignature) }
+    }
+
+    /// How many keys may be used with `algorithm`.
+    pub(super) fn usable_with(&self, algorithm: TokenAlgorithm) -> usize {
+        self.keys.iter().filter(|key| key.algorithms.contains(&algorithm)).count()
+    }
+
+    /// How many keys of the document can't be used, or stand there twice.
+    pub(super) fn left_out(&self) -> usize {
+        self.left_out
     }
 
     /// Whether any key has this id.

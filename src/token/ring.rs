@@ -20,7 +20,8 @@ use url::Url;
 
 use super::discovery::{Discovery, DiscoveryError};
 use super::error::{SetupProblem, TokenError};
-use super::fetch::{FetchError, Fetcher};
+use super::examine::KeysFound;
+use super::fetch::{FetchError, Fetched, Fetcher};
 use super::jwks::{DocumentError, KeySet};
 use super::key;
 use super::unverified::UnverifiedToken;
@@ -230,12 +231,9 @@ impl PublicKeys {
     /// One attempt; whether it went well. Whatever comes of it, the last good keys stay until better ones are there.
     pub(super) async fn refresh(&self) -> bool {
         self.schedule.lock().last_attempt = Some(self.clock.monotonic());
-        let outcome = match self.document().await {
-            Ok(document) => self.take(&document),
-            Err(error) => Err(error),
-        };
+        let outcome = self.attempt().await;
         let mut schedule = self.schedule.lock();
-        match outcome {
+        match outcome.map(|(changed, _)| changed) {
             Ok(changed) => {
                 let failed = std::mem::take(&mut schedule.failures) > 0;
                 if changed {
@@ -256,7 +254,24 @@ impl PublicKeys {
         }
     }
 
-    async fn document(&self) -> Result<Vec<u8>, RefreshError> {
+    /// Fetches the document and puts its keys in force; tells whether they are others than before, and what time it was
+    /// where they came from.
+    async fn attempt(&self) -> Result<(bool, Option<String>), RefreshError> {
+        let Fetched { document, date } = self.document().await?;
+        Ok((self.take(&document)?, date))
+    }
+
+    /// What one attempt gives: how many keys may be used with each of `pinned`, how many were left out, and what time it
+    /// was where they came from.
+    pub(super) async fn examine(&self, pinned: &[TokenAlgorithm]) -> Result<KeysFound, RefreshError> {
+        let (_, date) = self.attempt().await?;
+        let keys = self.current.load_full().map(|dated| Arc::clone(&dated.keys));
+        let count = |algorithm: &TokenAlgorithm| keys.as_ref().map_or(0, |keys| keys.usable_with(*algorithm));
+        let usable = pinned.iter().map(|algorithm| (*algorithm, count(algorithm))).collect();
+        Ok(KeysFound { usable, left_out: keys.map_or(0, |keys| keys.left_out()), date })
+    }
+
+    async fn document(&self) -> Result<Fetched, RefreshError> {
         match &self.origin {
             Origin::Url(fetcher) => Ok(fetcher.fetch().await?),
             // Both documents are one attempt, and have one attempt's time.
@@ -267,7 +282,8 @@ impl PublicKeys {
             Origin::File(path) => {
                 let (path, max_bytes) = (path.clone(), self.limits.jwks_bytes);
                 let reading = tokio::task::spawn_blocking(move || read_file(&path, max_bytes));
-                reading.await.unwrap_or(Err(RefreshError::File))
+                let document = reading.await.unwrap_or(Err(RefreshError::File))?;
+                Ok(Fetched { document, date: None })
             }
         }
     }

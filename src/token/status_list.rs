@@ -225,10 +225,7 @@ impl StatusList {
     /// One attempt; whether it went well. Whatever comes of it, the last good list stays until it ends.
     pub(super) async fn refresh(&self, issuer: &TrustedIssuer, keys: &KeyRing) -> bool {
         self.schedule.lock().last_attempt = Some(self.clock.monotonic());
-        let outcome = match self.fetcher.fetch_as(MEDIA_TYPE).await {
-            Ok(bytes) => self.take(bytes, issuer, keys),
-            Err(error) => Err(error.into()),
-        };
+        let outcome = self.attempt(issuer, keys).await;
         let mut schedule = self.schedule.lock();
         match outcome {
             Ok(()) => schedule.failures = 0,
@@ -241,6 +238,17 @@ impl StatusList {
             }
         }
         schedule.failures == 0
+    }
+
+    /// Fetches the list and puts it in force.
+    pub(super) async fn attempt(&self, issuer: &TrustedIssuer, keys: &KeyRing) -> Result<(), RefreshError> {
+        let bytes = self.fetcher.fetch_as(MEDIA_TYPE).await?;
+        self.take(bytes, issuer, keys)
+    }
+
+    /// Its address.
+    pub(super) fn uri(&self) -> &str {
+        &self.uri
     }
 
     fn take(&self, bytes: Vec<u8>, issuer: &TrustedIssuer, keys: &KeyRing) -> Result<(), RefreshError> {

@@ -573,7 +573,7 @@ async fn a_key_server_is_believed_only_when_it_answers_plainly() {
     let server = Server::start(Answer::Broken).await;
     for (at, (answer, expected, why)) in table.into_iter().enumerate() {
         *server.answer.lock() = answer;
-        assert_eq!(server.fetcher(true).fetch().await.map(|document| document.len()), expected, "{why}");
+        assert_eq!(server.fetcher(true).fetch().await.map(|fetched| fetched.document.len()), expected, "{why}");
         assert_eq!(server.asked(), at + 1, "{why}: asked once");
     }
     assert_eq!(server.fetcher(false).fetch().await, Err(FetchError::Address), "a name for a private address");

@@ -162,15 +162,15 @@ fn what_can_not_be_read_is_told_by_its_name_and_exit_code() {
         (vec!["verify".into(), path("empty")], 65, "there is no record to check"),
         (vec!["verify".into(), "--lines".into(), "-".into()], 65, "there is no record to check"),
         (vec!["verify".into(), path("none")], 69, "none: No such file"),
-        (vec!["verify".into(), path("empty"), "--anchor".into(), "7".into()], 2, "must be a record's number, a colon"),
-        (vec!["grep".into(), path("empty"), "--kind".into(), "descision".into()], 2, "possible values: decision"),
+        (vec!["verify".into(), path("empty"), "--anchor".into(), "7".into()], 64, "must be a record's number, a colon"),
+        (vec!["grep".into(), path("empty"), "--kind".into(), "descision".into()], 64, "possible values: decision"),
         (
             vec!["verify".into(), path("empty"), "--key".into(), path("key")],
             65,
             "not a PEM file with an Ed25519 public key",
         ),
-        (vec!["tail".into()], 2, "name the spool's folder"),
-        (vec!["grep".into(), path("empty"), "--since".into(), "yesterday".into()], 2, "must be RFC 3339"),
+        (vec!["tail".into()], 64, "name the spool's folder"),
+        (vec!["grep".into(), path("empty"), "--since".into(), "yesterday".into()], 64, "must be RFC 3339"),
     ];
     for (arguments, code, message) in table {
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();

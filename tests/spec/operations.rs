@@ -68,10 +68,10 @@ fn revoke_says_what_is_wrong_once() {
     let server = format!("https://{closed}");
     let issuer = ["--issuer", "https://idp.shop.example", "--reason", "x"];
     let table: [(&[&str], i32, &str, &str); 4] = [
-        (&["subject", "a", "--issued-before", "yesterday"], 2, "must be an instant (2027-01-31T12:00:00Z)", "no time"),
-        (&["list", "--limit", "0"], 2, "must be a whole number from 1", "nothing at most"),
+        (&["subject", "a", "--issued-before", "yesterday"], 64, "must be an instant (2027-01-31T12:00:00Z)", "no time"),
+        (&["list", "--limit", "0"], 64, "must be a whole number from 1", "nothing at most"),
         (&["list"], 69, "can't be reached: Connection refused (os error 111)\n", "nobody listens"),
-        (&["certificate", &"ab".repeat(32)], 2, "add --until", "a fingerprint has no end"),
+        (&["certificate", &"ab".repeat(32)], 64, "add --until", "a fingerprint has no end"),
     ];
     for (arguments, code, expected, why) in table {
         let mut command = binary(&["revoke", "--server", &server]);
@@ -105,7 +105,7 @@ fn every_mistake_in_the_configuration_is_told_at_once_with_exit_code_64() {
 }
 
 #[test]
-fn broken_policies_or_keys_stop_the_start_with_exit_code_65_and_say_where() {
+fn broken_policies_stop_the_start_with_exit_code_65_and_say_where_and_broken_keys_with_64() {
     let (folder, world, path) = folder(|_| ());
     world
         .write("policies/order.cedar", "@id(\"x\") permit (principal, action == Action::\"Order.raed\", resource);")
@@ -118,7 +118,7 @@ fn broken_policies_or_keys_stop_the_start_with_exit_code_65_and_say_where() {
     assert_eq!(run(&["serve", "--config", path.to_str().unwrap(), "--check"]).status.code(), Some(0));
     std::fs::write(folder.path().join("server.key"), "rubbish").unwrap();
     let output = run(&["serve", "--config", path.to_str().unwrap(), "--check"]);
-    assert_eq!(output.status.code(), Some(65));
+    assert_eq!(output.status.code(), Some(64));
     assert!(!String::from_utf8(output.stderr).unwrap().contains("rubbish"), "never the content of a key file");
 }
 
@@ -127,6 +127,8 @@ fn help_teaches_and_completions_complete() {
     for command in [
         &["--help"][..],
         &["serve", "--help"],
+        &["config", "--help"],
+        &["doctor", "--help"],
         &["demo", "--help"],
         &["check", "--help"],
         &["test", "--help"],
@@ -135,7 +137,7 @@ fn help_teaches_and_completions_complete() {
         let output = run(command);
         assert!(output.status.success() && output.stdout.len() > 300, "{command:?}");
     }
-    assert_eq!(run(&["no-such-command"]).status.code(), Some(2));
+    assert_eq!(run(&["no-such-command"]).status.code(), Some(64));
     let completions = run(&["completions", "bash"]);
     assert!(String::from_utf8(completions.stdout).unwrap().contains("gatepost"));
 }

@@ -97,6 +97,8 @@ Results go to standard output, logs and complaints to standard error.
     let commands = [
         "",
         "serve",
+        "config",
+        "doctor",
         "demo",
         "check",
         "test",

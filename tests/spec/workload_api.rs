@@ -220,7 +220,7 @@ fn without_an_agent_the_start_fails_in_time_and_says_where_it_looked() {
         .output()
         .unwrap();
     let told = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(65), "{told}");
+    assert_eq!(output.status.code(), Some(69), "{told}");
     assert!(told.contains("nobody.sock") && told.contains("Workload API"), "{told}");
     assert!(begun.elapsed() < PATIENCE, "bounded: {:?}", begun.elapsed());
 }

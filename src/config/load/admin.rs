@@ -57,6 +57,7 @@ pub(super) fn admin(
             private_key: private_key?,
             client_ca: client_ca?,
             domain_ca: BTreeMap::new(),
+            names: Vec::new(),
             revocation: revocation?,
             reload_interval: server?.tls.reload_interval(),
         },

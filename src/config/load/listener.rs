@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use rustls_pki_types::ServerName;
+
 use super::values::Checks;
 use crate::config::raw::{RawIdentity, RawOwnTrustDomain, RawServer, RawTrustDomain};
 use crate::config::{Limits, ListenerIdentity, ListenerTls, Revocation, WorkloadApi};
@@ -26,12 +28,20 @@ pub(super) fn identity(
     let certificate = pem("server.certificate", &raw.certificate, "a PEM file with the server's certificate chain");
     let private_key = pem("server.private_key", &raw.private_key, "a PEM file with the certificate's private key");
     let client_ca = pem("server.client_ca", &raw.client_ca, "a PEM file with the authorities of client certificates");
+    let names = checks.each("server.names", &raw.names, |checks, key, text| {
+        let fits = ServerName::try_from(text).is_ok();
+        if !fits {
+            checks.refuse(key, "must be a DNS name or an address", "`gatepost.shop.svc`, `10.0.0.7`; no URL, no port");
+        }
+        fits.then(|| text.to_owned())
+    });
     let domain_ca = domain_ca(identity, checks);
     Some(ListenerIdentity::Files(ListenerTls {
         certificate: certificate?,
         private_key: private_key?,
         client_ca: client_ca?,
         domain_ca: domain_ca?,
+        names: names?,
         revocation: revocation?,
         reload_interval: reload_interval?,
     }))
@@ -67,6 +77,10 @@ fn workload_api(
         if file.is_some() {
             checks.refuse(&format!("server.{key}"), "must not stand beside `workload_api`", help);
         }
+    }
+    if !raw.names.is_empty() {
+        let help = "the agent's certificates are for a SPIFFE ID; take one of the two out";
+        checks.refuse("server.names", "must not stand beside `workload_api`", help);
     }
     for (index, domain) in identity.trust_domains.iter().enumerate() {
         if matches!(domain, RawTrustDomain::Own(RawOwnTrustDomain { ca: Some(_), .. })) {

@@ -20,6 +20,7 @@ const WHOLE: &str = r#"server:
   certificate: tls.crt
   private_key: tls.key
   client_ca: ca.crt
+  names: [gatepost.shop.svc, 10.0.0.7]
   reload_interval: 1m
   drain_timeout: 20s
   drain_delay: 500ms
@@ -365,6 +366,8 @@ fn every_way_to_be_wrong_is_refused_by_its_key() {
         ("certificate: tls.crt", "certificate: \"\"", "server.certificate", "empty"),
         ("  private_key: tls.key\n", "", "server.private_key", "missing"),
         ("client_ca: ca.crt\n", "client_ca:\n", "server.client_ca", "a key without a value is not set"),
+        ("[gatepost.shop.svc, 10.0.0.7]", "['https://a.example']", "server.names[0]", "a URL"),
+        ("[gatepost.shop.svc, 10.0.0.7]", "[a.example, a.example]", "server.names[1]", "twice"),
         ("reload_interval: 1m", "reload_interval: 1", "server.reload_interval", "no unit"),
         ("reload_interval: 1m", "reload_interval: 0s", "server.reload_interval", "would never rest"),
         ("drain_timeout: 20s", "drain_timeout: 0s", "server.drain_timeout", "would cut everybody off"),
@@ -958,7 +961,8 @@ fn the_reference_page_is_what_the_code_says() {
 #[test]
 fn a_listener_has_its_identity_from_one_source() {
     let folder = Folder::new();
-    let files = "  certificate: tls.crt\n  private_key: tls.key\n  client_ca: ca.crt\n";
+    let names = "  names: [gatepost.shop.svc, 10.0.0.7]\n";
+    let files = &format!("  certificate: tls.crt\n  private_key: tls.key\n  client_ca: ca.crt\n{names}");
     let agent = |socket: &str| format!("  workload_api: \"{socket}\"\n");
     let good = WHOLE.replace(files, &agent("unix:///run/spire/agent.sock"));
     let config = folder.load(&good).unwrap_or_else(|report| panic!("{report}"));
@@ -974,7 +978,10 @@ fn a_listener_has_its_identity_from_one_source() {
         assert_eq!(keys(&report), ["server.workload_api"], "{socket}");
     }
     let both = WHOLE.replace(files, &format!("{files}{}", agent("unix:///run/spire/agent.sock")));
-    assert_eq!(keys(&folder.refusal(&both)), ["server.certificate", "server.private_key", "server.client_ca"]);
+    assert_eq!(
+        keys(&folder.refusal(&both)),
+        ["server.certificate", "server.private_key", "server.client_ca", "server.names"]
+    );
     let own = good.replace("partner.example]", "{ name: partner.example, ca: ca.crt }]");
     assert_eq!(keys(&folder.refusal(&own)), ["identity.trust_domains[1].ca"], "bundles come from the agent");
     let own = WHOLE.replace("partner.example]", "{ name: partner.example, ca: ca.crt }]");

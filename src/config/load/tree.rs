@@ -40,7 +40,7 @@ pub(super) enum Step {
 }
 
 impl Node {
-    fn child(&self, step: &Step) -> Option<&Self> {
+    pub(super) fn child(&self, step: &Step) -> Option<&Self> {
         match (&self.value, step) {
             (Value::Map(entries), Step::Key(key)) => entries.iter().find(|(name, _)| name == key).map(|(_, node)| node),
             (Value::List(items), Step::Index(index)) => items.get(*index),

@@ -228,7 +228,7 @@ impl<'a> Checks<'a> {
                 None
             }
             Err(error) => {
-                self.refuse(key, io_message(error.kind()), format!("name {what}; {RELATIVE}"));
+                self.refuse(key, io_message(error.kind()), io_help(error.kind(), &format!("name {what}")));
                 None
             }
         }
@@ -239,7 +239,7 @@ impl<'a> Checks<'a> {
         match fs::read_dir(path) {
             Ok(_) => Some(path.to_owned()),
             Err(error) => {
-                self.refuse(key, io_message(error.kind()), format!("{help}; {RELATIVE}"));
+                self.refuse(key, io_message(error.kind()), io_help(error.kind(), help));
                 None
             }
         }
@@ -261,6 +261,14 @@ impl<'a> Checks<'a> {
             }
         }
     }
+}
+
+/// What to do when `wanted` is not to be had.
+fn io_help(kind: ErrorKind, wanted: &str) -> String {
+    if kind == ErrorKind::PermissionDenied {
+        return "let this user read it and enter the folders above it (`chown`, `chmod`)".to_owned();
+    }
+    format!("{wanted}; {RELATIVE}")
 }
 
 const RELATIVE: &str = "a relative path starts at the folder of the configuration file";

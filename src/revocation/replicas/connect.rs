@@ -91,7 +91,7 @@ fn client_tls(settings: &RedisTls) -> Result<ClientConfig, StoreError> {
         key: match problem {
             TrustProblem::Authorities => "revocation.redis.ca",
             TrustProblem::Certificate => "revocation.redis.certificate",
-            TrustProblem::PrivateKey => "revocation.redis.private_key",
+            TrustProblem::PrivateKey | TrustProblem::EncryptedKey => "revocation.redis.private_key",
         },
     })
 }

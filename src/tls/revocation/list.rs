@@ -28,7 +28,7 @@ pub struct RevocationList {
     pub(super) bytes: usize,
     number: Option<Number>,
     this_update: SystemTime,
-    pub(super) next_update: SystemTime,
+    pub(in crate::tls) next_update: SystemTime,
     signed: Vec<u8>,
     algorithm: Vec<u8>,
     signature: Vec<u8>,

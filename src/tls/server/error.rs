@@ -1,7 +1,9 @@
 //! Why an identity can't be served with: each names the file or the socket, and the mend.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
+
+use crate::clock::timestamp;
 
 /// Why a set of files can't be served with. Names the file and the mend, never its content.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +37,16 @@ pub enum TlsError {
         /// The file.
         path: PathBuf,
     },
+    /// The private key is behind a passphrase.
+    #[error(
+        "the private key in `{}` is encrypted, and nobody is there to type its passphrase: decrypt it with `openssl pkey -in {} -out decrypted.key`, keep that for this user alone (`chmod 600`), and name it instead",
+        .path.display(),
+        .path.display()
+    )]
+    EncryptedKey {
+        /// The file.
+        path: PathBuf,
+    },
     /// The key belongs to another certificate.
     #[error("the key in `{}` does not belong to the first certificate in `{}`: replace both together", .private_key.display(), .certificate.display())]
     Mismatch {
@@ -44,10 +56,47 @@ pub enum TlsError {
         private_key: PathBuf,
     },
     /// Our own certificate is past its end.
-    #[error("the certificate in `{}` has expired: put a renewed one there, and its key", .path.display())]
+    #[error(
+        "the certificate in `{}` has expired: it was good until {}, and here it is {}; put a renewed one there, and its key, or mend this machine's clock if that is what is wrong",
+        .path.display(),
+        timestamp(*.until),
+        timestamp(*.now)
+    )]
     Expired {
         /// The file.
         path: PathBuf,
+        /// Its end.
+        until: SystemTime,
+        /// What time it is here.
+        now: SystemTime,
+    },
+    /// Our own certificate is of the future.
+    #[error(
+        "the certificate in `{}` is not valid yet: it is good from {}, and here it is {}; mend this machine's clock (NTP) if that is what is wrong, or put a certificate there that is in force",
+        .path.display(),
+        timestamp(*.from),
+        timestamp(*.now)
+    )]
+    NotYetValid {
+        /// The file.
+        path: PathBuf,
+        /// Its beginning.
+        from: SystemTime,
+        /// What time it is here.
+        now: SystemTime,
+    },
+    /// Our own certificate is for somebody else.
+    #[error(
+        "the certificate in `{}` is not for `{name}`, which `server.names` demands: it is for {found}; get one for that name, or correct `server.names`",
+        .path.display()
+    )]
+    Names {
+        /// The file.
+        path: PathBuf,
+        /// The first name that it lacks.
+        name: String,
+        /// The names that it has.
+        found: String,
     },
     /// No authority, or a certificate that is none.
     #[error(
@@ -68,7 +117,7 @@ pub enum TlsError {
     },
     /// A revocation list that can't be used, or no list at all.
     #[error(
-        "`{}` does not hold a revocation list that can be used ({why}): it should be PEM with `BEGIN X509 CRL`, or DER, of whole lists (no delta, not indirect) with `nextUpdate`; `client_crls` names it",
+        "`{}` does not hold a revocation list that can be used ({why}): it should be PEM with `BEGIN X509 CRL`, or DER, of whole lists (no delta, not indirect) with `nextUpdate`, and is named in `client_crls`",
         .path.display()
     )]
     RevocationList {

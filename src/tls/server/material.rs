@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::sign::{CertifiedKey, SigningKey};
 use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use zeroize::{Zeroize as _, Zeroizing};
 
 use super::error::{TlsError, read_failed};
@@ -16,9 +16,13 @@ use crate::config::ListenerTls;
 use crate::model::spiffe_id::TrustDomain;
 use crate::tls::authorities::Authorities;
 use crate::tls::peer;
+use crate::trust::{is_encrypted_key, is_open_to_all};
 
 /// A PEM file of ours is a few KiB; whatever is larger is not one.
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
+
+/// How far in the future a certificate's life may begin, seconds: clocks differ, and a new certificate begins now.
+const CLOCKS_APART: u64 = 60;
 
 /// One set that belongs together.
 #[derive(Debug)]
@@ -36,10 +40,11 @@ pub(super) struct Material {
 /// The files of one listener.
 #[derive(Debug, Clone)]
 pub(super) struct Files {
-    certificate: PathBuf,
-    private_key: PathBuf,
-    client_ca: PathBuf,
-    domain_ca: Vec<(TrustDomain, PathBuf)>,
+    pub(super) certificate: PathBuf,
+    pub(super) private_key: PathBuf,
+    pub(super) client_ca: PathBuf,
+    pub(super) domain_ca: Vec<(TrustDomain, PathBuf)>,
+    names: Vec<String>,
 }
 
 /// The bytes of one set of files; the key's are wiped.
@@ -57,6 +62,7 @@ impl Files {
             private_key: config.private_key.clone(),
             client_ca: config.client_ca.clone(),
             domain_ca: config.domain_ca.iter().map(|(domain, path)| (domain.clone(), path.clone())).collect(),
+            names: config.names.clone(),
         }
     }
 
@@ -89,10 +95,12 @@ impl Files {
     }
 
     fn check(&self, texts: &Texts, content: blake3::Hash, clock: &SharedClock) -> Result<Material, TlsError> {
-        let (identity, (valid_from, expires_at)) = self.identity(texts)?;
-        if unix_seconds(clock.now()) > unix_seconds(expires_at) {
-            return Err(TlsError::Expired { path: self.certificate.clone() });
-        }
+        let chain = self.chain(&texts.certificate)?;
+        let key = self.key(&texts.private_key)?;
+        let (valid_from, expires_at) = self.life(&chain)?;
+        let identity = self.pair(chain, key)?;
+        self.check_life(&identity.cert, clock.now())?;
+        self.check_names(&identity.cert)?;
         let authorities = self.authorities(texts)?;
         warn_of_readable_key(&self.private_key);
         Ok(Material {
@@ -105,31 +113,92 @@ impl Files {
         })
     }
 
-    fn identity(&self, texts: &Texts) -> Result<(CertifiedKey, (SystemTime, SystemTime)), TlsError> {
-        let no_certificate = || TlsError::Certificate { path: self.certificate.clone() };
-        let no_key = || TlsError::PrivateKey { path: self.private_key.clone() };
-        let chain = certificates(&texts.certificate).ok_or_else(no_certificate)?;
-        let validity = chain.first().and_then(peer::validity).ok_or_else(no_certificate)?;
-        let key = PrivateKeyDer::from_pem_slice(&texts.private_key).map_err(|_| no_key())?;
-        let identity = CertifiedKey::new(chain, signing_key(key).ok_or_else(no_key)?);
-        // A key that can't tell its public half can't be proven to match: refused, like one that doesn't.
+    pub(super) fn chain(&self, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+        let chain = certificates(pem).ok_or_else(|| TlsError::Certificate { path: self.certificate.clone() })?;
+        self.life(&chain).map(|_| chain)
+    }
+
+    pub(super) fn key(&self, pem: &[u8]) -> Result<Arc<dyn SigningKey>, TlsError> {
+        let path = || self.private_key.clone();
+        if is_encrypted_key(pem) {
+            return Err(TlsError::EncryptedKey { path: path() });
+        }
+        let key = PrivateKeyDer::from_pem_slice(pem).map_err(|_| TlsError::PrivateKey { path: path() })?;
+        signing_key(key).ok_or_else(|| TlsError::PrivateKey { path: path() })
+    }
+
+    /// A key that can't tell its public half can't be proven to match: refused, like one that doesn't.
+    pub(super) fn pair(
+        &self,
+        chain: Vec<CertificateDer<'static>>,
+        key: Arc<dyn SigningKey>,
+    ) -> Result<CertifiedKey, TlsError> {
+        let identity = CertifiedKey::new(chain, key);
         identity.keys_match().map_err(|_| TlsError::Mismatch {
             certificate: self.certificate.clone(),
             private_key: self.private_key.clone(),
         })?;
-        Ok((identity, validity))
+        Ok(identity)
+    }
+
+    fn life(&self, chain: &[CertificateDer<'_>]) -> Result<(SystemTime, SystemTime), TlsError> {
+        let life = chain.first().and_then(peer::validity);
+        life.ok_or_else(|| TlsError::Certificate { path: self.certificate.clone() })
+    }
+
+    /// Whether the first certificate is in force. Whoever issues it may have a clock that goes before ours by a little.
+    pub(super) fn check_life(&self, chain: &[CertificateDer<'_>], now: SystemTime) -> Result<(), TlsError> {
+        let (from, until) = self.life(chain)?;
+        let path = || self.certificate.clone();
+        if unix_seconds(now) > unix_seconds(until) {
+            return Err(TlsError::Expired { path: path(), until, now });
+        }
+        if unix_seconds(now).saturating_add(CLOCKS_APART) < unix_seconds(from) {
+            return Err(TlsError::NotYetValid { path: path(), from, now });
+        }
+        Ok(())
+    }
+
+    /// Whether the first certificate is for every name that the settings demand.
+    pub(super) fn check_names(&self, chain: &[CertificateDer<'_>]) -> Result<(), TlsError> {
+        let leaf = chain.first().ok_or_else(|| TlsError::Certificate { path: self.certificate.clone() })?;
+        match self.names.iter().find(|name| !is_for(leaf, name)) {
+            None => Ok(()),
+            Some(name) => Err(TlsError::Names {
+                path: self.certificate.clone(),
+                name: name.clone(),
+                found: peer::names(leaf).join(", "),
+            }),
+        }
     }
 
     fn authorities(&self, texts: &Texts) -> Result<Authorities, TlsError> {
-        let none = |path: &Path| TlsError::ClientAuthorities { path: path.to_owned() };
-        let shared = certificates(&texts.client_ca).ok_or_else(|| none(&self.client_ca))?;
-        let mut authorities = Authorities::shared(shared).map_err(|_| none(&self.client_ca))?;
+        let mut authorities =
+            Authorities::shared(authorities(&self.client_ca, &texts.client_ca)?).map_err(|_| none(&self.client_ca))?;
         for ((domain, path), text) in self.domain_ca.iter().zip(&texts.domain_ca) {
-            let own = certificates(text).ok_or_else(|| none(path))?;
+            let own = self::authorities(path, text)?;
             authorities = authorities.with_own(domain.clone(), own).map_err(|_| none(path))?;
         }
         Ok(authorities)
     }
+}
+
+/// The certificates of a file of authorities.
+pub(super) fn authorities(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let found = certificates(pem).ok_or_else(|| none(path))?;
+    if Authorities::shared(found.clone()).is_err() { Err(none(path)) } else { Ok(found) }
+}
+
+fn none(path: &Path) -> TlsError {
+    TlsError::ClientAuthorities { path: path.to_owned() }
+}
+
+/// Whether a client that looks for `name` would take this certificate.
+pub(super) fn is_for(leaf: &CertificateDer<'_>, name: &str) -> bool {
+    let (Ok(leaf), Ok(name)) = (webpki::EndEntityCert::try_from(leaf), ServerName::try_from(name)) else {
+        return false;
+    };
+    leaf.verify_is_valid_for_subject_name(&name).is_ok()
 }
 
 impl Texts {
@@ -151,7 +220,7 @@ pub(super) fn signing_key(mut key: PrivateKeyDer<'static>) -> Option<Arc<dyn Sig
     signing.ok()
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
     use std::io::Read as _;
     let failed = |source| read_failed(path, source);
     let file = std::fs::File::open(path).map_err(failed)?;
@@ -174,11 +243,7 @@ fn certificates(pem: &[u8]) -> Option<Vec<CertificateDer<'static>>> {
 /// The key's bytes are as secret as the file that holds them. A group may read it: Kubernetes gives a mounted Secret to
 /// the pod's user in no other way.
 fn warn_of_readable_key(path: &Path) {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt as _;
-        if std::fs::metadata(path).is_ok_and(|facts| facts.permissions().mode() & 0o007 != 0) {
-            tracing::warn!(file = %path.display(), "the private key is open to every user: make its mode 0600 or 0440");
-        }
+    if is_open_to_all(path) {
+        tracing::warn!(file = %path.display(), "the private key is open to every user: make its mode 0600 or 0440");
     }
 }

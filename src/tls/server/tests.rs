@@ -28,7 +28,8 @@ fn files_are_refused_with_the_name_of_the_one_to_mend() {
     let big = "x".repeat(1024 * 1024 + 1);
     let cut = good.certificate_pem.get(..good.certificate_pem.len() / 2).unwrap();
 
-    let table: [(&str, Option<&str>, &str, &str); 13] = [
+    let encrypted = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n";
+    let table: [(&str, Option<&str>, &str, &str); 14] = [
         ("tls.crt", None, "`tls.crt` can't be read", "missing"),
         ("tls.crt", Some(""), "`tls.crt` does not hold certificates", "empty"),
         ("tls.crt", Some(cut), "`tls.crt` does not hold certificates", "cut off in the middle of writing"),
@@ -42,6 +43,7 @@ fn files_are_refused_with_the_name_of_the_one_to_mend() {
             "`tls.key` does not",
             "no key",
         ),
+        ("tls.key", Some(encrypted), "the private key in `tls.key` is encrypted", "a passphrase"),
         ("tls.key", Some(&good.certificate_pem), "`tls.key` does not hold a usable", "the certificate in its place"),
         ("tls.key", Some(&stranger.key_pem), "the key in `tls.key` does not belong to", "another pair's"),
         ("ca.crt", None, "`ca.crt` can't be read", "missing"),
@@ -68,7 +70,42 @@ fn files_are_refused_with_the_name_of_the_one_to_mend() {
 
     let folder = tempfile::tempdir().unwrap();
     let config = write_server(folder.path(), &expired, &corp.pem());
-    assert!(matches!(ServerIdentity::load(&config, clock()), Err(TlsError::Expired { .. })));
+    let told = ServerIdentity::load(&config, clock()).unwrap_err().to_string();
+    let times = [noon() - HOUR, noon()].map(|time| crate::clock::timestamp(time).to_string());
+    assert!(told.contains("has expired") && times.iter().all(|time| told.contains(time)), "{told}");
+}
+
+/// Seen from a clock that is an hour late, a certificate of now is one of the future.
+#[test]
+fn a_certificate_of_the_future_is_refused_unless_clocks_merely_differ() {
+    let corp = Authority::new("corp");
+    for (from, taken) in
+        [(noon() + HOUR, false), (noon() + Duration::from_secs(61), false), (noon() + Duration::from_secs(60), true)]
+    {
+        let folder = tempfile::tempdir().unwrap();
+        let leaf = corp.issue(&living(leaf(&[], &["gatepost.test"]), from, from + 5 * HOUR));
+        let loaded = ServerIdentity::load(&write_server(folder.path(), &leaf, &corp.pem()), clock());
+        assert_eq!(loaded.is_ok(), taken);
+        if let Err(error) = loaded {
+            let told = error.to_string();
+            let times = [from, noon()].map(|time| crate::clock::timestamp(time).to_string());
+            assert!(told.contains("not valid yet") && times.iter().all(|time| told.contains(time)), "{told}");
+        }
+    }
+}
+
+#[test]
+fn a_certificate_for_another_name_is_refused_where_the_settings_name_one() {
+    let corp = Authority::new("corp");
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = write_server(folder.path(), &server_leaf(&corp), &corp.pem());
+    for (names, refused) in [(vec!["gatepost.test"], None), (vec!["gatepost.test", "10.0.0.7"], Some("`10.0.0.7`"))] {
+        config.names = names.into_iter().map(str::to_owned).collect();
+        let told = ServerIdentity::load(&config, clock()).err().map(|error| error.to_string());
+        assert_eq!(told.is_some(), refused.is_some());
+        let named = |told: &String| told.contains(refused.unwrap()) && told.contains("it is for gatepost.test;");
+        assert!(told.as_ref().is_none_or(named), "{told:?}");
+    }
 }
 
 #[test]

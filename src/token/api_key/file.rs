@@ -343,7 +343,7 @@ impl Stamp {
 
 /// Says so when everybody may read or change the file.
 pub(super) fn warn_if_open(path: &Path) {
-    if std::fs::metadata(path).is_ok_and(|facts| facts.permissions().mode() & 0o007 != 0) {
+    if crate::trust::is_open_to_all(path) {
         tracing::warn!(file = %path.display(), "the API keys are open to every user: make the file's mode 0600 or 0640");
     }
 }

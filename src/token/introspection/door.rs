@@ -21,7 +21,7 @@ const MAX_FILE_BYTES: u64 = 64 * 1024;
 
 /// One endpoint with one state of our credentials.
 #[derive(Debug)]
-pub(super) struct Door {
+pub(in crate::token) struct Door {
     fetcher: Fetcher,
     /// `Basic ..`; none when the certificate speaks for us.
     authorization: Option<SecretString>,
@@ -33,7 +33,7 @@ pub(super) struct Door {
 }
 
 impl Door {
-    pub(super) fn open(config: &IntrospectionConfig, limits: &Limits) -> Result<Self, SetupProblem> {
+    pub(in crate::token) fn open(config: &IntrospectionConfig, limits: &Limits) -> Result<Self, SetupProblem> {
         let fingerprint = fingerprint(&config.authentication)?;
         let showing = |identity| {
             Fetcher::showing(
@@ -70,7 +70,7 @@ impl Door {
     }
 
     /// Asks about `token` (RFC 7662 section 2.1).
-    pub(super) async fn ask(&self, token: &str) -> Result<Vec<u8>, FetchError> {
+    pub(in crate::token) async fn ask(&self, token: &str) -> Result<Vec<u8>, FetchError> {
         let authorization = match &self.authorization {
             None => None,
             Some(text) => {

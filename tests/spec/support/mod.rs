@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod authority;
+pub mod ground;
 pub mod key_server;
 
 use std::net::SocketAddr;

@@ -86,6 +86,19 @@ impl Place {
         command.output().unwrap()
     }
 
+    /// `gatepost audit key`, to `out`.
+    pub fn audit_key(out: &Path) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_gatepost"));
+        command.args(["audit", "key", "--out"]).arg(out).stdin(Stdio::null()).output().unwrap()
+    }
+
+    /// `gatepost doctor` over the settings of the last start.
+    pub fn doctor(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_gatepost"));
+        command.args(["doctor", "--config"]).arg(self.path("gatepost.yaml")).args(arguments);
+        command.env_remove("GATEPOST_CONFIG").stdin(Stdio::null()).output().unwrap()
+    }
+
     /// `gatepost audit`
     pub fn audit(&self, arguments: &[&str]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_gatepost"));
