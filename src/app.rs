@@ -12,7 +12,9 @@ use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+use tonic::server::NamedService;
 use tonic::service::Routes;
+use tonic_health::ServingStatus;
 use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
 
@@ -115,6 +117,10 @@ pub struct Gatepost {
     office: Option<Office>,
     sinks: Sinks,
 }
+
+/// What gRPC's health service can be asked about: the whole server, as most do who name nothing, and decisions.
+const WHOLE_SERVER: &str = "";
+const DECISIONS: &str = <DecisionServiceServer<Service> as NamedService>::NAME;
 
 /// How a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -375,7 +381,7 @@ impl Gatepost {
         tokio::spawn(report_issuers(Arc::clone(&pdp), config.issuers.clone(), helpers.clone()));
         tokio::spawn(report_lists(Arc::clone(&identity), Arc::clone(&clock), helpers.clone()));
 
-        let (health, health_service) = tonic_health::server::health_reporter();
+        let (mut health, health_service) = tonic_health::server::health_reporter();
         health.set_serving::<DecisionServiceServer<Service>>().await;
         let app = routes(&pdp, health_service, config.server.reflection);
         let events = Events::of(&pdp, pdp.listener, &helpers);
@@ -412,11 +418,17 @@ impl Gatepost {
         };
         let mut by_itself = ended.is_some();
         readiness.set("serving", false);
-        health.set_not_serving::<DecisionServiceServer<Service>>().await;
+        for service in [WHOLE_SERVER, DECISIONS] {
+            health.set_service_status(service, ServingStatus::NotServing).await;
+        }
         if !by_itself {
             tokio::time::sleep(config.server.drain_delay).await;
         }
         closing.cancel();
+        // Who watches them would watch to the end of the drain, and count as a call that did not finish.
+        for service in [WHOLE_SERVER, DECISIONS] {
+            health.clear_service_status(service).await;
+        }
         let report = match ended {
             None => serving.await,
             Some(early) => early,

@@ -623,8 +623,12 @@ pub struct Limits {
     pub max_deadline: Duration,
     /// How long a connection may be idle.
     pub idle_timeout: Duration,
-    /// How old a connection may get (plus or minus 10 %) before it is asked to go.
+    /// How old a connection may get, give or take the jitter, before it is asked to go.
     pub connection_age: Duration,
+    /// Percent of the age, shorter or longer.
+    pub connection_age_jitter: u32,
+    /// How long the calls of a connection that was asked to go may take.
+    pub connection_age_grace: Duration,
     /// Decisions worked on at once; past it calls are shed.
     pub concurrent_decisions: usize,
     /// Policies of a bundle.
@@ -711,6 +715,8 @@ impl Default for Limits {
             max_deadline: Duration::from_secs(2),
             idle_timeout: Duration::from_secs(300),
             connection_age: Duration::from_secs(600),
+            connection_age_jitter: 10,
+            connection_age_grace: Duration::from_secs(10),
             concurrent_decisions: 1024,
             policies: 10_000,
             policy_file_bytes: MIB,

@@ -3,10 +3,10 @@
 //! ```text
 //! record(                                   whatever happens below is recorded before the answer leaves
 //!   caller   = callers.admit(peer)          mTLS chain -> one name -> enrolled
+//!   policies = store.current()              one immutable revision for the whole decision, or batch
 //!   entitled = caller may ask about this    type, action, asserted subject, supplied attributes, tenants
 //!   subject  = tokens.verify(token, now)    -> principal entity by the issuer's claim mapping
 //!   bond     = the token is this caller's   actor or client, and the certificate that it demands
-//!   policies = store.current()              one immutable revision for the whole decision
 //!   request  = policies.request(..)         schema-checked; no other way to build one
 //!   ruling   = cache.get_or(request, || policies.rule(request))
 //! )
@@ -135,6 +135,8 @@ struct Opened {
     caller: Caller,
     who: Who,
     items: Vec<Result<Question, Misfit>>,
+    /// For every item, so that a batch is of one revision.
+    bundle: Arc<Bundle>,
     /// Of the caller's share, until the last item is answered.
     _place: OwnedSemaphorePermit,
 }
@@ -181,7 +183,7 @@ impl Pdp {
         // Held until the last item is answered.
         let slot = self.slots.try_acquire();
         let opened = self.within(call.deadline, self.open_batch(call, asked, slot.is_ok(), &mut known)).await;
-        let Opened { caller, who, items, _place } = match opened {
+        let Opened { caller, who, items, bundle, _place } = match opened {
             Ok(opened) => opened,
             Err(error) => {
                 let refused = self.conclude(call, &begun, known, call.circumstances.clone(), Err(error)).await;
@@ -195,7 +197,6 @@ impl Pdp {
         let of = items.len();
         traces::batch_of(of);
         let deciding = traces::stage_span("items");
-        let bundle = self.store.current();
         let mut answers = Vec::with_capacity(of);
         for (index, item) in items.into_iter().enumerate() {
             let item_begun = self.begin();
@@ -251,10 +252,11 @@ impl Pdp {
                 Misfit { at: "items".to_owned(), rule: "are more than `callers[].batch_items` of this caller" };
             return Err(DecideError::Invalid(misfit));
         }
-        known.vouched = asserted::of_subject(&subject, &self.store.current());
+        let bundle = self.store.current();
+        known.vouched = asserted::of_subject(&subject, &bundle);
         // A bad token denies every item, each with a record of its own.
         let who = self.identify(&caller, subject).await?;
-        Ok(Opened { caller, who, items, _place: place })
+        Ok(Opened { caller, who, items, bundle, _place: place })
     }
 
     async fn decide(
@@ -281,7 +283,7 @@ impl Pdp {
         }
         caller.may_put(&question, self.tenant_type())?;
         let who = self.identify(&caller, subject).await?;
-        let mut decided = self.decide_for(&caller, &who, &question, &self.store.current(), known)?;
+        let mut decided = self.decide_for(&caller, &who, &question, &bundle, known)?;
         if explaining {
             decided.reusable_for = Duration::ZERO;
         }

@@ -11,6 +11,7 @@ an error is no access, and so is every answer that is not an allow understood to
 import argparse
 import json
 import re
+import ssl
 import sys
 import tempfile
 import threading
@@ -132,10 +133,11 @@ def leaf_paths(patch):
 class Gatepost:
     """Asks, over mutual TLS, and believes nothing that is not an answer to what was asked."""
 
-    def __init__(self, address, ca, cert, key, deadline, understands=(), server_name=None):
+    def __init__(self, address, ca, cert, key, deadline, understands=(), server_name=None, reload_interval=10.0):
         self.pb, self.rpc = stubs()
         self.address, self.files, self.deadline = address, (ca, cert, key), deadline
         self.understands, self.server_name = frozenset(understands), server_name
+        self.reload_interval = reload_interval
         self.lock, self.looked_at, self.loaded, self.stub = threading.Lock(), 0.0, None, None
         self._service()
 
@@ -204,20 +206,30 @@ class Gatepost:
         """The stub, over a new channel once the certificate files have changed and can be read."""
         with self.lock:
             now = time.monotonic()
-            if self.stub is None or now - self.looked_at > 10:
+            if self.stub is None or now - self.looked_at > self.reload_interval:
                 self.looked_at = now
-                try:
-                    loaded = [Path(file).read_bytes() for file in self.files]
-                except OSError:
-                    loaded = self.loaded
+                loaded = self._read() or self.loaded
                 if loaded is None:
-                    raise SystemExit("the certificate files cannot be read")
+                    raise SystemExit("the certificate files cannot be read, or do not belong together")
                 if loaded != self.loaded:
                     ca, cert, key = self.loaded = loaded
                     credentials = grpc.ssl_channel_credentials(ca, private_key=key, certificate_chain=cert)
                     channel = grpc.secure_channel(self.address, credentials, options=self._options())
                     self.stub = self.rpc.DecisionServiceStub(channel)
             return self.stub
+
+    def _read(self):
+        """The certificate files if they belong together; one that is half renewed is left for the next look."""
+        ca, cert, key = self.files
+        try:
+            loaded = [Path(file).read_bytes() for file in self.files]
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            context.load_verify_locations(ca)
+            context.load_cert_chain(cert, key)
+            # What was read is what was tried, unless somebody wrote meanwhile.
+            return loaded if loaded == [Path(file).read_bytes() for file in self.files] else None
+        except OSError:  # ssl.SSLError is one
+            return None
 
     def _options(self):
         # A question changes nothing, so it may be asked again, but only when nobody answered, and once.
@@ -237,6 +249,7 @@ class Answer:
 
     def __init__(self, pb, response, allowed, mask):
         self.allowed, self.mask, self.decision_id = allowed, mask, response.decision_id
+        self.policy_revision = response.policy_revision
         self.obligations = [obligation.id for obligation in response.obligations]
         self.refused_fields = list(response.denial.refused_fields.paths)
         self.no_field_granted = response.denial.code == pb.DENIAL_CODE_NO_FIELD_GRANTED

@@ -15,6 +15,9 @@ use crate::config::load::load;
 use crate::config::{Config, RevocationConfig};
 use crate::telemetry::Telemetry;
 
+/// How long the end waits for whoever reads standard error.
+const LAST_WORDS: Duration = Duration::from_millis(200);
+
 /// Serve decisions.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
@@ -23,7 +26,7 @@ Settings are read from the file, then from the environment (GATEPOST_SERVER__LIS
 docs/reference/configuration.md lists every key.
 
 SIGTERM or SIGINT drains: readiness goes false, calls under way finish, the last record is written, exit 0. \
-A second signal ends at once; SIGHUP does nothing. Certificates, keys, authorities and policies are read again \
+A second signal ends at once, exit 130; SIGHUP does nothing. Certificates, keys, authorities and policies are read again \
 when they change.
 
     gatepost serve --config gatepost.yaml
@@ -88,7 +91,18 @@ async fn serve(config: Config, only_check: bool) -> io::Result<u8> {
     let scratch = tempfile::tempdir()?;
     let config = if only_check { harmless(config, scratch.path()) } else { config };
     let clock = SystemClock::shared();
-    let gatepost = match build(config, clock, telemetry.metrics.clone(), telemetry.registry.clone()).await {
+    // Before the start and not after it: process 1 of a container does not hear what it has not asked for, and a start
+    // may wait for others.
+    let drain = hear_signals()?;
+    let built = tokio::select! {
+        built = build(config, clock, telemetry.metrics.clone(), telemetry.registry.clone()) => built,
+        () = drain.cancelled() => {
+            complain("told to stop before anybody was served");
+            telemetry.shutdown(Duration::from_secs(2)).await;
+            return Ok(if only_check { exit::FORCED } else { 0 });
+        }
+    };
+    let gatepost = match built {
         Ok(gatepost) => gatepost,
         Err(error) => {
             complain(&refusal::told(&error));
@@ -99,30 +113,6 @@ async fn serve(config: Config, only_check: bool) -> io::Result<u8> {
         complain(&format!("all is well: revision {}", gatepost.pdp.store.current().revision().short()));
         return Ok(0);
     }
-    let drain = CancellationToken::new();
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let mut hangup = signal(SignalKind::hangup())?;
-    let asked = drain.clone();
-    tokio::spawn(async move {
-        let mut heard = 0;
-        loop {
-            tokio::select! {
-                _ = terminate.recv() => heard += 1,
-                _ = interrupt.recv() => heard += 1,
-                // Elsewhere it means "read your files again". Unheard it would end us without a drain.
-                _ = hangup.recv() => {
-                    tracing::info!("SIGHUP changes nothing: files are read again when they change, settings at start");
-                    continue;
-                }
-            }
-            if heard == 1 {
-                asked.cancel();
-            } else {
-                complain("a second signal: ending at once");
-                std::process::exit(exit::FORCED.into());
-            }
-        }
-    });
     let code = match gatepost.run(drain).await {
         Ok(stopped) if stopped.by_itself => {
             complain("the listener ended by itself; the log says what happened before");
@@ -140,4 +130,35 @@ async fn serve(config: Config, only_check: bool) -> io::Result<u8> {
     };
     telemetry.shutdown(Duration::from_secs(2)).await;
     Ok(code)
+}
+
+/// From now on the first SIGTERM or SIGINT cancels what is returned; a second one ends the process.
+fn hear_signals() -> io::Result<CancellationToken> {
+    let drain = CancellationToken::new();
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let mut hangup = signal(SignalKind::hangup())?;
+    let asked = drain.clone();
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+                // Elsewhere it means "read your files again". Unheard it would end us without a drain.
+                _ = hangup.recv() => {
+                    tracing::info!("SIGHUP changes nothing: files are read again when they change, settings at start");
+                    continue;
+                }
+            }
+            if !asked.is_cancelled() {
+                asked.cancel();
+                continue;
+            }
+            // Every answer that left is on record already, as it would be had we been killed. Nor is whoever reads our
+            // words waited for: perhaps nobody does.
+            let told = tokio::task::spawn_blocking(|| complain("a second signal: ending at once"));
+            let _ = tokio::time::timeout(LAST_WORDS, told).await;
+            std::process::exit(exit::FORCED.into());
+        }
+    });
+    Ok(drain)
 }

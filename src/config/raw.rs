@@ -79,7 +79,8 @@ pub(super) struct RawServer {
     pub reload_interval: RawDuration,
     /// How long a drain may take before what is left is cut off; 100ms to 10m.
     pub drain_timeout: RawDuration,
-    /// How long readiness is already false while new calls are still taken, so that load balancers notice; at most 5m.
+    /// How long readiness is already false while new calls are still taken, so that load balancers notice: behind one,
+    /// longer than it takes to look; at most 5m.
     pub drain_delay: RawDuration,
 }
 
@@ -804,10 +805,18 @@ limits! {
     default_deadline: RawDuration, duration("1ms", "1m");
     /// The longest deadline that is honoured.
     max_deadline: RawDuration, duration("1ms", "1m");
-    /// How long a connection may be idle.
+    /// How long a connection may be without a call before it is asked to go.
     idle_timeout: RawDuration, duration("1s", "24h");
-    /// How old a connection may get (plus or minus 10 %) before it is asked to go.
+    /// How old a connection may get, give or take `connection_age_jitter`, before it is asked to go: its calls finish, and
+    /// the client's next ones go over a new connection, which may lead to a replica that was added meanwhile. It can't be
+    /// switched off.
     connection_age: RawDuration, duration("1s", "24h");
+    /// By how many percent, at most, a connection lives shorter or longer than `connection_age`, so that those that came
+    /// together do not all come back together.
+    connection_age_jitter: RawCount, count(1, 50);
+    /// How long the calls of a connection that was asked to go may take to finish, before it is cut off. (At a drain
+    /// `server.drain_timeout` is what counts.)
+    connection_age_grace: RawDuration, duration("100ms", "10m");
     /// Decisions worked on at once; past it calls are shed.
     concurrent_decisions: RawCount, count(1, 100000);
     /// Policies of a bundle.

@@ -36,9 +36,11 @@ use crate::config::{IdentityConfig, Limits};
 use crate::tls::peer::Peer;
 use crate::tls::server::ServerIdentity;
 
+mod farewell;
 mod handshake;
 mod seats;
 
+use farewell::Held;
 use seats::{Holder, Seat, Seats};
 
 /// How often an otherwise quiet connection is pinged, and how long it may take to answer.
@@ -55,7 +57,9 @@ const CONNECTION_WINDOW: u32 = 1024 * 1024;
 const SEND_BUFFER: usize = 256 * 1024;
 /// Pause after an accept error that the next accept would meet again, such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// How long a client without calls may take to leave when asked to.
+/// Connections that may wait in the kernel for us; tokio asks for as many.
+const BACKLOG: usize = 1024;
+/// How long a client without calls may take to leave when asked to, and one that came late to finish its handshake.
 const GOODBYE: Duration = Duration::from_secs(1);
 /// Looks at a connection in each idle time-out; it ends after this many in a row without a call.
 const IDLE_LOOKS: u32 = 4;
@@ -70,13 +74,13 @@ pub struct Door {
     pub names: IdentityConfig,
     /// What answers the calls. Each has the connection's `Arc<Peer>` in its extensions.
     pub app: Router,
-    /// Connections, handshakes, header bytes, streams, idle time and age.
+    /// Connections, handshakes, header bytes, streams, idle time, age, and how long an old one's calls may go on.
     pub limits: Limits,
     /// Wall time, to tell whether a certificate still names its connection.
     pub clock: SharedClock,
     /// Who hears of connections.
     pub events: Arc<dyn ConnectionEvents>,
-    /// How long calls may go on after their connection was asked to go.
+    /// How long a drain may take before what is left is cut off.
     pub drain_timeout: Duration,
 }
 
@@ -107,7 +111,6 @@ struct House {
     limits: Limits,
     clock: SharedClock,
     events: Arc<dyn ConnectionEvents>,
-    drain_timeout: Duration,
     seats: Arc<Seats>,
     handshakes: Semaphore,
     /// Ask connections to go; then cut them off.
@@ -132,12 +135,10 @@ impl Door {
             limits,
             clock,
             events,
-            drain_timeout,
             drain,
         });
         let connections = TaskTracker::new();
-        house.accept(&listener, &connections).await;
-        drop(listener);
+        house.accept(listener, &connections).await;
         connections.close();
         if tokio::time::timeout(drain_timeout, connections.wait()).await.is_err() {
             house.cut.cancel();
@@ -148,25 +149,22 @@ impl Door {
 }
 
 impl House {
-    /// No error of one connection, and none of the listener, ends the loop.
-    async fn accept(self: &Arc<Self>, listener: &TcpListener, connections: &TaskTracker) {
+    /// Until the drain: no error of one connection, and none of the listener, ends the loop. Whoever knocked before the
+    /// drain is still let in: to be asked to go is better than to find a door slammed, which grpc's own clients take for
+    /// an outage and wait out.
+    async fn accept(self: &Arc<Self>, listener: TcpListener, connections: &TaskTracker) {
         let (mut number, mut troubled) = (0_u64, false);
         loop {
             let accepted = tokio::select! {
                 biased;
-                () = self.drain.cancelled() => return,
+                () = self.drain.cancelled() => break,
                 accepted = listener.accept() => accepted,
             };
             match accepted {
                 Ok((stream, address)) => {
                     troubled = false;
                     number = number.wrapping_add(1);
-                    match self.seats.take(address) {
-                        Ok(seat) => {
-                            connections.spawn(Arc::clone(self).attend(stream, address, seat, number));
-                        }
-                        Err(limit) => self.events.over_cap(address, limit),
-                    }
+                    self.welcome(stream, address, number, connections);
                 }
                 Err(error) if is_about_one_connection(&error) => {}
                 Err(error) => {
@@ -174,11 +172,35 @@ impl House {
                         tracing::warn!(error = &error as &dyn std::error::Error, "no connection can be accepted");
                     }
                     tokio::select! {
-                        () = self.drain.cancelled() => return,
+                        () = self.drain.cancelled() => {}
                         () = tokio::time::sleep(ACCEPT_PAUSE) => {}
                     }
                 }
             }
+        }
+        // Whom the kernel has let in and we have not looked at. The door closes when this returns.
+        let Ok(listener) = listener.into_std() else { return };
+        for number in (number.wrapping_add(1)..).take(BACKLOG) {
+            let accepted = listener.accept().and_then(|(stream, address)| {
+                stream.set_nonblocking(true)?;
+                Ok((TcpStream::from_std(stream)?, address))
+            });
+            match accepted {
+                Ok((stream, address)) => self.welcome(stream, address, number, connections),
+                Err(error) if is_about_one_connection(&error) => {}
+                // Nobody waits any more.
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Gives a newcomer a seat, if there is one.
+    fn welcome(self: &Arc<Self>, stream: TcpStream, address: SocketAddr, number: u64, connections: &TaskTracker) {
+        match self.seats.take(address) {
+            Ok(seat) => {
+                connections.spawn(Arc::clone(self).attend(stream, address, seat, number));
+            }
+            Err(limit) => self.events.over_cap(address, limit),
         }
     }
 
@@ -188,9 +210,14 @@ impl House {
         let _ = stream.set_nodelay(true);
         let mut withdrawals = self.identity.withdrawals();
         let generation = self.identity.generation();
+        let too_late = async {
+            self.drain.cancelled().await;
+            tokio::time::sleep(GOODBYE).await;
+        };
         let shaken = tokio::select! {
             biased;
-            () = self.drain.cancelled() => return,
+            () = self.cut.cancelled() => return,
+            () = too_late => return,
             shaken = handshake::shake(stream, &self.identity, &self.handshakes, self.limits.handshake_timeout) => shaken,
         };
         let (stream, peer) = match shaken.and_then(|stream| {
@@ -208,7 +235,8 @@ impl House {
         if let Err(limit) = seat.hold_as(holder) {
             return self.events.over_cap(address, limit);
         }
-        let grown_old = tokio::time::sleep(jittered(self.limits.connection_age, number));
+        let grown_old =
+            tokio::time::sleep(jittered(self.limits.connection_age, self.limits.connection_age_jitter, number));
         let peer = Arc::new(peer);
         let disowned = async {
             // Whoever another authority vouches for may stay.
@@ -239,6 +267,7 @@ impl House {
                 }
             }
         });
+        let (stream, held) = Held::pair(stream);
         let mut connection = pin!(self.http2().serve_connection(TokioIo::new(stream), service));
         let reason_to_go = async {
             tokio::select! {
@@ -254,11 +283,18 @@ impl House {
         }
         tokio::select! {
             biased;
-            _ = connection.as_mut() => return,
+            // It is over for us, and perhaps not yet for the network.
+            _ = connection.as_mut() => {
+                tokio::select! {
+                    () = held.see_off(GOODBYE) => {}
+                    () = self.cut.cancelled() => {}
+                }
+                return;
+            }
             () = self.cut.cancelled() => {}
             // The client does not answer, though nothing is left to wait for.
             () = calls.idle_for(GOODBYE) => {}
-            () = tokio::time::sleep(self.drain_timeout), if !self.drain.is_cancelled() => {}
+            () = tokio::time::sleep(self.limits.connection_age_grace), if !self.drain.is_cancelled() => {}
         }
         let left = calls.open();
         if left > 0 {
@@ -293,12 +329,16 @@ fn is_about_one_connection(error: &std::io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
 }
 
-/// `age` give or take 10 %, so that connections that came together do not all leave together. Consecutive numbers fall
-/// far apart (multiples of the golden ratio), and it needs no randomness.
-fn jittered(age: Duration, number: u64) -> Duration {
+/// `age` give or take so many percent, so that connections that came together do not all leave together. Consecutive
+/// numbers fall far apart (multiples of the golden ratio), and it needs no randomness.
+fn jittered(age: Duration, percent: u32, number: u64) -> Duration {
     const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
-    let thousandth = u32::try_from((number.wrapping_mul(GOLDEN) >> 32) % 201).unwrap_or_default();
-    age.saturating_mul(900 + thousandth) / 1000
+    let percent = percent.min(100);
+    // The multiple's fraction, in 2^32nds, laid over the range.
+    let fraction = number.wrapping_mul(GOLDEN) >> 32;
+    let thousandth = (fraction * u64::from(percent * 20 + 1)) >> 32;
+    let share = 1000 - percent * 10 + u32::try_from(thousandth).unwrap_or_default();
+    age.saturating_mul(share) / 1000
 }
 
 /// The calls of one connection.

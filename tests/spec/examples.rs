@@ -170,7 +170,7 @@ fn rust_service() -> PathBuf {
 }
 
 /// A Python that has what `examples/python/requirements.txt` asks for: the one that `tests/run` has prepared, or one of our own.
-fn python() -> PathBuf {
+pub fn python() -> PathBuf {
     static ONCE: std::sync::OnceLock<PathBuf> = std::sync::OnceLock::new();
     ONCE.get_or_init(|| {
         let able = |python: &Path| {

@@ -2,6 +2,7 @@
 //! operator changes them: the new authority beside the old, then the clients, then the old one goes.
 
 use std::collections::BTreeSet;
+use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -13,9 +14,14 @@ use parking_lot::Mutex;
 use serde_json::json;
 
 use crate::support::authority::Authority;
+use crate::support::load::{InPython, Load};
 use crate::support::{Gatepost, eventually, order};
 
 const CLIENTS: usize = 16;
+/// The same over grpcio.
+const CLIENTS_IN_PYTHON: usize = 4;
+/// Everybody's last calls are among the last so many bytes of records.
+const LATELY: u64 = 768 * 1024;
 
 struct Rotation {
     gatepost: Gatepost,
@@ -24,6 +30,7 @@ struct Rotation {
     answered: Vec<AtomicUsize>,
     failed: Mutex<Vec<String>>,
     stop: AtomicBool,
+    in_python: Arc<Load>,
 }
 
 impl Rotation {
@@ -34,16 +41,34 @@ impl Rotation {
         std::fs::rename(aside, self.folder.path().join("clients.pem")).unwrap();
     }
 
-    fn issue(&self, authority: &Authority, client: usize, round: usize) -> ClientFiles {
-        let serial = u64::try_from(round * CLIENTS + client + 1).unwrap();
-        authority.client(&self.gatepost.world, &format!("client-{client}"), serial, &spiffe_id("storefront"))
+    /// New certificates for everybody: clients in Rust, then those in Python.
+    fn issue(&self, authority: &Authority, round: usize) -> Vec<ClientFiles> {
+        let names = (0..CLIENTS).map(|client| format!("client-{client}"));
+        let names = names.chain((0..CLIENTS_IN_PYTHON).map(|client| format!("grpcio-{client}")));
+        let serials = (round * 100 + 1..).map(|serial| u64::try_from(serial).unwrap());
+        let issue = |(name, serial): (String, u64)| {
+            authority.client(&self.gatepost.world, &name, serial, &spiffe_id("storefront"))
+        };
+        names.zip(serials).map(issue).collect()
     }
 
-    /// The certificates that clients showed on the last calls, by their hash.
-    fn shown(&self, last: usize) -> BTreeSet<String> {
-        let text = self.gatepost.trail();
+    /// The certificates that clients showed lately, by their hash.
+    fn shown(&self) -> BTreeSet<String> {
+        let entries = std::fs::read_dir(self.gatepost.path("audit")).unwrap().map(|entry| entry.unwrap().path());
+        let segments = entries.filter(|path| path.to_str().unwrap().contains("/segment-"));
+        let mut newest = std::fs::File::open(segments.max().unwrap()).unwrap();
+        let length = newest.metadata().unwrap().len();
+        newest.seek(SeekFrom::Start(length.saturating_sub(LATELY))).unwrap();
+        let mut bytes = Vec::new();
+        newest.read_to_end(&mut bytes).unwrap();
+        let text = String::from_utf8_lossy(&bytes);
         let hash = |line: &str| line.split("\"certificate_sha256\":\"").nth(1)?.get(..64).map(str::to_owned);
-        text.lines().rev().take(last).filter_map(hash).collect()
+        // The first line may have lost its beginning.
+        text.lines().skip(1).filter_map(hash).collect()
+    }
+
+    fn failures(&self) -> usize {
+        self.failed.lock().len() + self.in_python.failed().len()
     }
 
     async fn ask(self: Arc<Self>, number: usize, files: ClientFiles) {
@@ -73,7 +98,8 @@ impl Rotation {
     async fn calls(&self, more: usize) {
         let before: Vec<_> = self.answered.iter().map(|count| count.load(Ordering::Relaxed)).collect();
         let all = || self.answered.iter().zip(&before).all(|(now, then)| now.load(Ordering::Relaxed) >= then + more);
-        eventually("every client goes on", || all() || !self.failed.lock().is_empty()).await;
+        eventually("every client goes on", || all() || self.failures() > 0).await;
+        self.in_python.more(more * CLIENTS_IN_PYTHON).await;
     }
 }
 
@@ -84,21 +110,35 @@ fn sha256_hex(file: &PathBuf) -> String {
     hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// THREATS F12. With `GATEPOST_LONG=1` a rotation every 5 s for 10 minutes, else 12 as fast as they are noticed.
+/// THREATS F12. With `GATEPOST_LONG=1` a rotation every 5 s for 10 minutes, with `GATEPOST_ROTATIONS=24` for 2, else as many
+/// as fast as they are noticed.
 #[tokio::test(flavor = "multi_thread")]
 async fn certificate_key_and_client_authority_rotate_under_load_without_a_failed_call() {
     let long = std::env::var_os("GATEPOST_LONG").is_some_and(|value| value == "1");
-    let (rounds, pause) = if long { (120, Duration::from_secs(5)) } else { (12, Duration::ZERO) };
+    let wanted = std::env::var("GATEPOST_ROTATIONS").ok().map(|count| count.parse().unwrap());
+    let (rounds, pause) = match wanted.or(long.then_some(120)) {
+        Some(rounds) => (rounds, Duration::from_secs(5)),
+        None => (24, Duration::ZERO),
+    };
     let folder = tempfile::tempdir().unwrap();
     let mut authority = Authority::new("authority 0");
     std::fs::write(folder.path().join("clients.pem"), authority.pem()).unwrap();
     let clients = folder.path().join("clients.pem");
     let gatepost = Gatepost::start_with(|settings| settings["server"]["client_ca"] = json!(clients)).await;
     let answered = (0..CLIENTS).map(|_| AtomicUsize::new(0)).collect();
-    let (failed, stop) = (Mutex::default(), AtomicBool::new(false));
-    let rotation = Arc::new(Rotation { gatepost, folder, answered, failed, stop });
-    let files: Vec<_> = (0..CLIENTS).map(|client| rotation.issue(&authority, client, 0)).collect();
-    let asking: Vec<_> = (0..)
+    let (failed, stop, in_python) = (Mutex::default(), AtomicBool::new(false), Load::new());
+    let rotation = Arc::new(Rotation { gatepost, folder, answered, failed, stop, in_python });
+    let files = rotation.issue(&authority, 0);
+    let how = InPython {
+        address: rotation.gatepost.address,
+        ca: rotation.gatepost.path("ca.pem"),
+        certificate: rotation.gatepost.path("grpcio-{n}.pem"),
+        private_key: rotation.gatepost.path("grpcio-{n}.key"),
+        clients: CLIENTS_IN_PYTHON,
+        reload_interval: Duration::from_millis(50),
+    };
+    rotation.in_python.ask_in_python(&how, &rotation.gatepost.token("alice", &[]));
+    let asking: Vec<_> = (0..CLIENTS)
         .zip(&files)
         .map(|(number, files)| tokio::spawn(Arc::clone(&rotation).ask(number, files.clone())))
         .collect();
@@ -108,7 +148,7 @@ async fn certificate_key_and_client_authority_rotate_under_load_without_a_failed
     let now = std::time::Instant::now;
     let begun = now();
     for round in 1..=rounds {
-        if rotation.failed.lock().len() > 3 {
+        if rotation.failures() > 3 {
             break;
         }
         let round_begun = now();
@@ -128,13 +168,11 @@ async fn certificate_key_and_client_authority_rotate_under_load_without_a_failed
         });
         assert!(noticed.await.is_ok(), "round {round}: the new authority is not noticed");
 
-        for client in 0..CLIENTS {
-            rotation.issue(&next, client, round);
-        }
+        rotation.issue(&next, round);
         let new: BTreeSet<_> = files.iter().map(|files| sha256_hex(&files.certificate)).collect();
         eventually("every client shows its new certificate", || {
-            let shown = rotation.shown(CLIENTS * 4);
-            new.is_subset(&shown) && shown.len() == CLIENTS || !rotation.failed.lock().is_empty()
+            let shown = rotation.shown();
+            shown == new || rotation.failures() > 0
         })
         .await;
         rotation.trust(&[&next]);
@@ -146,10 +184,13 @@ async fn certificate_key_and_client_authority_rotate_under_load_without_a_failed
     for asking in asking {
         asking.await.unwrap();
     }
-    let failed = std::mem::take(&mut *rotation.failed.lock());
+    let in_python = rotation.in_python.stop().await.len();
+    let mut failed = std::mem::take(&mut *rotation.failed.lock());
+    failed.extend(rotation.in_python.failed());
     let calls: usize = rotation.answered.iter().map(|count| count.load(Ordering::Relaxed)).sum();
     println!(
-        "{calls} calls of {CLIENTS} clients over {rounds} rotations of certificate, key and client authority in {:?}, {} failed",
+        "{calls} calls of {CLIENTS} clients and {in_python} of {CLIENTS_IN_PYTHON} over grpcio, over {rounds} rotations of \
+         certificate, key and client authority in {:?}, {} failed",
         begun.elapsed(),
         failed.len()
     );

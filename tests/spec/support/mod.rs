@@ -3,7 +3,9 @@
 pub mod agent;
 pub mod authority;
 pub mod ground;
+pub mod balancer;
 pub mod key_server;
+pub mod load;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gatepost::cli::demo::world::{ClientFiles, World, spiffe_id};
-use gatepost::client::Client;
+use gatepost::client::{Builder, Client};
 use gatepost::clock::{SharedClock, SystemClock};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -39,6 +39,12 @@ impl Place {
         Self { world, files, folder, settings, clock: SystemClock::shared() }
     }
 
+    /// With other settings from now on.
+    pub fn with(mut self, change: impl FnOnce(&mut Value)) -> Self {
+        change(&mut self.settings);
+        self
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
@@ -62,11 +68,20 @@ impl Place {
     }
 
     fn command(&self) -> Command {
+        self.command_as("gatepost", None)
+    }
+
+    /// With its configuration in `name.yaml`, and its records where that says or in `spool`.
+    fn command_as(&self, name: &str, spool: Option<&str>) -> Command {
         let mut settings = self.settings.clone();
         settings["server"]["ops_listen"] = json!(crate::replicas::free_port());
-        self.world.write("gatepost.yaml", &settings.to_string()).unwrap();
+        if let Some(spool) = spool {
+            settings["audit"]["spool"]["directory"] = json!(spool);
+        }
+        let file = format!("{name}.yaml");
+        self.world.write(&file, &settings.to_string()).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_gatepost"));
-        command.args(["serve", "--config"]).arg(self.path("gatepost.yaml"));
+        command.args(["serve", "--config"]).arg(self.path(&file));
         command.env_remove("GATEPOST_CONFIG").stdin(Stdio::null()).stdout(Stdio::null());
         command
     }
@@ -114,9 +129,20 @@ impl Place {
 
     /// A start, whatever it comes to.
     pub fn spawn(&self) -> Process {
+        self.spawn_as("gatepost", None)
+    }
+
+    /// A start of one of several, ready; its records are in the folder `name`.
+    pub async fn start_replica(&self, name: &str) -> Process {
+        let mut process = self.spawn_as(name, Some(name));
+        process.until_ready().await;
+        process
+    }
+
+    fn spawn_as(&self, name: &str, spool: Option<&str>) -> Process {
         let began = self.clock.monotonic();
-        let mut command = self.command();
-        let text = std::fs::read_to_string(self.path("gatepost.yaml")).unwrap();
+        let mut command = self.command_as(name, spool);
+        let text = std::fs::read_to_string(self.path(&format!("{name}.yaml"))).unwrap();
         let settings: Value = serde_json::from_str(&text).unwrap();
         let ops: SocketAddr = settings["server"]["ops_listen"].as_str().unwrap().parse().unwrap();
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
@@ -130,18 +156,31 @@ impl Place {
 
     /// A token of alice.
     pub fn token(&self) -> String {
-        self.world.token("alice", &json!({ "tenant": "acme" }), self.clock.now(), minutes(5)).unwrap()
+        self.token_for(minutes(5))
+    }
+
+    /// The same for longer; 15 minutes at most.
+    pub fn token_for(&self, lifetime: Duration) -> String {
+        self.world.token("alice", &json!({ "tenant": "acme" }), self.clock.now(), lifetime).unwrap()
     }
 
     /// The storefront, on a connection of its own.
     pub fn client(&self, process: &Process) -> Client {
-        Client::builder(format!("https://{}", process.address))
+        self.client_of(process.address).build().unwrap()
+    }
+
+    /// The same, wherever it calls and whatever else it does.
+    pub fn client_of(&self, address: SocketAddr) -> Builder {
+        Client::builder(format!("https://{address}"))
             .server_name("localhost")
             .ca(&self.files.ca)
             .identity(&self.files.certificate, &self.files.private_key)
             .deadline(Duration::from_secs(5))
-            .build()
-            .unwrap()
+    }
+
+    /// The storefront's files.
+    pub fn files(&self) -> &ClientFiles {
+        &self.files
     }
 }
 
@@ -149,7 +188,7 @@ impl Place {
 pub struct Process {
     child: Child,
     pub address: SocketAddr,
-    ops: SocketAddr,
+    pub ops: SocketAddr,
     began: Duration,
     /// From its start until it was ready.
     pub ready_after: Duration,
@@ -173,9 +212,26 @@ impl Process {
 
     /// SIGTERM; gives the exit code.
     pub fn stop(&mut self) -> Option<i32> {
-        let id = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+        self.signal("TERM");
         self.child.wait().unwrap().code()
+    }
+
+    pub fn signal(&self, name: &str) {
+        let (signal, id) = (format!("-{name}"), self.child.id().to_string());
+        assert!(Command::new("kill").args([signal, id]).status().unwrap().success());
+    }
+
+    /// Waits for its end; gives the exit code.
+    pub async fn ended(&mut self) -> Option<i32> {
+        let waited = tokio::time::timeout(PATIENCE, async {
+            loop {
+                if let Some(status) = self.child.try_wait().unwrap() {
+                    return status.code();
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        });
+        waited.await.unwrap_or_else(|_| panic!("it does not end: {:#?}", self.log.lock()))
     }
 
     /// Waits until its door is open and it is ready; notes how long that took.
