@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -13,6 +14,8 @@ use crate::clock::SystemClock;
 use crate::config::load::{Source, load};
 use crate::config::{Config, RevocationConfig};
 use crate::telemetry::Telemetry;
+
+mod notify;
 
 /// Serve decisions.
 #[derive(Debug, clap::Args)]
@@ -96,8 +99,13 @@ async fn serve(config: Config, only_check: bool) -> io::Result<u8> {
         complain("this build is for a benchmark alone: it can be told to keep no records");
         config
     };
-    let scratch = tempfile::tempdir()?;
-    let config = if only_check { harmless(config, scratch.path()) } else { config };
+    // Only to check: whoever serves may have no folder for temporary files, as in a container with a read-only root.
+    let scratch = if only_check { Some(tempfile::tempdir()?) } else { None };
+    let config = match &scratch {
+        Some(scratch) => harmless(config, scratch.path()),
+        None => config,
+    };
+    let patience = config.server.drain_delay + config.server.drain_timeout;
     let clock = SystemClock::shared();
     let gatepost = match build(config, clock, telemetry.metrics.clone(), telemetry.registry.clone()).await {
         Ok(gatepost) => gatepost,
@@ -145,6 +153,7 @@ async fn serve(config: Config, only_check: bool) -> io::Result<u8> {
             }
         }
     });
+    notify::follow(Arc::clone(&gatepost.readiness), gatepost.address, patience);
     let code = match gatepost.run(drain).await {
         Ok(stopped) if stopped.by_itself => {
             complain("the listener ended by itself; the log says what happened before");
