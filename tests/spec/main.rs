@@ -49,6 +49,7 @@ mod review_identity;
 mod revocation;
 mod rights;
 mod rotation;
+mod service_manager;
 mod sinks;
 mod status_lists;
 mod telemetry;
