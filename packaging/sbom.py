@@ -1,8 +1,9 @@
-"""Makes of cargo-cyclonedx's list one that does not say where it was made, and adds what Cargo does not know of.
+"""Makes of cargo-cyclonedx's list one of what is in the binary, that does not say where it was made.
 
-    python3 packaging/sbom.py --root FOLDER --arch amd64 <from-cargo.json >sbom.json
+    python3 packaging/sbom.py --root FOLDER --crates FILE --arch amd64 <from-cargo.json >sbom.json
 
-The binary is static, so Debian's C library is in it; a scanner that knows Rust crates alone would miss its holes.
+It lists crates that only a test's features bring in, since `cargo metadata` does; `cargo tree` knows better. And the
+binary is static, so Debian's C library is in it: a scanner that knows Rust crates alone would miss its holes.
 """
 
 import argparse
@@ -30,6 +31,7 @@ def package_of(name, architecture, path):
 def main():
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--root", required=True, help="the folder that the list was made in")
+    arguments.add_argument("--crates", required=True, help="the crates that are compiled in, `name vVERSION` a line")
     arguments.add_argument("--arch", required=True, help="amd64 or arm64")
     chosen = arguments.parse_args()
 
@@ -37,17 +39,23 @@ def main():
     # Random, or the time: neither is a fact about the binary. (Optional in the format.)
     bom.pop("serialNumber", None)
     this = bom["metadata"]["component"]
+    with open(chosen.crates, encoding="utf-8") as lines:
+        linked = {tuple(line.split()[:2]) for line in lines}
+    kept = [it for it in bom["components"] if (it["name"], "v" + it["version"]) in linked]
+    if missing := {name for name, _ in linked} - {it["name"] for it in kept} - {this["name"]}:
+        sys.exit(f"crates that cargo-cyclonedx does not list: {sorted(missing)}")
     added = [
         package_of("libc6-dev", chosen.arch, "the C library, linked statically"),
         package_of("ca-certificates", chosen.arch, "the roots in the image's /etc/ssl/certs"),
     ]
-    bom["components"] = sorted(bom["components"] + added, key=lambda it: it["bom-ref"])
+    bom["components"] = sorted(kept + added, key=lambda it: it["bom-ref"])
+    there = {it["bom-ref"] for it in bom["components"]} | {this["bom-ref"]}
+    bom["dependencies"] = [it for it in bom["dependencies"] if it["ref"] in there]
     for dependency in bom["dependencies"]:
-        depends = dependency.get("dependsOn", [])
+        depends = [it for it in dependency.get("dependsOn", []) if it in there]
         if dependency["ref"] == this["bom-ref"]:
             depends = depends + [it["bom-ref"] for it in added]
-        if depends:
-            dependency["dependsOn"] = sorted(depends)
+        dependency["dependsOn"] = sorted(depends)
     bom["dependencies"].extend({"ref": it["bom-ref"]} for it in added)
     bom["dependencies"].sort(key=lambda it: it["ref"])
     if chosen.root in (text := json.dumps(bom, indent=2, sort_keys=True)):

@@ -113,6 +113,7 @@ def the_list_of_parts_names_them_and_no_folder_of_this_machine(path):
     bom = json.loads(text)
     names = {it["name"] for it in bom["components"]}
     assert {"aws-lc-sys", "cedar-policy", "glibc", "rustls", "tonic"} <= names, sorted(names)
+    assert not {"proptest", "jsonschema", "protox"} & names, "what only tests and builds use is not in it"
     lock = (ROOT / "Cargo.lock").read_text()
     for part in bom["components"]:
         if part["purl"].startswith("pkg:cargo/"):
