@@ -19,7 +19,7 @@ use hyper_util::service::TowerToHyperService;
 use parking_lot::Mutex;
 use prometheus::{Encoder as _, TextEncoder};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 /// Connections at once; more wait in the system's queue.
@@ -45,6 +45,8 @@ struct Patience {
 /// Whether this process should be sent questions: every condition has to hold.
 pub struct Readiness {
     set: Mutex<BTreeMap<&'static str, bool>>,
+    /// Says that `set` was changed.
+    changed: watch::Sender<()>,
     watched: Mutex<BTreeMap<&'static str, Watch>>,
     noted: Mutex<BTreeMap<&'static str, Note>>,
 }
@@ -57,12 +59,25 @@ impl Readiness {
     #[must_use]
     pub fn expecting(conditions: &[&'static str]) -> Arc<Self> {
         let set = conditions.iter().map(|name| (*name, false)).collect();
-        Arc::new(Self { set: Mutex::new(set), watched: Mutex::default(), noted: Mutex::default() })
+        let changed = watch::Sender::new(());
+        Arc::new(Self { set: Mutex::new(set), changed, watched: Mutex::default(), noted: Mutex::default() })
     }
 
     /// Whether the condition `name` holds now. `set("draining", false)` reads as: not ready because of draining.
     pub fn set(&self, name: &'static str, ok: bool) {
         self.set.lock().insert(name, ok);
+        self.changed.send_replace(());
+    }
+
+    /// Waits until the condition `name` has been [`set`](Self::set) to `ok`.
+    pub async fn until(&self, name: &'static str, ok: bool) {
+        let mut changes = self.changed.subscribe();
+        // Listening begins before the look, so that no change falls between the two.
+        while self.set.lock().get(name) != Some(&ok) {
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
     }
 
     /// Asks `holds` whether `name` holds, each time somebody wants to know. It must be quick.

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -17,6 +18,7 @@ use crate::telemetry::Telemetry;
 
 /// How long the end waits for whoever reads standard error.
 const LAST_WORDS: Duration = Duration::from_millis(200);
+mod notify;
 
 /// Serve decisions.
 #[derive(Debug, clap::Args)]
@@ -88,8 +90,13 @@ async fn serve(config: Config, only_check: bool) -> io::Result<u8> {
         complain("this build is for a benchmark alone: it can be told to keep no records");
         config
     };
-    let scratch = tempfile::tempdir()?;
-    let config = if only_check { harmless(config, scratch.path()) } else { config };
+    // Only to check: whoever serves may have no folder for temporary files, as in a container with a read-only root.
+    let scratch = if only_check { Some(tempfile::tempdir()?) } else { None };
+    let config = match &scratch {
+        Some(scratch) => harmless(config, scratch.path()),
+        None => config,
+    };
+    let patience = config.server.drain_delay + config.server.drain_timeout;
     let clock = SystemClock::shared();
     // Before the start and not after it: process 1 of a container does not hear what it has not asked for, and a start
     // may wait for others.
@@ -113,6 +120,7 @@ async fn serve(config: Config, only_check: bool) -> io::Result<u8> {
         complain(&format!("all is well: revision {}", gatepost.pdp.store.current().revision().short()));
         return Ok(0);
     }
+    notify::follow(Arc::clone(&gatepost.readiness), gatepost.address, patience);
     let code = match gatepost.run(drain).await {
         Ok(stopped) if stopped.by_itself => {
             complain("the listener ended by itself; the log says what happened before");

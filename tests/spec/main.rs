@@ -56,6 +56,7 @@ mod revocation;
 mod rights;
 mod rotation;
 mod series;
+mod service_manager;
 mod shutdown;
 mod sinks;
 mod status_lists;
