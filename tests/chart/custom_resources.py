@@ -11,8 +11,9 @@ def _object(required=(), **properties):
 _TEXT = {"type": "string", "minLength": 1}
 _TEXTS = {"type": "array", "items": _TEXT, "minItems": 1}
 _LABELS = {"type": "object", "additionalProperties": {"type": "string"}}
-# Go's, which cert-manager takes; Prometheus' own is a subset of it here.
+# Go's, which cert-manager takes, and Prometheus' own, which has days too.
 _DURATION = {"type": "string", "pattern": "^([0-9]+(ms|s|m|h))+$"}
+_LONG_DURATION = {"type": "string", "pattern": "^([0-9]+(ms|s|m|h|d|w|y))+$"}
 _METADATA = _object(["name", "namespace", "labels"], name=_TEXT, namespace=_TEXT, labels=_LABELS, annotations=_LABELS)
 
 _CERTIFICATE = _object(
@@ -57,8 +58,8 @@ _RULE = _object(
     alert=_TEXT,
     record=_TEXT,
     expr={"type": ["string", "integer"]},
-    **{"for": _DURATION},
-    keep_firing_for=_DURATION,
+    **{"for": _LONG_DURATION},
+    keep_firing_for=_LONG_DURATION,
     labels=_LABELS,
     annotations=_LABELS,
 )
@@ -70,7 +71,10 @@ _PROMETHEUS_RULE = _object(
         "items": _object(
             ["name", "rules"],
             name=_TEXT,
-            interval=_DURATION,
+            interval=_LONG_DURATION,
+            query_offset=_LONG_DURATION,
+            limit={"type": "integer"},
+            labels=_LABELS,
             rules={"type": "array", "minItems": 1, "items": {**_RULE, "oneOf": [{"required": ["alert"]}, {"required": ["record"]}]}},
         ),
     },

@@ -30,6 +30,21 @@ def every_container_has_no_more_rights_than_it_needs():
             assert container["resources"]["limits"]["memory"] and "cpu" not in container["resources"]["limits"], name
 
 
+# What the Pod Security Standard `restricted` lets a pod mount.
+RESTRICTED = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"}
+
+
+def every_pod_fits_into_a_restricted_namespace():
+    for name, change in EVERY_POD.items():
+        spec = pod(over(MINIMAL, change))
+        kinds = {kind for volume in spec["volumes"] for kind in volume if kind != "name"}
+        assert kinds <= RESTRICTED, (name, kinds)
+        for container in spec["containers"] + spec.get("initContainers", []):
+            assert not any("hostPort" in port for port in container["ports"]), name
+            # 0 is root, and Kubernetes looks at the number.
+            assert container["securityContext"].get("runAsUser", spec["securityContext"]["runAsUser"]) > 0, name
+
+
 def gatepost_writes_to_its_spool_and_nowhere_else():
     for name, change in EVERY_POD.items():
         mounts = gatepost(pod(over(MINIMAL, change)))["volumeMounts"]
@@ -176,6 +191,7 @@ def names_follow_the_release():
 
 CASES = [
     every_container_has_no_more_rights_than_it_needs,
+    every_pod_fits_into_a_restricted_namespace,
     gatepost_writes_to_its_spool_and_nowhere_else,
     every_mount_has_its_volume_and_every_volume_is_mounted,
     probes_ask_the_plain_port_for_three_different_things,

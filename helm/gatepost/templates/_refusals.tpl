@@ -77,6 +77,11 @@ tls.secretName is missing: name the Secret with tls.crt, tls.key and ca.crt, or 
 {{- if and $tls.certManager.enabled (not $tls.certManager.issuerRef.name) }}
 tls.certManager.issuerRef.name is missing: name the Issuer that signs
 {{- end }}
+{{- $kinds := list -}}
+{{- range $kind, $volume := $tls.spiffe.volume }}{{ if not (kindIs "invalid" $volume) }}{{ $kinds = append $kinds $kind }}{{ end }}{{ end -}}
+{{- if and $tls.spiffe.enabled (ne (len $kinds) 1) }}
+tls.spiffe.volume must be one kind of volume, and is {{ join " and " $kinds | default "none" }}: beside another, say `csi: null`
+{{- end }}
 {{- $authorities := list -}}
 {{- if $tls.clientCA.secretName }}{{ $authorities = append $authorities "tls.clientCA.secretName" }}{{ end -}}
 {{- if $tls.clientCA.configMapName }}{{ $authorities = append $authorities "tls.clientCA.configMapName" }}{{ end -}}
