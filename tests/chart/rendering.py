@@ -78,7 +78,7 @@ def render(values, name="gatepost", version=None):
     return manifests
 
 
-class StrictLoader(yaml.SafeLoader):
+class StrictLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
     """YAML in which a key that is there twice is a mistake, as it is for Kubernetes."""
 
 
@@ -86,7 +86,7 @@ def _mapping(loader, node, deep=False):
     keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
     twice = {key for key in keys if keys.count(key) > 1}
     assert not twice, f"{sorted(twice)} twice at {node.start_mark}"
-    return yaml.SafeLoader.construct_mapping(loader, node, deep)
+    return yaml.constructor.SafeConstructor.construct_mapping(loader, node, deep)
 
 
 StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)

@@ -28,6 +28,7 @@ mod bundles;
 mod caching;
 mod canaries;
 mod certificates;
+mod chart;
 mod collectors;
 mod demo;
 mod examples;
