@@ -52,6 +52,17 @@ def gatepost_writes_to_its_spool_and_nowhere_else():
         assert writable == ["/var/lib/gatepost"], (name, writable)
 
 
+def the_container_is_the_server_with_its_settings():
+    container = gatepost(pod(MINIMAL))
+    assert container["image"] == "registry.example.org/gatepost:0.1.0" and container["imagePullPolicy"] == "IfNotPresent"
+    assert container["args"] == ["serve", "--config", "/etc/gatepost/config/gatepost.yaml"]
+    assert {"name": "config", "mountPath": "/etc/gatepost/config", "readOnly": True} in container["volumeMounts"]
+    assert volume(pod(MINIMAL), "config") == {"configMap": {"name": "gatepost"}}
+    # Those are for sidecars.
+    assert "restartPolicy" not in container and "runAsUser" not in container["securityContext"]
+    assert gatepost(pod(minimal(image={"tag": "9"})))["image"] == "registry.example.org/gatepost:9"
+
+
 def every_mount_has_its_volume_and_every_volume_is_mounted():
     for name, change in EVERY_POD.items():
         found = workload(over(MINIMAL, change))["spec"]
@@ -72,8 +83,9 @@ def probes_ask_the_plain_port_for_three_different_things():
     assert startup["periodSeconds"] * startup["failureThreshold"] > 60
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     assert ports == {"grpc": 8443, "ops": 9443}
-    slower = gatepost(pod(minimal(probes={"liveness": {"failureThreshold": 9}})))
-    assert slower["livenessProbe"]["failureThreshold"] == 9 and slower["livenessProbe"]["httpGet"]["path"] == "/livez"
+    for probe in ("startup", "liveness", "readiness"):
+        before, after = container[f"{probe}Probe"], gatepost(pod(minimal(probes={probe: {"failureThreshold": 9}})))[f"{probe}Probe"]
+        assert after == before | {"failureThreshold": 9} != before, probe
 
 
 def the_spool_has_a_volume_that_outlives_its_pod_or_goes_with_it():
@@ -193,6 +205,7 @@ CASES = [
     every_container_has_no_more_rights_than_it_needs,
     every_pod_fits_into_a_restricted_namespace,
     gatepost_writes_to_its_spool_and_nowhere_else,
+    the_container_is_the_server_with_its_settings,
     every_mount_has_its_volume_and_every_volume_is_mounted,
     probes_ask_the_plain_port_for_three_different_things,
     the_spool_has_a_volume_that_outlives_its_pod_or_goes_with_it,

@@ -76,6 +76,9 @@ def the_admin_listener_has_its_own_certificates_and_its_own_service():
     assert settings["admin"]["operators"] == operators
     assert settings["admin"]["client_ca"] == "/etc/gatepost/admin-tls/ca.crt" != settings["server"]["client_ca"]
     assert volume(pod(values), "admin-tls") == {"secret": {"secretName": "gatepost-admin-tls", "defaultMode": 0o440}}
+    container = gatepost(pod(values))
+    assert {"name": "admin-tls", "mountPath": "/etc/gatepost/admin-tls", "readOnly": True} in container["volumeMounts"]
+    assert {"name": "admin", "containerPort": 8444, "protocol": "TCP"} in container["ports"]
     assert [port["name"] for port in manifests["Service", "gatepost"]["spec"]["ports"]] == ["grpc"]
     assert [port["name"] for port in manifests["Service", "gatepost-admin"]["spec"]["ports"]] == ["admin"]
 
@@ -111,7 +114,10 @@ def policies_are_pulled_by_a_sidecar_that_is_up_once_they_are_there():
     values, spec, sidecar, env = _pulled(repository="https://git.example.org/policies.git", ref="live", path="shop")
     # A sidecar in the sense of Kubernetes: Gatepost starts when its startup probe holds, which is after the first pull.
     assert sidecar["restartPolicy"] == "Always"
-    assert sidecar["startupProbe"]["httpGet"] == {"path": "/", "port": "git-sync"}
+    assert sidecar["startupProbe"]["httpGet"] == sidecar["livenessProbe"]["httpGet"] == {"path": "/", "port": "git-sync"}
+    [port] = sidecar["ports"]
+    assert port["name"] == "git-sync" and env["GITSYNC_HTTP_BIND"]["value"] == f":{port['containerPort']}"
+    assert sidecar["image"].startswith("registry.k8s.io/git-sync/git-sync:v4.") and sidecar["imagePullPolicy"] == "IfNotPresent"
     assert env["GITSYNC_REPO"]["value"] == "https://git.example.org/policies.git"
     assert env["GITSYNC_REF"]["value"] == "live" and env["GITSYNC_MAX_FAILURES"]["value"] == "-1"
     # It swaps a link in the folder above the one that is read, so that no two commits are mixed.
@@ -134,6 +140,8 @@ def the_repository_is_told_who_pulls():
     assert env["GITSYNC_SSH_KEY_FILE"]["value"] == "/etc/git-secret/ssh"
     assert env["GITSYNC_SSH_KNOWN_HOSTS_FILE"]["value"] == "/etc/git-secret/known_hosts"
     assert "GITSYNC_USERNAME" not in env
+    valid(render(minimal(policies={"configMapName": "", "gitSync": {"repository": "git@git.example.org:p.git", "secretName": "pull",
+          "runAsUser": None, "extraEnv": [{"name": "GITSYNC_SUBMODULES", "value": "off"}]}})))
     # Nobody's secret is Gatepost's to read.
     assert "git-secret" not in {mount["name"] for mount in gatepost(spec)["volumeMounts"]}
     # ssh wants to know the user that it runs as.

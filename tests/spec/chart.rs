@@ -6,8 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use gatepost::config::load::{Source, json_schema, load};
 use gatepost::config::ListenerIdentity;
+use gatepost::config::load::{Source, json_schema, load};
 use serde_json::{Map, Value, json};
 
 const SCHEMA: &str = "helm/gatepost/values.schema.json";
@@ -184,7 +184,8 @@ fn the_server_takes_what_the_chart_makes_of_every_example() {
     for example in &examples {
         let name = example.file_name().unwrap().to_str().unwrap();
         let root = tempfile::tempdir().unwrap();
-        let config = load(&Source::file(placed(example, root.path()))).unwrap_or_else(|report| panic!("{name}:\n{report}"));
+        let config =
+            load(&Source::file(placed(example, root.path()))).unwrap_or_else(|report| panic!("{name}:\n{report}"));
 
         // Where the chart's ports and probes lead.
         let addresses = (config.server.listen.to_string(), config.server.ops_listen.to_string());
