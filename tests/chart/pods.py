@@ -1,6 +1,8 @@
 """What runs, and with which rights."""
 
-from rendering import KUBERNETES, MINIMAL, gatepost, minimal, over, pod, render, valid, volume, workload
+import yaml
+
+from rendering import CHART, KUBERNETES, MINIMAL, gatepost, minimal, over, pod, render, valid, volume, workload
 
 # Each sets something of its own; together they are every container and every volume that the chart can make.
 EVERY_POD = {
@@ -54,7 +56,8 @@ def gatepost_writes_to_its_spool_and_nowhere_else():
 
 def the_container_is_the_server_with_its_settings():
     container = gatepost(pod(MINIMAL))
-    assert container["image"] == "registry.example.org/gatepost:0.1.0" and container["imagePullPolicy"] == "IfNotPresent"
+    version = yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"]
+    assert container["image"] == f"registry.example.org/gatepost:{version}" and container["imagePullPolicy"] == "IfNotPresent"
     assert container["args"] == ["serve", "--config", "/etc/gatepost/config/gatepost.yaml"]
     assert {"name": "config", "mountPath": "/etc/gatepost/config", "readOnly": True} in container["volumeMounts"]
     assert volume(pod(MINIMAL), "config") == {"configMap": {"name": "gatepost"}}

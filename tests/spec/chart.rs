@@ -110,6 +110,14 @@ fn the_values_of_the_chart_are_held_to_the_configuration_reference() {
     assert!(there == made, "{SCHEMA} is out of date: UPDATE_REFERENCE=1 cargo test --test spec reference");
 }
 
+/// Without a tag, the chart takes the image of the version that it says it is for.
+#[test]
+fn the_chart_installs_this_version() {
+    let chart = fs::read_to_string(repository("helm/gatepost/Chart.yaml")).unwrap();
+    let line = format!("appVersion: \"{}\"", env!("CARGO_PKG_VERSION"));
+    assert!(chart.lines().any(|one| one == line), "no `{line}` in\n{chart}");
+}
+
 /// Everything that `keep` finds in a schema, with the path to it.
 fn find<'s>(schema: &'s Value, at: &str, keep: &impl Fn(&Value) -> bool, found: &mut Vec<(String, &'s Value)>) {
     if keep(schema) {
