@@ -45,6 +45,7 @@ def _merged(base, patch):
 
 def _patched(values):
     patch = yaml.safe_load(render(values)["ConfigMap", "gatepost-sidecar"]["data"]["patch.yaml"])
+    assert all(patch[key] == SERVICE[key] for key in ("apiVersion", "kind"))
     return _merged(SERVICE, patch)
 
 
@@ -78,6 +79,15 @@ def the_patch_makes_a_pod_that_kubernetes_takes():
             assert context["readOnlyRootFilesystem"] is True and context["capabilities"] == {"drop": ["ALL"]}
             assert context["runAsNonRoot"] is True and context["runAsUser"] in (65532, 65533)
         assert "checksum/gatepost-config" in template["metadata"]["annotations"]
+
+
+def the_patch_says_whose_it_is_where_that_is_said():
+    patch = lambda values: yaml.safe_load(render(values)["ConfigMap", "gatepost-sidecar"]["data"]["patch.yaml"])
+    # Kustomize wants these three.
+    found = patch(over(SIDECAR, {"sidecar": {"workload": {"kind": "StatefulSet"}}}))
+    assert (found["apiVersion"], found["kind"], found["metadata"]) == ("apps/v1", "StatefulSet", {"name": "orders"})
+    assert set(patch(over(SIDECAR, {"sidecar": {"workload": None}}))) == {"spec"}
+    assert set(patch(over(SIDECAR, {"sidecar": {"workload": {"name": ""}}}))) == {"spec"}
 
 
 def a_sidecar_is_asked_by_its_own_pod_alone():
@@ -132,6 +142,7 @@ def a_chart_that_depends_on_this_one_includes_it():
 CASES = [
     a_sidecar_brings_its_files_and_no_pod_of_its_own,
     the_patch_makes_a_pod_that_kubernetes_takes,
+    the_patch_says_whose_it_is_where_that_is_said,
     a_sidecar_is_asked_by_its_own_pod_alone,
     a_chart_that_depends_on_this_one_includes_it,
 ]
