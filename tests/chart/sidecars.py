@@ -8,7 +8,7 @@ import helm_python as helm
 import kubernetes_validate
 import yaml
 
-from rendering import CHART, KUBERNETES, NAMESPACE, config, number, over, read, render, valid
+from rendering import CHART, KUBERNETES, NAMESPACE, config, number, over, read, render, texts, valid
 
 SIDECAR = read(CHART / "examples" / "sidecar.yaml")
 PULLED = over(SIDECAR, {"policies": {"configMapName": "", "gitSync": {"repository": "git@git.example.org:p.git", "secretName": "key"}}})
@@ -97,6 +97,25 @@ def a_sidecar_is_asked_by_its_own_pod_alone():
     assert server["ops_listen"] == "0.0.0.0:9443"
 
 
+def nothing_is_in_the_way_of_the_service():
+    ports = {"grpc": 18443, "ops": 19443, "admin": 18444, "gitSync": 19444}
+    operators = [{"spiffe_id": "spiffe://example.org/ops/anna", "name": "anna", "may": ["RevokeToken"]}]
+    values = over(PULLED, {"sidecar": {"ports": ports}, "admin": {"secretName": "a"}, "config": {"admin": {"operators": operators}}})
+    server, admin = config(values)["server"], config(values)["admin"]
+    assert (server["listen"], server["ops_listen"]) == ("127.0.0.1:18443", "0.0.0.0:19443")
+    assert admin["listen"] == "127.0.0.1:18444"
+    containers = {container["name"]: container for container in _patched(values)["spec"]["template"]["spec"]["initContainers"]}
+    listening = {port["name"]: port["containerPort"] for container in containers.values() for port in container["ports"]}
+    assert listening == {"gatepost-grpc": 18443, "gatepost-ops": 19443, "gatepost-admin": 18444, "gatepost-git": 19444}
+    # A port's name has 15 characters at most, and probes go by it.
+    assert all(len(name) <= 15 for name in listening)
+    assert containers["gatepost"]["readinessProbe"]["httpGet"]["port"] == "gatepost-ops"
+    pulls = containers["gatepost-git-sync"]
+    assert pulls["startupProbe"]["httpGet"]["port"] == "gatepost-git"
+    assert {"name": "GITSYNC_HTTP_BIND", "value": ":19444"} in pulls["env"]
+    assert "localhost:18443" in texts(values)["NOTES.txt"]
+
+
 PARENT = """
 apiVersion: apps/v1
 kind: Deployment
@@ -144,5 +163,6 @@ CASES = [
     the_patch_makes_a_pod_that_kubernetes_takes,
     the_patch_says_whose_it_is_where_that_is_said,
     a_sidecar_is_asked_by_its_own_pod_alone,
+    nothing_is_in_the_way_of_the_service,
     a_chart_that_depends_on_this_one_includes_it,
 ]

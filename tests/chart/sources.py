@@ -114,9 +114,9 @@ def policies_are_pulled_by_a_sidecar_that_is_up_once_they_are_there():
     values, spec, sidecar, env = _pulled(repository="https://git.example.org/policies.git", ref="live", path="shop")
     # A sidecar in the sense of Kubernetes: Gatepost starts when its startup probe holds, which is after the first pull.
     assert sidecar["restartPolicy"] == "Always"
-    assert sidecar["startupProbe"]["httpGet"] == sidecar["livenessProbe"]["httpGet"] == {"path": "/", "port": "git-sync"}
+    assert sidecar["startupProbe"]["httpGet"] == sidecar["livenessProbe"]["httpGet"] == {"path": "/", "port": "git"}
     [port] = sidecar["ports"]
-    assert port["name"] == "git-sync" and env["GITSYNC_HTTP_BIND"]["value"] == f":{port['containerPort']}"
+    assert port["name"] == "git" and env["GITSYNC_HTTP_BIND"]["value"] == f":{port['containerPort']}"
     assert sidecar["image"].startswith("registry.k8s.io/git-sync/git-sync:v4.") and sidecar["imagePullPolicy"] == "IfNotPresent"
     assert env["GITSYNC_REPO"]["value"] == "https://git.example.org/policies.git"
     assert env["GITSYNC_REF"]["value"] == "live" and env["GITSYNC_MAX_FAILURES"]["value"] == "-1"

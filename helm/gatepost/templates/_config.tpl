@@ -11,7 +11,7 @@
 {{- define "gatepost.config" -}}
 {{- /* A sidecar is asked by its own pod alone; kubelets look at it from outside. */ -}}
 {{- $address := ternary "127.0.0.1" "0.0.0.0" .Values.sidecar.enabled -}}
-{{- $server := dict "listen" (printf "%s:8443" $address) "ops_listen" "0.0.0.0:9443" -}}
+{{- $server := dict "listen" (printf "%s:%s" $address (include "gatepost.listens" (list . "grpc"))) "ops_listen" (printf "0.0.0.0:%s" (include "gatepost.listens" (list . "ops"))) -}}
 {{- if .Values.tls.spiffe.enabled -}}
 {{- $_ := set $server "workload_api" (printf "unix:///run/spiffe/%s" .Values.tls.spiffe.socket) -}}
 {{- else -}}
@@ -21,7 +21,7 @@
 {{- $audit := dict "spool" (dict "directory" "/var/lib/gatepost/audit") -}}
 {{- $placed := dict "server" $server "policies" $policies "audit" $audit -}}
 {{- if .Values.config.admin -}}
-{{- $admin := dict "listen" (printf "%s:8444" $address) "certificate" "/etc/gatepost/admin-tls/tls.crt" "private_key" "/etc/gatepost/admin-tls/tls.key" "client_ca" "/etc/gatepost/admin-tls/ca.crt" -}}
+{{- $admin := dict "listen" (printf "%s:%s" $address (include "gatepost.listens" (list . "admin"))) "certificate" "/etc/gatepost/admin-tls/tls.crt" "private_key" "/etc/gatepost/admin-tls/tls.key" "client_ca" "/etc/gatepost/admin-tls/ca.crt" -}}
 {{- $_ := set $placed "admin" $admin -}}
 {{- end -}}
 {{- mustMergeOverwrite (deepCopy .Values.config) $placed | toYaml -}}

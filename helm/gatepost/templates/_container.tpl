@@ -10,6 +10,14 @@ capabilities: { drop: [ALL] }
 seccompProfile: { type: RuntimeDefault }
 {{- end -}}
 
+{{/* A list: the root, and a port by its name. A pod of ours has nobody else to be in the way of. */}}
+{{- define "gatepost.listens" -}}
+{{- $root := first . -}}
+{{- $ports := dict "grpc" 8443 "ops" 9443 "admin" 8444 "gitSync" 9444 -}}
+{{- if $root.Values.sidecar.enabled }}{{ $ports = $root.Values.sidecar.ports }}{{ end -}}
+{{- get $ports (last .) | int -}}
+{{- end -}}
+
 {{- define "gatepost.container" -}}
 - name: gatepost
   image: {{ include "gatepost.reference" (dict "repository" .Values.image.repository "digest" .Values.image.digest "tag" (.Values.image.tag | default .Chart.AppVersion)) | quote }}
@@ -28,19 +36,19 @@ seccompProfile: { type: RuntimeDefault }
     {{- toYaml . | nindent 4 }}
   {{- end }}
   ports:
-    - { name: grpc, containerPort: 8443, protocol: TCP }
-    - { name: ops, containerPort: 9443, protocol: TCP }
+    - { name: {{ include "gatepost.inPod" (list . "grpc") }}, containerPort: {{ include "gatepost.listens" (list . "grpc") }}, protocol: TCP }
+    - { name: {{ include "gatepost.inPod" (list . "ops") }}, containerPort: {{ include "gatepost.listens" (list . "ops") }}, protocol: TCP }
     {{- if .Values.config.admin }}
-    - { name: admin, containerPort: 8444, protocol: TCP }
+    - { name: {{ include "gatepost.inPod" (list . "admin") }}, containerPort: {{ include "gatepost.listens" (list . "admin") }}, protocol: TCP }
     {{- end }}
   startupProbe:
-    httpGet: { path: /livez, port: ops }
+    httpGet: { path: /livez, port: {{ include "gatepost.inPod" (list . "ops") }} }
     {{- toYaml .Values.probes.startup | nindent 4 }}
   livenessProbe:
-    httpGet: { path: /livez, port: ops }
+    httpGet: { path: /livez, port: {{ include "gatepost.inPod" (list . "ops") }} }
     {{- toYaml .Values.probes.liveness | nindent 4 }}
   readinessProbe:
-    httpGet: { path: /readyz, port: ops }
+    httpGet: { path: /readyz, port: {{ include "gatepost.inPod" (list . "ops") }} }
     {{- toYaml .Values.probes.readiness | nindent 4 }}
   securityContext:
     {{- include "gatepost.secured" . | nindent 4 }}
@@ -55,19 +63,19 @@ seccompProfile: { type: RuntimeDefault }
     {{- toYaml . | nindent 4 }}
   {{- end }}
   volumeMounts:
-    - { name: {{ include "gatepost.volume" (list . "config") }}, mountPath: /etc/gatepost/config, readOnly: true }
+    - { name: {{ include "gatepost.inPod" (list . "config") }}, mountPath: /etc/gatepost/config, readOnly: true }
     {{- if .Values.tls.spiffe.enabled }}
-    - { name: {{ include "gatepost.volume" (list . "spiffe") }}, mountPath: /run/spiffe, readOnly: true }
+    - { name: {{ include "gatepost.inPod" (list . "spiffe") }}, mountPath: /run/spiffe, readOnly: true }
     {{- else }}
-    - { name: {{ include "gatepost.volume" (list . "tls") }}, mountPath: /etc/gatepost/tls, readOnly: true }
+    - { name: {{ include "gatepost.inPod" (list . "tls") }}, mountPath: /etc/gatepost/tls, readOnly: true }
     {{- end }}
     {{- if .Values.config.admin }}
-    - { name: {{ include "gatepost.volume" (list . "admin-tls") }}, mountPath: /etc/gatepost/admin-tls, readOnly: true }
+    - { name: {{ include "gatepost.inPod" (list . "admin-tls") }}, mountPath: /etc/gatepost/admin-tls, readOnly: true }
     {{- end }}
-    - { name: {{ include "gatepost.volume" (list . "policies") }}, mountPath: /etc/gatepost/policies, readOnly: true }
-    - { name: {{ include "gatepost.volume" (list . "audit") }}, mountPath: /var/lib/gatepost }
+    - { name: {{ include "gatepost.inPod" (list . "policies") }}, mountPath: /etc/gatepost/policies, readOnly: true }
+    - { name: {{ include "gatepost.inPod" (list . "audit") }}, mountPath: /var/lib/gatepost }
     {{- if .Values.audit.secretName }}
-    - { name: {{ include "gatepost.volume" (list . "audit-keys") }}, mountPath: /etc/gatepost/audit, readOnly: true }
+    - { name: {{ include "gatepost.inPod" (list . "audit-keys") }}, mountPath: /etc/gatepost/audit, readOnly: true }
     {{- end }}
     {{- with .Values.extraVolumeMounts }}
     {{- toYaml . | nindent 4 }}
@@ -77,7 +85,7 @@ seccompProfile: { type: RuntimeDefault }
 {{/* Pulls the policies, and swaps a link when there are others. It is up once they are there for the first time. */}}
 {{- define "gatepost.gitSync" -}}
 {{- $git := .Values.policies.gitSync -}}
-- name: {{ include "gatepost.volume" (list . "git-sync") }}
+- name: {{ include "gatepost.inPod" (list . "git-sync") }}
   image: {{ include "gatepost.reference" $git.image | quote }}
   imagePullPolicy: {{ $git.image.pullPolicy }}
   restartPolicy: Always
@@ -90,7 +98,7 @@ seccompProfile: { type: RuntimeDefault }
     - { name: GITSYNC_DEPTH, value: "1" }
     # What was pulled stays in force, however long the repository is away.
     - { name: GITSYNC_MAX_FAILURES, value: "-1" }
-    - { name: GITSYNC_HTTP_BIND, value: ":9444" }
+    - { name: GITSYNC_HTTP_BIND, value: ":{{ include "gatepost.listens" (list . "gitSync") }}" }
     # git and ssh write here, and nowhere else.
     - { name: HOME, value: /tmp }
     {{- if $git.secretName }}
@@ -106,13 +114,13 @@ seccompProfile: { type: RuntimeDefault }
     {{- toYaml . | nindent 4 }}
     {{- end }}
   ports:
-    - { name: git-sync, containerPort: 9444, protocol: TCP }
+    - { name: {{ include "gatepost.inPod" (list . "git") }}, containerPort: {{ include "gatepost.listens" (list . "gitSync") }}, protocol: TCP }
   startupProbe:
-    httpGet: { path: /, port: git-sync }
+    httpGet: { path: /, port: {{ include "gatepost.inPod" (list . "git") }} }
     periodSeconds: 1
     failureThreshold: 120
   livenessProbe:
-    httpGet: { path: /, port: git-sync }
+    httpGet: { path: /, port: {{ include "gatepost.inPod" (list . "git") }} }
     periodSeconds: 10
     timeoutSeconds: 2
   securityContext:
@@ -125,9 +133,9 @@ seccompProfile: { type: RuntimeDefault }
     {{- toYaml . | nindent 4 }}
   {{- end }}
   volumeMounts:
-    - { name: {{ include "gatepost.volume" (list . "policies") }}, mountPath: /git }
-    - { name: {{ include "gatepost.volume" (list . "git-tmp") }}, mountPath: /tmp }
+    - { name: {{ include "gatepost.inPod" (list . "policies") }}, mountPath: /git }
+    - { name: {{ include "gatepost.inPod" (list . "git-tmp") }}, mountPath: /tmp }
     {{- if $git.secretName }}
-    - { name: {{ include "gatepost.volume" (list . "git-secret") }}, mountPath: /etc/git-secret, readOnly: true }
+    - { name: {{ include "gatepost.inPod" (list . "git-secret") }}, mountPath: /etc/git-secret, readOnly: true }
     {{- end }}
 {{- end -}}

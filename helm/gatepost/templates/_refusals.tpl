@@ -150,6 +150,10 @@ audit.volume.kind must be ephemeral for a sidecar: the pod is not the chart's to
 {{- if semverCompare "<1.29-0" .Capabilities.KubeVersion.Version }}
 sidecar.enabled needs Kubernetes 1.29 or newer, and this is {{ .Capabilities.KubeVersion.Version }}
 {{- end }}
+{{- $numbers := values .Values.sidecar.ports }}
+{{- if ne (len $numbers) (len (uniq $numbers)) }}
+sidecar.ports must all differ: give each its own
+{{- end }}
 {{- range $key, $on := dict "autoscaling.enabled" .Values.autoscaling.enabled "service.headless" .Values.service.headless "monitoring.serviceMonitor.enabled" .Values.monitoring.serviceMonitor.enabled }}
 {{- if $on }}
 {{ $key }} counts for nothing beside sidecar.enabled: pods and their Service are somebody else's; take it out

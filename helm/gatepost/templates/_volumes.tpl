@@ -1,7 +1,7 @@
 {{/* The volumes of a pod that Gatepost runs in. */}}
 
-{{/* A list: the root, and a name. In somebody else's pod it must not be taken. */}}
-{{- define "gatepost.volume" -}}
+{{/* A list: the root, and what a volume, port or container is called. In somebody else's pod the name must not be taken. */}}
+{{- define "gatepost.inPod" -}}
 {{- $root := first . -}}
 {{- $name := last . -}}
 {{- ternary (printf "gatepost-%s" (trimPrefix "gatepost-" $name)) $name $root.Values.sidecar.enabled -}}
@@ -14,35 +14,35 @@
 
 {{- define "gatepost.volumes" -}}
 {{- $mode := include "gatepost.secretMode" . -}}
-- name: {{ include "gatepost.volume" (list . "config") }}
+- name: {{ include "gatepost.inPod" (list . "config") }}
   configMap: { name: {{ include "gatepost.name" . }} }
 {{- if .Values.tls.spiffe.enabled }}
-- name: {{ include "gatepost.volume" (list . "spiffe") }}
+- name: {{ include "gatepost.inPod" (list . "spiffe") }}
   {{- toYaml .Values.tls.spiffe.volume | nindent 2 }}
 {{- else }}
-- name: {{ include "gatepost.volume" (list . "tls") }}
+- name: {{ include "gatepost.inPod" (list . "tls") }}
   {{- include "gatepost.volumes.tls" . | nindent 2 }}
 {{- end }}
 {{- if .Values.config.admin }}
-- name: {{ include "gatepost.volume" (list . "admin-tls") }}
+- name: {{ include "gatepost.inPod" (list . "admin-tls") }}
   secret: { secretName: {{ .Values.admin.secretName }}, defaultMode: {{ $mode }} }
 {{- end }}
-- name: {{ include "gatepost.volume" (list . "policies") }}
+- name: {{ include "gatepost.inPod" (list . "policies") }}
   {{- include "gatepost.volumes.policies" . | nindent 2 }}
 {{- if .Values.policies.gitSync.repository }}
-- name: {{ include "gatepost.volume" (list . "git-tmp") }}
+- name: {{ include "gatepost.inPod" (list . "git-tmp") }}
   emptyDir: {}
 {{- with .Values.policies.gitSync.secretName }}
-- name: {{ include "gatepost.volume" (list $ "git-secret") }}
+- name: {{ include "gatepost.inPod" (list $ "git-secret") }}
   secret: { secretName: {{ . }}, defaultMode: {{ $mode }} }
 {{- end }}
 {{- end }}
 {{- if ne (include "gatepost.persistent" .) "true" }}
-- name: {{ include "gatepost.volume" (list . "audit") }}
+- name: {{ include "gatepost.inPod" (list . "audit") }}
   emptyDir: { sizeLimit: {{ .Values.audit.volume.size }} }
 {{- end }}
 {{- with .Values.audit.secretName }}
-- name: {{ include "gatepost.volume" (list $ "audit-keys") }}
+- name: {{ include "gatepost.inPod" (list $ "audit-keys") }}
   secret: { secretName: {{ . }}, defaultMode: {{ $mode }} }
 {{- end }}
 {{- with .Values.extraVolumes }}
