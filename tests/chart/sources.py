@@ -140,12 +140,23 @@ def the_repository_is_told_who_pulls():
     assert env["GITSYNC_SSH_KEY_FILE"]["value"] == "/etc/git-secret/ssh"
     assert env["GITSYNC_SSH_KNOWN_HOSTS_FILE"]["value"] == "/etc/git-secret/known_hosts"
     assert "GITSYNC_USERNAME" not in env
-    valid(render(minimal(policies={"configMapName": "", "gitSync": {"repository": "git@git.example.org:p.git", "secretName": "pull",
-          "runAsUser": None, "extraEnv": [{"name": "GITSYNC_SUBMODULES", "value": "off"}]}})))
+    assert {"name": "git-secret", "mountPath": "/etc/git-secret", "readOnly": True} in sidecar["volumeMounts"]
     # Nobody's secret is Gatepost's to read.
     assert "git-secret" not in {mount["name"] for mount in gatepost(spec)["volumeMounts"]}
     # ssh wants to know the user that it runs as.
     assert sidecar["securityContext"]["runAsUser"] == 65533
+
+
+def whoever_pulls_can_be_told_more():
+    variable = {"name": "GITSYNC_SUBMODULES", "value": "off"}
+    image = {"repository": "registry.example.org/git-sync", "digest": "sha256:" + "ab" * 32, "pullPolicy": "Always"}
+    limits = {"memory": "1Gi"}
+    git = {"extraEnv": [variable], "image": image, "runAsUser": None, "resources": {"limits": limits}, "period": "5m"}
+    values, _, sidecar, env = _pulled(repository="https://git.example.org/p.git", **git)
+    valid(render(values))
+    assert variable in sidecar["env"] and env["GITSYNC_PERIOD"]["value"] == "5m"
+    assert sidecar["image"] == "registry.example.org/git-sync@sha256:" + "ab" * 32 and sidecar["imagePullPolicy"] == "Always"
+    assert sidecar["resources"]["limits"] == limits and "runAsUser" not in sidecar["securityContext"]
 
 
 CASES = [
@@ -159,4 +170,5 @@ CASES = [
     policies_come_from_an_image,
     policies_are_pulled_by_a_sidecar_that_is_up_once_they_are_there,
     the_repository_is_told_who_pulls,
+    whoever_pulls_can_be_told_more,
 ]
