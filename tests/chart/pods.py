@@ -184,6 +184,7 @@ def no_service_account_is_made_where_one_is_there():
     manifests = render(minimal(serviceAccount={"create": False, "name": "shared"}))
     assert not any(kind == "ServiceAccount" for kind, _ in manifests)
     assert pod(minimal(serviceAccount={"create": False, "name": "shared"}))["serviceAccountName"] == "shared"
+    assert pod(minimal(serviceAccount={"create": False}))["serviceAccountName"] == "default"
 
 
 def openshift_gives_the_users():
