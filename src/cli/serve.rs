@@ -16,9 +16,10 @@ use crate::config::load::load;
 use crate::config::{Config, RevocationConfig};
 use crate::telemetry::Telemetry;
 
+mod notify;
+
 /// How long the end waits for whoever reads standard error.
 const LAST_WORDS: Duration = Duration::from_millis(200);
-mod notify;
 
 /// Serve decisions.
 #[derive(Debug, clap::Args)]

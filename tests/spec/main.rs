@@ -30,6 +30,7 @@ mod bundles;
 mod caching;
 mod canaries;
 mod certificates;
+mod chart;
 mod collectors;
 mod configuration;
 mod connections;
