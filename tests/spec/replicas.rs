@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use gatepost::cli::demo::world::{ClientFiles, World, spiffe_id};
@@ -159,8 +160,16 @@ impl Replica {
 
 const STALENESS: &str = "gatepost_revocation_staleness_seconds";
 
+/// A port to listen on in a moment. Below those that the kernel gives to connections (from 32768 on): one of these could be
+/// taken by anybody's call before whoever is to listen does.
 pub fn free_port() -> SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let port = || {
+        let next = std::process::id().wrapping_mul(97).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        u16::try_from(10_000 + next % 20_000).unwrap()
+    };
+    let listen = || std::net::TcpListener::bind(("127.0.0.1", port())).ok()?.local_addr().ok();
+    std::iter::repeat_with(listen).take(1000).flatten().next().expect("a free port")
 }
 
 #[tokio::test(flavor = "multi_thread")]
