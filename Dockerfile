@@ -7,7 +7,7 @@ FROM docker.io/library/rust:1.95-bookworm AS build
 WORKDIR /build/gatepost
 COPY . .
 # With --target, build scripts and macros, which can't be static, are compiled without the flags.
-ENV RUSTFLAGS="-C target-feature=+crt-static" CARGO_PROFILE_RELEASE_STRIP=symbols
+ENV RUSTFLAGS='-C target-feature=+crt-static --cfg getrandom_backend="linux_getrandom"' CARGO_PROFILE_RELEASE_STRIP=symbols
 RUN target="$(uname -m)-unknown-linux-gnu" \
  && cargo build --locked --release --bin gatepost --target "$target" \
  && packaging/rootfs "target/$target/release/gatepost" /image
