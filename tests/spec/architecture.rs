@@ -323,6 +323,11 @@ fn every_test_that_a_page_names_exists() {
             Some(rest.strip_prefix("fn ")?.split(['(', '<']).next()?.to_owned())
         }));
     }
+    // The chart and the image are tested in Python.
+    for file in files(&root().join("tests"), "py") {
+        let text = std::fs::read_to_string(file).unwrap();
+        names.extend(text.lines().filter_map(|line| Some(line.strip_prefix("def ")?.split('(').next()?.to_owned())));
+    }
     let mut wrong = Vec::new();
     for page in pages() {
         let text = std::fs::read_to_string(&page).unwrap();

@@ -2,8 +2,8 @@
 
 pub mod agent;
 pub mod authority;
-pub mod ground;
 pub mod balancer;
+pub mod ground;
 pub mod key_server;
 pub mod load;
 
