@@ -8,6 +8,8 @@ WORKDIR /build/gatepost
 COPY . .
 # With --target, build scripts and macros, which can't be static, are compiled without the flags.
 ENV RUSTFLAGS='-C target-feature=+crt-static --cfg getrandom_backend="linux_getrandom"' CARGO_PROFILE_RELEASE_STRIP=symbols
+ARG REVISION=unknown
+ENV GATEPOST_BUILD_REVISION="$REVISION"
 RUN target="$(uname -m)-unknown-linux-gnu" \
  && cargo build --locked --release --bin gatepost --target "$target" \
  && packaging/rootfs "target/$target/release/gatepost" /image
