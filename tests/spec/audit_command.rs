@@ -195,7 +195,8 @@ async fn a_live_trail_is_followed_over_its_segments_until_nobody_listens() {
     let gatepost = Gatepost::start_with(|settings| settings["audit"]["spool"]["segment_bytes"] = json!("64KiB")).await;
     let spool = gatepost.path("audit");
     let mut command = Command::new(env!("CARGO_BIN_EXE_gatepost"));
-    command.args(["audit", "tail", "-f", "-n", "1", "--decision", "allow"]).arg(&spool).env_remove("GATEPOST_CONFIG");
+    // As many of what is there already as there will be: it may begin to look after some have been asked.
+    command.args(["audit", "tail", "-f", "-n", "60", "--decision", "allow"]).arg(&spool).env_remove("GATEPOST_CONFIG");
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines();
     let alice = gatepost.token("alice", &[]);
