@@ -32,7 +32,7 @@ const CHECKPOINTS: usize = 1000;
 /// What a note of our own takes at most, for counting room.
 const NOTE_BYTES: usize = 4 << 10;
 /// What comes with records and is not asked for room: the first line of a new segment, and a checkpoint at the end.
-const AROUND_BYTES: usize = 3 << 9;
+const AROUND_BYTES: usize = 2 << 10;
 
 /// When and with what to sign.
 #[derive(Debug)]

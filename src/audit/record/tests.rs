@@ -78,6 +78,29 @@ pub(in crate::audit) fn allow() -> Ruling {
     }
 }
 
+fn token() -> TokenFacts {
+    TokenFacts {
+        issuer: "https://issuer.test".to_owned(),
+        subject: "alice".to_owned(),
+        issued_at: noon(),
+        expires_at: noon() + Duration::from_secs(300),
+        id_sha256: Some("ab12".to_owned()),
+        scopes: ["secret-scope".to_owned()].into(),
+        acr: Some("secret-acr".to_owned()),
+        amr: ["mfa".to_owned()].into(),
+        auth_time: None,
+        client_id: Some("shop-app".to_owned()),
+        actors: vec![
+            Actor { subject: "spiffe://corp.test/ns/prod/sa/orders".to_owned(), issuer: None },
+            Actor { subject: "gateway".to_owned(), issuer: Some("https://other.test".to_owned()) },
+        ],
+        confirmation: Some(Confirmation::CertificateSha256([7; 32])),
+        session_sha256: None,
+        algorithm: "ES256",
+        key_id: Some("k1".to_owned()),
+    }
+}
+
 fn written(entry: Entry) -> Value {
     let mut out = Vec::new();
     render(&entry, &frame()).unwrap().seal(4711, Hash::GENESIS, &mut out);
@@ -170,26 +193,7 @@ fn a_call_is_recorded_with_who_what_where_and_why() {
         asserted: vec!["resource.attributes".to_owned()],
         ..question()
     };
-    let token = TokenFacts {
-        issuer: "https://issuer.test".to_owned(),
-        subject: "alice".to_owned(),
-        issued_at: noon(),
-        expires_at: noon() + Duration::from_secs(300),
-        id_sha256: Some("ab12".to_owned()),
-        scopes: ["secret-scope".to_owned()].into(),
-        acr: Some("secret-acr".to_owned()),
-        amr: ["mfa".to_owned()].into(),
-        auth_time: None,
-        client_id: Some("shop-app".to_owned()),
-        actors: vec![
-            Actor { subject: "spiffe://corp.test/ns/prod/sa/orders".to_owned(), issuer: None },
-            Actor { subject: "gateway".to_owned(), issuer: Some("https://other.test".to_owned()) },
-        ],
-        confirmation: Some(Confirmation::CertificateSha256([7; 32])),
-        session_sha256: None,
-        algorithm: "ES256",
-        key_id: Some("k1".to_owned()),
-    };
+    let token = token();
     let alice =
         EntityUid { entity_type: EntityType::parse("User").unwrap(), id: EntityId::parse("ali\"ce", 1024).unwrap() };
     let refused = Ruling {
@@ -360,4 +364,83 @@ fn the_longest_number_is_counted_in_a_lines_size() {
     let mut out = Vec::new();
     line.seal(u64::MAX, Hash::GENESIS, &mut out);
     assert_eq!(out.len(), line.bytes() + 1, "and the line break is not");
+}
+
+/// The templates of `recall` against the serializer itself.
+#[test]
+fn a_record_from_a_template_is_byte_for_byte_the_one_that_would_be_written() {
+    use super::template::{Again, Template};
+
+    let nasty = [
+        "o-1",
+        "",
+        r#"","correlation_uid":"x","log_name":""#,
+        r#"","request":{"uid":"x"},"response":"#,
+        r#"","trace":{"uid":"0","span":{"uid":"1","start_time":1800000000123,"end_time":1800000000123}},"device":"#,
+        r#""src_endpoint":{"ip":"10.1.2.3","port":52114,"svc_name":"#,
+        r#""decision_us":84,"certificate_sha256":"abab""#,
+        "a\\\"time\\\":\u{202e}\u{0}\n",
+        "\\",
+        "\u{e9}\u{1f600}\u{fdd0}",
+    ];
+    let times = [1_800_000_000_123, 1_800_000_000_000, 1, 1_893_456_000_999].map(Duration::from_millis);
+    let (mut compared, mut seed) = (0, 7_u64);
+    let mut draw = |among: usize| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(seed >> 33).unwrap() % among
+    };
+    for _ in 0..2000 {
+        let word = |at: usize| nasty[at % nasty.len()].to_owned();
+        let mut first = call(decided(allow()));
+        first.question = Some(QuestionFacts {
+            action: word(draw(10)),
+            resource_type: word(draw(10)),
+            resource_id: Some(word(draw(10))).filter(|id| !id.is_empty()),
+            fields: [None, Some(Vec::new()), Some(vec![word(draw(10)), word(draw(10))])][draw(3)].clone(),
+            context_sha256: Some(word(draw(10))),
+            kept: vec![(format!("context.{}", word(draw(10))), RawValue::Text(word(draw(10))))],
+            asserted: vec![word(draw(10))],
+        });
+        first.subject = SubjectFacts {
+            kind: Some("token"),
+            token: Some(Arc::new(TokenFacts { subject: word(draw(10)), issuer: word(draw(10)), ..token() })),
+            ..SubjectFacts::default()
+        };
+        first.caller.label = Some(word(draw(10)));
+        let template = Template::of(&first, &frame()).expect("every such record has one");
+        for _ in 0..3 {
+            let (request, trace, span) = (draw(3), draw(3), draw(2));
+            let mut again = first.clone();
+            again.time = SystemTime::UNIX_EPOCH + times[draw(4)];
+            again.decision_id = DecisionId::mint(again.time);
+            again.duration = Duration::from_micros([0, 84, 999_999, 7_200_000_001][draw(4)]);
+            again.caller.address =
+                Some(["127.0.0.1:1", "[2001:db8::1]:65535", "[::ffff:10.1.2.3]:80"][draw(3)].parse().unwrap());
+            again.caller.certificate_sha256 = Some(["cd", "00"][draw(2)].repeat(32));
+            again.circumstances = Circumstances {
+                request_id: [None, RequestId::parse("x"), RequestId::parse("req/1:2-3._")][request].clone(),
+                trace_id: [None, Some("0".repeat(31) + "1"), Some("f".repeat(32))][trace].clone(),
+                span_id: (trace > 0 && span > 0).then(|| "e".repeat(16)),
+                ..Circumstances::default()
+            };
+            let filled = template.fill(&Again {
+                decision_id: again.decision_id,
+                time: again.time,
+                duration: again.duration,
+                address: again.caller.address.unwrap(),
+                certificate_sha256: again.caller.certificate_sha256.as_deref().unwrap(),
+                circumstances: &again.circumstances,
+            });
+            let mut written = render(&Entry::Call(Box::new(again)), &frame()).unwrap().into_rest();
+            let mut filled = filled.into_rest();
+            // Each has an id of its own, which stands after `,"version":"1.8.0","uid":"`.
+            let at = br#","version":"1.8.0","uid":""#.len();
+            assert_ne!(written[at..at + 36], filled[at..at + 36]);
+            written.drain(at..at + 36);
+            filled.drain(at..at + 36);
+            assert_eq!(String::from_utf8(filled).unwrap(), String::from_utf8(written).unwrap());
+            compared += 1;
+        }
+    }
+    println!("{compared} records compared");
 }
