@@ -44,6 +44,8 @@ const ALL: u32 = 1 << 16;
 const LANES: usize = 256;
 /// A lane is late when it was late each time it looked, and looked at least this often: one hiccup is no queue.
 const LOOKS: u32 = 2;
+/// What has not looked for so many windows is gone, or stuck in a way that refusing does not mend.
+const SILENT_WINDOWS: u32 = 10;
 
 /// Why a call is not let in. Each but the last says when to come back: 50 ms to 5 s, different for each call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,14 +126,32 @@ struct Window {
     heft: Vec<f64>,
 }
 
-/// What one runtime's probe told in this window.
+/// What one runtime's probe told.
 #[derive(Clone, Copy)]
 struct Lane {
+    /// Since it was last judged. One that is very late looks seldom, and is judged seldom.
     least: Duration,
     looks: u32,
+    /// The judgement, and for how many windows there was nothing to judge by.
+    late: Duration,
+    silent: u32,
 }
 
-const UNSEEN: Lane = Lane { least: Duration::MAX, looks: 0 };
+const UNSEEN: Lane = Lane { least: Duration::MAX, looks: 0, late: Duration::ZERO, silent: 0 };
+
+impl Lane {
+    fn judge(&mut self) -> Duration {
+        if self.looks >= LOOKS {
+            *self = Self { late: self.least, ..UNSEEN };
+        } else {
+            self.silent += 1;
+            if self.silent >= SILENT_WINDOWS {
+                *self = UNSEEN;
+            }
+        }
+        self.late
+    }
+}
 
 /// A place in the house, or several; given back when it is dropped, whatever ends the call.
 #[must_use = "the place is held only while it lives"]
@@ -186,6 +206,7 @@ impl Admission {
 
     /// A runtime's probe woke so much later than it wanted to. `lane` numbers the runtime, from 0. To be told every few
     /// milliseconds: this is what ends windows and sets the pace, and without it only places are counted.
+    /// How many runtimes there are need not be known before.
     pub fn lag(&self, lane: usize, late: Duration) {
         self.house.lag(lane, late);
     }
@@ -284,7 +305,8 @@ impl House {
     /// Takes one place, of the caller's share and of everybody's.
     fn seat(&self, account: &Account) -> Result<(), TurnedAway> {
         if !add_within(&account.held, 1, account.places) {
-            return Err(self.over_share(account));
+            let has_all = account.places >= self.ceiling;
+            return Err(if has_all { self.full(account) } else { self.over_share(account) });
         }
         if add_within(&self.taken, 1, self.room(account)) {
             return Ok(());
@@ -360,8 +382,7 @@ impl House {
         let Window { began, lanes, pace, idle, heft } = window;
         *began = now;
         // The worst of them counts: its calls wait, however idle its neighbours are.
-        let late = lanes.iter().filter(|lane| lane.looks >= LOOKS).map(|lane| lane.least).max().unwrap_or_default();
-        lanes.fill(UNSEEN);
+        let late = lanes.iter_mut().map(Lane::judge).max().unwrap_or_default();
         let scale = WINDOW.as_secs_f64() / open_for.as_secs_f64();
 
         let (mut answered, mut ended, mut stayed) = (0.0, 0.0, 0.0);

@@ -1,7 +1,7 @@
 //! How much is let in: the controller. Pure arithmetic on what one window saw, so that a simulation can drive it.
 //!
 //! It knows one thing for certain: how much was answered in time when as much as possible was. While a runtime is late it
-//! lets in about that much, a little less each time, and never less than four fifths of it: refusing costs work too, and
+//! lets in about that much, a little less each time, and never less than 85 % of it: refusing costs work too, and
 //! where refusals alone keep a runtime busy, to refuse still more would gain no time and lose answers. Once the runtime is
 //! in time again, more is let in each window until nobody is refused.
 
@@ -9,15 +9,15 @@ use std::time::Duration;
 
 /// What is let in after the first late window, and the least while it stays late, of the best that was ever answered.
 const FIRST: f64 = 0.95;
-const LEAST: f64 = 0.8;
+const LEAST: f64 = 0.85;
 /// From one late window to the next, and from one calm window to the next.
 const LESS: f64 = 0.95;
 const MORE: f64 = 1.1;
 /// Above so many times the best nobody is held to it any more.
 const FREE: f64 = 2.0;
-/// The best is forgotten by half in about a minute of calm, and in half a second of overload in which what was let in was
+/// The best is forgotten by half in about ten minutes of calm, and in half a second of overload in which what was let in was
 /// not answered: questions may have become dearer, or the machine slower.
-const FORGET: f64 = 0.999;
+const FORGET: f64 = 0.9999;
 const RELEARN: f64 = 0.87;
 /// Of what was let in: less than this was answered, so it was too much.
 const UNANSWERED: f64 = 0.7;

@@ -160,12 +160,12 @@ fn one_hiccup_is_no_overload_and_every_runtime_counts() {
         (&[(0, 21), (0, 50), (0, 30), (0, 21)], true, "every time"),
         (&[(0, 20), (0, 20), (0, 20), (0, 20)], false, "within the target"),
         (&[(0, 0), (1, 50), (0, 0), (1, 50)], true, "one of two, every time"),
-        (&[(0, 0), (1, 50), (0, 0), (0, 0)], false, "one of two, once"),
+        (&[(0, 0), (1, 50), (0, 0), (1, 0)], false, "one of two, now and then"),
     ];
     for (lags, expected, why) in table {
         let (admission, clock) = house(1000, &[100]);
         for _ in 0..20 {
-            drop(admission.take(0, 100));
+            (0..100).for_each(|_| drop(admission.ask(0)));
             for (lane, late) in lags {
                 clock.advance(WINDOW / 4);
                 admission.lag(*lane, millis(*late));
@@ -190,9 +190,10 @@ struct Simulation {
     decision: Duration,
     refusal: Duration,
     disk: Duration,
-    /// How long clients wait, and how many calls they may have under way in all.
+    /// How long clients wait, and how many calls each may have under way.
     patience: Duration,
-    streams: usize,
+    streams: Vec<usize>,
+    under_way: Vec<usize>,
     queue: VecDeque<Waiting>,
     probe: Option<Duration>,
     on_disk: VecDeque<(Duration, usize, Duration, Seat)>,
@@ -233,7 +234,8 @@ impl Simulation {
             refusal: decision.mul_f64(refusal),
             disk: millis(2),
             patience: millis(200),
-            streams: 500,
+            streams: vec![500 / callers; callers],
+            under_way: vec![0; callers],
             queue: VecDeque::new(),
             probe: Some(millis(5)),
             on_disk: VecDeque::new(),
@@ -278,7 +280,8 @@ impl Simulation {
         for (caller, every) in every.iter().enumerate() {
             while self.next[caller] <= now {
                 came.offered[caller] += 1.0;
-                if self.queue.len() + self.on_disk.len() < self.streams {
+                if self.under_way[caller] < self.streams[caller] {
+                    self.under_way[caller] += 1;
                     self.queue.push_back(Waiting::Call { caller, sent: self.next[caller] });
                 }
                 self.next[caller] += *every;
@@ -286,6 +289,7 @@ impl Simulation {
         }
         while let Some((_, caller, sent, seat)) = self.on_disk.pop_front_if(|(kept, ..)| *kept <= now) {
             drop(seat);
+            self.under_way[caller] -= 1;
             let took = now - sent;
             if took <= self.patience {
                 came.answered[caller] += 1.0;
@@ -303,6 +307,7 @@ impl Simulation {
             }
             Err(_) => {
                 came.refused += 1;
+                self.under_way[caller] -= 1;
                 came.refusals.push(self.clock.monotonic() + self.refusal - sent);
                 self.refusal
             }
@@ -353,6 +358,8 @@ fn a_greedy_caller_of_twenty_takes_nothing_from_the_others() {
     let mut rates = vec![capacity * 0.03; 20];
     server.pass(millis(2000), &rates);
     rates[0] = capacity * 10.0;
+    server.streams = vec![100; 20];
+    server.streams[0] = 1000;
     // What it takes to notice.
     let first = server.pass(millis(500), &rates);
     let came = server.pass(millis(5000), &rates);
@@ -368,7 +375,8 @@ fn a_greedy_caller_of_twenty_takes_nothing_from_the_others() {
         100.0 * came.goodput() / 5.0 / capacity,
     );
     assert!(worst >= 0.95, "{worst}");
-    assert!(came.goodput() / 5.0 >= 0.8 * capacity, "and no work is wasted");
+    // Some of it goes into refusing the greedy one.
+    assert!(came.goodput() / 5.0 >= 0.7 * capacity, "and it works on");
 }
 
 /// Questions become four times dearer in the midst of an overload: what was the best is not possible any more.
@@ -389,7 +397,7 @@ fn a_server_that_becomes_slower_is_asked_for_less() {
 #[test]
 fn a_slow_disk_is_no_overload() {
     let mut server = Simulation::new(4, 0.05);
-    (server.disk, server.patience, server.streams) = (millis(300), millis(2000), 3000);
+    (server.disk, server.patience, server.streams) = (millis(300), millis(2000), vec![1000; 4]);
     let each = server.capacity() / 4.0;
     let came = server.pass(millis(5000), &[each * 0.6; 4]);
     let offered: f64 = came.offered.iter().sum();

@@ -11,8 +11,8 @@ use serde_json::json;
 use tonic::Code;
 use tonic::transport::Channel;
 use tonic_health::pb::HealthCheckRequest;
-use tonic_health::pb::health_client::HealthClient;
 use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
 use tonic_types::StatusExt as _;
 
 use crate::failing_closed::wire;
@@ -176,7 +176,8 @@ async fn a_call_whose_caller_waits_no_longer_is_not_worked_on() {
     let (sender, message) = tokio::sync::mpsc::channel::<Result<http_body::Frame<bytes::Bytes>, std::io::Error>>(2);
     let slow = |headers: &'static [(&'static str, &'static [u8])], message| {
         let body = http_body_util::StreamBody::new(tokio_stream::wrappers::ReceiverStream::new(message));
-        let body = tonic::body::Body::new(http_body_util::BodyExt::map_err(body, |e| tonic::Status::internal(e.to_string())));
+        let body =
+            tonic::body::Body::new(http_body_util::BodyExt::map_err(body, |e| tonic::Status::internal(e.to_string())));
         tokio::spawn(crate::wire::call_with(storefront.clone(), crate::wire::CHECK, headers, body))
     };
     let bytes = crate::wire::framed(0, &prost::Message::encode_to_vec(&wire(&gatepost.token("alice", &[]))));
