@@ -34,7 +34,7 @@ use pace::{Pace, Seen};
 use shares::{Demand, deal};
 
 /// How often what was seen is looked at, and the pace is set anew: as long as a standing queue must stand to be one
-/// (CoDel, RFC 8289 section 4.2).
+/// (CoDel, RFC 8289).
 pub const WINDOW: Duration = Duration::from_millis(100);
 /// A caller counts as active for so many windows after its last call: a second.
 const ACTIVE_WINDOWS: u32 = 10;
