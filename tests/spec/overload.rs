@@ -8,6 +8,7 @@ use std::time::Duration;
 use gatepost::clock::{Clock as _, SystemClock};
 use parking_lot::Mutex;
 use serde_json::json;
+use tokio::sync::mpsc::Receiver;
 use tonic::Code;
 use tonic::transport::Channel;
 use tonic_health::pb::HealthCheckRequest;
@@ -21,6 +22,9 @@ use crate::wire::{Reply, channel, check};
 
 const CONNECTIONS: usize = 8;
 const AT_ONCE: usize = 8;
+
+/// A piece of a message on its way.
+type Piece = Result<http_body::Frame<bytes::Bytes>, std::io::Error>;
 
 /// Within what a refusal may say, and the same for clients that retry by themselves.
 fn says_when_to_come_back(reply: &Reply) -> Duration {
@@ -173,11 +177,10 @@ async fn while_a_runtime_is_late_calls_are_refused_before_they_are_read_and_then
 async fn a_call_whose_caller_waits_no_longer_is_not_worked_on() {
     let gatepost = Gatepost::start().await;
     let storefront = channel(&gatepost, "storefront").await;
-    let (sender, message) = tokio::sync::mpsc::channel::<Result<http_body::Frame<bytes::Bytes>, std::io::Error>>(2);
-    let slow = |headers: &'static [(&'static str, &'static [u8])], message| {
+    let (sender, message) = tokio::sync::mpsc::channel(2);
+    let slow = |headers: &'static [(&'static str, &'static [u8])], message: Receiver<Piece>| {
         let body = http_body_util::StreamBody::new(tokio_stream::wrappers::ReceiverStream::new(message));
-        let body =
-            tonic::body::Body::new(http_body_util::BodyExt::map_err(body, |e| tonic::Status::internal(e.to_string())));
+        let body = tonic::body::Body::new(body);
         tokio::spawn(crate::wire::call_with(storefront.clone(), crate::wire::CHECK, headers, body))
     };
     let bytes = crate::wire::framed(0, &prost::Message::encode_to_vec(&wire(&gatepost.token("alice", &[]))));
