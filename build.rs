@@ -27,7 +27,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     for (file, descriptors) in SERVICES {
         let files = protox::compile([file], ["proto"])?;
         std::fs::write(out.join(descriptors), files.encode_to_vec())?;
-        let generator = tonic_prost_build::configure().build_client(true).build_server(true);
+        let generator = tonic_prost_build::configure()
+            .build_client(true)
+            .build_server(true)
+            .codec_path("crate::proto::codec::SliceCodec");
         generator.skip_debug(UNPRINTED).compile_fds(files)?;
     }
     Ok(())

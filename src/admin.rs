@@ -228,7 +228,7 @@ impl Admin {
     fn admit(&self, call: &AdminCall, known: &mut Known) -> Result<&Seat, AdminError> {
         let Some(peer) = &call.peer else { return Err(AdminError::NotIdentified("NO_CERTIFICATE")) };
         known.operator.address = Some(peer.address());
-        known.operator.certificate_sha256 = Some(peer.certificate_sha256_hex());
+        known.operator.certificate_sha256 = Some(peer.certificate_sha256_hex().to_owned());
         let name = peer.name(self.clock.now()).map_err(|error| AdminError::NotIdentified(error.reason()))?;
         known.operator.name = Some(name.to_string());
         if self.revocations.certificate_is_revoked(peer.certificate_sha256()) {

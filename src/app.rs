@@ -27,11 +27,12 @@ use crate::caller::bond::Bond;
 use crate::clock::SharedClock;
 use crate::config::{Config, Limits, ListenerIdentity, PolicyConfig, TrustedIssuer};
 use crate::grpc::layers::{PanicToInternal, Recorded};
-use crate::grpc::server::{ConnectionEvents, Door};
+use crate::grpc::server::{ConnectionEvents, Door, Shards};
 use crate::grpc::service::Service;
+use crate::grpc::short::Decisions;
 use crate::model::entity::EntityType;
 use crate::ops::{self, Readiness};
-use crate::pdp::Pdp;
+use crate::pdp::{Pdp, Recalls};
 use crate::policy::store::{Reload, Store};
 use crate::policy::{Bundle, BundleOptions, BundleReport};
 use crate::proto;
@@ -90,6 +91,9 @@ pub enum BuildError {
     /// A deep forbid did not win on this thread: Cedar would skip it.
     #[error("the self-test of evaluation failed: a deep policy was not evaluated to its end")]
     SelfTest,
+    /// No threads to serve on.
+    #[error("the threads that serve could not be started: {0}")]
+    Threads(#[source] std::io::Error),
     /// No randomness.
     #[error("the system gives no random bytes")]
     Random,
@@ -109,6 +113,7 @@ pub struct Gatepost {
     pub readiness: Arc<Readiness>,
     identity: Arc<ServerIdentity>,
     listener: TcpListener,
+    shards: Shards,
     ops_listener: TcpListener,
     registry: prometheus::Registry,
     config: Config,
@@ -162,6 +167,7 @@ pub async fn build(
     }
     let tokens = Verifier::new(&config.issuers, &config.limits, config.cache.tokens, Arc::clone(&clock))
         .map_err(BuildError::Tokens)?
+        .within_bytes(config.cache.token_bytes)
         .heard_by(news(&metrics));
     let api_keys = ApiKeys::open(config.api_keys.as_ref(), &config.limits).map_err(BuildError::ApiKeys)?;
     let host = HostFacts::of_this_machine();
@@ -169,6 +175,7 @@ pub async fn build(
         .map_err(BuildError::Audit)?;
     let mut hash_key = [0u8; 32];
     aws_lc_rs::rand::fill(&mut hash_key).map_err(|_| BuildError::Random)?;
+    let shards = Shards::one_per_core().map_err(BuildError::Threads)?;
     let (listener, address) = bind("server.listen", config.server.listen).await?;
     let (ops_listener, ops_address) = bind("server.ops_listen", config.server.ops_listen).await?;
     let entrance = match &config.admin {
@@ -195,6 +202,7 @@ pub async fn build(
         api_keys: Arc::new(api_keys),
         store,
         rulings: Rulings::new(&config.cache, hash_key, Arc::clone(&clock)),
+        recalls: Recalls::new(&config.cache, hash_key),
         redaction: Redaction::new(&config.audit),
         trail,
         metrics,
@@ -223,6 +231,7 @@ pub async fn build(
         readiness,
         identity,
         listener,
+        shards,
         ops_listener,
         registry,
         config,
@@ -343,6 +352,7 @@ impl Gatepost {
             readiness,
             identity,
             listener,
+            shards,
             ops_listener,
             registry,
             config,
@@ -378,7 +388,9 @@ impl Gatepost {
                 ),
             }
         }));
-        tokio::spawn(helpers.clone().run_until_cancelled_owned(watch_lag(Arc::clone(&pdp), 0)));
+        for (lane, shard) in shards.dealer().each().enumerate() {
+            shard.spawn(helpers.clone().run_until_cancelled_owned(watch_lag(Arc::clone(&pdp), lane)));
+        }
         tokio::spawn(report_issuers(Arc::clone(&pdp), config.issuers.clone(), helpers.clone()));
         tokio::spawn(report_lists(Arc::clone(&identity), Arc::clone(&clock), helpers.clone()));
 
@@ -395,6 +407,7 @@ impl Gatepost {
             clock: Arc::clone(&clock),
             events,
             drain_timeout: config.server.drain_timeout,
+            shards: Some(shards),
         };
         let closing = CancellationToken::new();
         let revoking = office.map(|office| tokio::spawn(office.serve(&pdp, &config, closing.clone(), &helpers)));
@@ -484,8 +497,8 @@ fn routes<H>(pdp: &Arc<Pdp>, health: tonic_health::pb::health_server::HealthServ
 where
     H: tonic_health::pb::health_server::Health,
 {
-    let decisions = DecisionServiceServer::new(Service::new(Arc::clone(pdp)))
-        .max_decoding_message_size(pdp.limits.batch_bytes.max(pdp.limits.request_bytes));
+    let message_bytes = pdp.limits.batch_bytes.max(pdp.limits.request_bytes);
+    let decisions = Decisions::new(Service::new(Arc::clone(pdp)), message_bytes);
     let mut routes = Routes::new(decisions).add_service(health.max_decoding_message_size(4096));
     if reflection {
         let builder = || {

@@ -34,10 +34,11 @@ mod writer;
 
 pub use checkpoint::KeyError;
 pub use disk::FolderError;
+pub use record::template::Again;
 pub use redact::{Place, Pseudonyms, Redaction};
 pub use sinks::{Level, SinkError, Sinks};
 pub use spool::SpoolError;
-pub use writer::{AuditError, Trail};
+pub use writer::{AuditError, Repeated, Trail};
 
 /// What the trail tells whoever counts.
 #[derive(Debug, Clone, Copy)]

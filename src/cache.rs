@@ -36,6 +36,9 @@ struct Kept {
     ends: Option<SystemTime>,
 }
 
+/// What an entry takes beside its ruling: its key, its place in the cache, what is counted of it.
+const ENTRY_BYTES: usize = 320;
+
 /// On whose account a ruling is looked up: entries are never shared between callers or subjects, so that nobody can tell
 /// by timing what another has asked.
 #[derive(Debug, Clone, Copy)]
@@ -54,35 +57,43 @@ impl Rulings {
     pub fn new(config: &CacheConfig, hash_key: Key, clock: SharedClock) -> Self {
         let kept = (config.decisions > 0).then(|| {
             // moka's own lifetime only frees memory; whether an entry may be used is decided by our clock.
-            Cache::builder().max_capacity(config.decisions).time_to_live(config.decision_ttl * 2).build()
+            // Each weighs at least its share of the bytes, so that neither limit is passed.
+            let share = config.decision_bytes.div_ceil(config.decisions);
+            Cache::builder()
+                .max_capacity(config.decision_bytes)
+                .weigher(move |_, kept: &Kept| {
+                    u32::try_from(share.max((kept.ruling.bytes() + ENTRY_BYTES) as u64)).unwrap_or(u32::MAX)
+                })
+                .time_to_live(config.decision_ttl * 2)
+                .build()
         });
         Self { kept, hash_key, ttl: config.decision_ttl, clock }
     }
 
-    /// The kept ruling, or the one that `rule` gives, kept if it may be.
+    /// The kept ruling, with the monotonic time until which it may be used; or the one that `rule` gives, kept if it may be.
     pub fn get_or(
         &self,
         account: Account<'_>,
         request: &AuthorizationRequest,
         bypass: bool,
         rule: impl FnOnce() -> Ruling,
-    ) -> (Arc<Ruling>, CacheUse) {
+    ) -> (Arc<Ruling>, CacheUse, Option<Duration>) {
         let Some(kept) = self.kept.as_ref().filter(|_| !bypass && !request.reads_now()) else {
-            return (Arc::new(rule()), CacheUse::Bypass);
+            return (Arc::new(rule()), CacheUse::Bypass, None);
         };
         let key = self.key(account, request);
         if let Some(found) = kept.get(&key)
             && self.clock.monotonic() < found.until
             && found.ends.is_none_or(|ends| self.clock.now() < ends)
         {
-            return (found.ruling, CacheUse::Hit);
+            return (found.ruling, CacheUse::Hit, Some(found.until));
         }
         let until = self.clock.monotonic() + self.ttl;
         let ruling = Arc::new(rule());
         if ruling.errors.is_empty() {
             kept.insert(key, Kept { ruling: Arc::clone(&ruling), until, ends: account.ends });
         }
-        (ruling, CacheUse::Miss)
+        (ruling, CacheUse::Miss, None)
     }
 
     /// How many rulings are kept, about.

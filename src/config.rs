@@ -525,10 +525,16 @@ pub struct PolicyConfig {
 pub struct CacheConfig {
     /// Rulings kept at most; 0 switches the cache off.
     pub decisions: u64,
+    /// And in bytes, whichever is reached first.
+    pub decision_bytes: u64,
     /// How long a ruling is kept at most. 30 s when unset.
     pub decision_ttl: Duration,
+    /// Questions kept at most that are asked again byte for byte, in bytes; 0: none.
+    pub question_bytes: u64,
     /// Verified tokens kept at most; 0 switches the cache off.
     pub tokens: u64,
+    /// And in bytes, whichever is reached first.
+    pub token_bytes: u64,
     /// How long callers may reuse an answer at most; 0 (unset): not at all.
     pub caller_reuse: Duration,
 }

@@ -7,4 +7,5 @@ pub mod convert;
 pub mod layers;
 pub mod server;
 pub mod service;
+pub mod short;
 pub mod status;

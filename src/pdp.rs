@@ -10,7 +10,7 @@
 //!   bond     = the token is this caller's   actor or client, and the certificate that it demands
 //!   request  = policies.request(..)         schema-checked; no other way to build one
 //!   ruling   = cache.get_or(request, || policies.rule(request))
-//! )
+//! )                                       a question that was answered before, byte for byte, takes a shorter way: recall
 //! ```
 //!
 //! Plain code: no layers, no look-ups by type. A denial is an [`Answer`]; a [`DecideError`] is why there is none.
@@ -20,7 +20,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use crate::admission::{Admission, Seat};
+use crate::admission::{Admission, Seat, TurnedAway};
 use crate::audit::{
     AuditError, CallEntry, CallerFacts, Entry, Outcome, Place, QuestionFacts, Redaction, SubjectFacts, Trail,
 };
@@ -46,9 +46,11 @@ use crate::token::{TokenError, TokenFacts, VerifiedToken, Verifier};
 mod asserted;
 pub mod error;
 mod explain;
+mod recall;
 
 pub use error::{DecideError, Refusal};
 pub use explain::Explained;
+pub use recall::Recalls;
 
 /// Everything a decision needs. Built once by `app.rs`.
 pub struct Pdp {
@@ -66,6 +68,8 @@ pub struct Pdp {
     pub store: Arc<Store>,
     /// Rulings already made.
     pub rulings: Rulings,
+    /// Questions already answered, byte for byte.
+    pub recalls: Recalls,
     /// Where it is all recorded.
     pub trail: Trail,
     /// What values may stand there.
@@ -131,8 +135,8 @@ struct Known {
     level: Option<&'static str>,
     /// One of many questions: their stages are no spans of their own.
     of_batch: bool,
-    /// Held until the record is written: what waits for the disk is in the house.
-    _seat: Option<Seat>,
+    /// Whether there was room. Held until the record is written: what waits for the disk is in the house.
+    seat: Option<Result<Seat, TurnedAway>>,
 }
 
 /// The subject, once it is known who it is.
@@ -144,6 +148,7 @@ struct Who {
     ends: Option<SystemTime>,
     /// The token was refused: every question gets this answer.
     refusal: Option<DenialCode>,
+    token: Option<Arc<VerifiedToken>>,
 }
 
 /// A batch whose items may be looked at.
@@ -157,6 +162,9 @@ struct Opened {
 
 /// A decision before it has its record.
 struct Decided {
+    /// Until when, in monotonic time, the very same question may be answered so. `None`: it is decided anew.
+    kept_until: Option<Duration>,
+    token: Option<Arc<VerifiedToken>>,
     ruling: Arc<Ruling>,
     revision: PolicyRevision,
     cache: CacheUse,
@@ -165,21 +173,26 @@ struct Decided {
 }
 
 impl Pdp {
-    /// Answers one question. It is read (`asked`) only once the caller is admitted: a stranger's message costs nothing more
-    /// than its bytes.
+    /// Answers one question. It is read (`asked`, from `message`) only once the caller is admitted: a stranger's message
+    /// costs nothing more than its bytes. What was asked before, byte for byte, need not be read again ([`recall`]).
     ///
     /// # Errors
     /// Why there is no decision; recorded like an answer. [`Refusal`] carries the id of the record.
     pub async fn check(
         &self,
         call: &Call,
-        asked: impl FnOnce() -> Result<(Subject, Question), Misfit> + Send,
+        message: &[u8],
+        asked: impl FnOnce() -> Result<(Subject, Question), DecideError> + Send,
     ) -> Result<Answer, Refusal> {
         let begun = self.begin();
         let _present = self.metrics.inflight();
+        let key = self.recalls.key(call.peer.as_deref(), message);
         let mut known = Known::default();
+        if let Some(answered) = self.recall(call, key.as_ref(), &begun, &mut known).await {
+            return answered;
+        }
         let decided = self.within(self.left(call), self.decide(call, asked, false, &mut known)).await;
-        self.conclude(call, &begun, known, call.circumstances.clone(), decided).await
+        self.conclude(call, &begun, known, call.circumstances.clone(), decided, key).await
     }
 
     /// Answers many questions of one subject, each on its own; one bad item spoils no other.
@@ -199,7 +212,7 @@ impl Pdp {
         let Opened { caller, who, items, bundle } = match opened {
             Ok(opened) => opened,
             Err(error) => {
-                let refused = self.conclude(call, &begun, known, call.circumstances.clone(), Err(error)).await;
+                let refused = self.conclude(call, &begun, known, call.circumstances.clone(), Err(error), None).await;
                 return match refused {
                     Err(refusal) => Err(refusal),
                     // Nothing but an error was handed over.
@@ -238,7 +251,7 @@ impl Pdp {
         let recording = traces::stage_span("record");
         // Records are written together, so that a batch waits for the sink once and not once an item.
         let writing = answers.into_iter().map(|(begun, known, circumstances, decided)| async move {
-            self.conclude(call, &begun, known, circumstances, decided).await
+            self.conclude(call, &begun, known, circumstances, decided, None).await
         });
         let answers = futures_util::future::join_all(writing).await;
         drop(recording);
@@ -253,11 +266,12 @@ impl Pdp {
         known: &mut Known,
     ) -> Result<Opened, DecideError> {
         let caller = self.admit(call, known)?;
-        let mut seat = self.admission.enter(&caller, call.due)?;
-        let Shared { subject, items } = asked().map_err(DecideError::Invalid)?;
-        seat.holds(items.len());
         // Until the last item is answered.
-        known._seat = Some(seat);
+        self.seat(&caller, call, known)?;
+        let Shared { subject, items } = asked().map_err(DecideError::Invalid)?;
+        if let Some(Ok(seat)) = &mut known.seat {
+            seat.holds(items.len());
+        }
         known.subject.kind = Some(subject.kind());
         if caller.batch_items().is_some_and(|most| items.len() > most) {
             let misfit =
@@ -274,14 +288,14 @@ impl Pdp {
     async fn decide(
         &self,
         call: &Call,
-        asked: impl FnOnce() -> Result<(Subject, Question), Misfit> + Send,
+        asked: impl FnOnce() -> Result<(Subject, Question), DecideError> + Send,
         explaining: bool,
         known: &mut Known,
     ) -> Result<Decided, DecideError> {
         // First, so that the record of a shed call says whose it was; it costs one look-up.
         let caller = self.admit(call, known)?;
-        known._seat = Some(self.admission.enter(&caller, call.due)?);
-        let (subject, mut question) = asked().map_err(DecideError::Invalid)?;
+        self.seat(&caller, call, known)?;
+        let (subject, mut question) = asked()?;
         known.subject.kind = Some(subject.kind());
         let bundle = self.store.current();
         known.vouched = asserted::of_subject(&subject, &bundle);
@@ -321,6 +335,8 @@ impl Pdp {
         }
         caller.may_put(question, self.tenant_type())?;
         let denied = |code: DenialCode| Decided {
+            kept_until: None,
+            token: None,
             ruling: Arc::new(Ruling::deny(code)),
             revision: bundle.revision().clone(),
             cache: CacheUse::Bypass,
@@ -361,7 +377,7 @@ impl Pdp {
         let ruled = catch_unwind(AssertUnwindSafe(|| {
             self.rulings.get_or(account, &request, question.bypass_cache, || bundle.rule(&request))
         }));
-        let Ok((ruling, cache)) = ruled else { return Err(DecideError::Panicked) };
+        let Ok((ruling, cache, kept_until)) = ruled else { return Err(DecideError::Panicked) };
         stage.end(cache.as_str());
         self.metrics.cache_lookup("decisions", cache.as_str());
         for error in &ruling.errors {
@@ -375,6 +391,8 @@ impl Pdp {
             self.caller_reuse.min(left)
         };
         Ok(Decided {
+            kept_until,
+            token: who.token.clone(),
             ruling,
             revision: bundle.revision().clone(),
             cache,
@@ -413,9 +431,9 @@ impl Pdp {
     fn admit(&self, call: &Call, known: &mut Known) -> Result<Caller, DecideError> {
         let Some(peer) = &call.peer else { return Err(DecideError::NotIdentified("NO_CERTIFICATE")) };
         known.caller.address = Some(peer.address());
-        known.caller.certificate_sha256 = Some(peer.certificate_sha256_hex());
+        known.caller.certificate_sha256 = Some(peer.certificate_sha256_hex().to_owned());
         let now = self.clock.now();
-        known.caller.name = peer.name(now).ok().map(ToString::to_string);
+        known.caller.name = peer.name(now).ok().map(|_| peer.name_text().to_owned());
         if self.revocations.certificate_is_revoked(peer.certificate_sha256()) {
             return Err(DecideError::NotIdentified("CERTIFICATE_REVOKED"));
         }
@@ -428,6 +446,14 @@ impl Pdp {
         Ok(caller)
     }
 
+    /// A seat for this call, asked for once however many ways the call goes.
+    fn seat(&self, caller: &Caller, call: &Call, known: &mut Known) -> Result<(), DecideError> {
+        match known.seat.get_or_insert_with(|| self.admission.enter(caller, call.due)) {
+            Ok(_) => Ok(()),
+            Err(away) => Err((*away).into()),
+        }
+    }
+
     /// Who the principal is. A bad token is a denial to come, no error: it is the user's, not the caller's.
     async fn identify(&self, caller: &Caller, subject: Subject) -> Result<Who, DecideError> {
         let kind = Some(subject.kind());
@@ -435,7 +461,7 @@ impl Pdp {
         let plain = |principal: RawEntity| {
             let facts = SubjectFacts { kind, principal: Some(principal.uid.clone()), ..SubjectFacts::default() };
             let data = SubjectData { principal, token: None, caller: caller_data.clone() };
-            Ok(Who { data, facts, issuer: String::new(), ends: None, refusal: None })
+            Ok(Who { data, facts, issuer: String::new(), ends: None, refusal: None, token: None })
         };
         let bare = |uid: EntityUid| RawEntity { uid, attributes: RawRecord::new(), parents: Vec::new() };
         match subject {
@@ -493,6 +519,7 @@ impl Pdp {
                 issuer: String::new(),
                 ends: None,
                 refusal: Some(denial),
+                token: None,
                 data: SubjectData { principal: nobody, token: None, caller: self.caller_entity(caller) },
             }
         };
@@ -519,6 +546,7 @@ impl Pdp {
             issuer: facts.issuer.clone(),
             ends: Some(token.expires_at()),
             refusal: None,
+            token: Some(Arc::clone(&token)),
             data: SubjectData {
                 principal: token.principal().clone(),
                 token: Some(Arc::clone(facts)),
@@ -570,7 +598,8 @@ impl Pdp {
         }
     }
 
-    /// Puts the outcome on record and only then lets it leave.
+    /// Puts the outcome on record and only then lets it leave. The answer may be remembered
+    /// under `key`, which stands for the whole request.
     async fn conclude(
         &self,
         call: &Call,
@@ -578,6 +607,7 @@ impl Pdp {
         known: Known,
         circumstances: Circumstances,
         decided: Result<Decided, DecideError>,
+        key: Option<recall::Key>,
     ) -> Result<Answer, Refusal> {
         let duration = self.clock.monotonic().saturating_sub(begun.monotonic);
         let outcome = match &decided {
@@ -633,20 +663,7 @@ impl Pdp {
                 return Err(refused(error));
             }
         }
-        let result = match &written {
-            Ok(()) => "written",
-            Err(error) => match error {
-                AuditError::QueueFull => "queue_full",
-                AuditError::TimedOut => "timed_out",
-                AuditError::TooLarge { .. } => "too_large",
-                AuditError::Open(_)
-                | AuditError::Start(_)
-                | AuditError::Unwritable(_)
-                | AuditError::Disk(_)
-                | AuditError::Key { .. }
-                | AuditError::Closed => "failed",
-            },
-        };
+        let result = what_became(&written);
         stage.end(result);
         self.metrics.audit_record(result);
         if let Err(error) = written {
@@ -654,11 +671,7 @@ impl Pdp {
         }
         match decided {
             Ok(decided) => {
-                let (decision, denial) = match decided.ruling.decision {
-                    Decision::Allow => ("allow", None),
-                    Decision::Conditional => ("conditional", None),
-                    Decision::Deny => ("deny", decided.ruling.denial.as_ref().map(|denial| denial.code.as_str())),
-                };
+                let (decision, denial) = words(&decided.ruling);
                 let (level, cache) = (level.unwrap_or("object"), decided.cache.as_str());
                 tell(End::Answered { outcome: decision, denial, cache, revision: decided.revision.short() });
                 self.metrics.decision(Answered {
@@ -670,6 +683,9 @@ impl Pdp {
                     cache,
                     seconds: self.since(begun.monotonic),
                 });
+                if let (Some(key), Entry::Call(entry)) = (key, &entry) {
+                    self.remember(key, entry, &decided, action, level);
+                }
                 Ok(Answer {
                     decision_id: begun.id,
                     ruling: decided.ruling,
@@ -692,7 +708,7 @@ impl Pdp {
         let mut known = Known::default();
         // Whether it would have been admitted does not matter any more, but who it was does.
         let _ = self.admit(call, &mut known);
-        match self.conclude(call, &begun, known, call.circumstances.clone(), Err(error)).await {
+        match self.conclude(call, &begun, known, call.circumstances.clone(), Err(error), None).await {
             Err(refusal) => refusal,
             Ok(answer) => Refusal { id: answer.decision_id, error: DecideError::Panicked },
         }
@@ -750,6 +766,33 @@ struct Begun {
     id: DecisionId,
     wall: SystemTime,
     monotonic: Duration,
+}
+
+/// What became of a record, for the metrics.
+fn what_became(written: &Result<(), AuditError>) -> &'static str {
+    match written {
+        Ok(()) => "written",
+        Err(error) => match error {
+            AuditError::QueueFull => "queue_full",
+            AuditError::TimedOut => "timed_out",
+            AuditError::TooLarge { .. } => "too_large",
+            AuditError::Open(_)
+            | AuditError::Start(_)
+            | AuditError::Unwritable(_)
+            | AuditError::Disk(_)
+            | AuditError::Key { .. }
+            | AuditError::Closed => "failed",
+        },
+    }
+}
+
+/// A decision and its denial code, for metrics and spans.
+fn words(ruling: &Ruling) -> (&'static str, Option<&'static str>) {
+    match ruling.decision {
+        Decision::Allow => ("allow", None),
+        Decision::Conditional => ("conditional", None),
+        Decision::Deny => ("deny", ruling.denial.as_ref().map(|denial| denial.code.as_str())),
+    }
 }
 
 fn sha256_hex(bytes: &[u8]) -> String {

@@ -1,5 +1,6 @@
 //! The wire, generated from `proto/`.
 
+pub mod codec;
 mod debug;
 
 /// `gatepost.v1`.

@@ -39,7 +39,7 @@ pub use error::{SetupProblem, TokenError, TokenSetupError};
 pub use jwks::{DocumentError, KeySet};
 pub use unverified::UnverifiedToken;
 pub use verified::VerifiedToken;
-pub use verifier::Verifier;
+pub use verifier::{Standing, Verifier};
 
 /// Hears how an attempt to refresh an issuer's keys ended: the issuer, and whether it went well.
 pub type Told = std::sync::Arc<dyn Fn(&str, bool) + Send + Sync>;

@@ -170,6 +170,7 @@ impl Office {
             clock: Arc::clone(&pdp.clock),
             events: Events::of(pdp, address, helpers),
             drain_timeout: config.server.drain_timeout,
+            shards: None,
         };
         tracing::info!(%address, "operators may revoke");
         if config.revocation.file.is_none() && config.revocation.redis.is_none() {

@@ -130,6 +130,16 @@ impl Body {
         Some(Self { rest: json })
     }
 
+    /// What it is without its number and closing: all that [`from_rest`](Self::from_rest) needs.
+    pub(crate) fn into_rest(self) -> Vec<u8> {
+        self.rest
+    }
+
+    /// From what [`into_rest`](Self::into_rest) gave, with members changed and none lost.
+    pub(crate) fn from_rest(rest: Vec<u8>) -> Self {
+        Self { rest }
+    }
+
     /// The longest that the line can get, without the line break.
     pub(crate) fn bytes(&self) -> usize {
         self.rest.len() + OVERHEAD

@@ -31,6 +31,8 @@ const CLOCK_STEP_MS: i64 = 30_000;
 const CHECKPOINTS: usize = 1000;
 /// What a note of our own takes at most, for counting room.
 const NOTE_BYTES: usize = 4 << 10;
+/// What comes with records and is not asked for room: the first line of a new segment, and a checkpoint at the end.
+const AROUND_BYTES: usize = 3 << 9;
 
 /// When and with what to sign.
 #[derive(Debug)]
@@ -307,6 +309,7 @@ impl Keeper {
 
     /// Removes the oldest segments, if so many bytes more would be too many.
     fn make_room(&mut self, bytes: usize) -> Result<(), ErrorKind> {
+        let bytes = bytes.saturating_add(AROUND_BYTES);
         if !self.spool.is_full(bytes) {
             return Ok(());
         }

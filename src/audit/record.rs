@@ -36,6 +36,7 @@ use crate::token::Confirmation;
 mod admin;
 mod alert;
 pub(super) mod notes;
+pub(super) mod template;
 mod words;
 
 /// What every record of this process shares.
@@ -67,10 +68,20 @@ pub(super) fn render(entry: &Entry, frame: &Frame) -> Result<Body, serde_json::E
     line(&event)
 }
 
-fn line(event: &Event<'_>) -> Result<Body, serde_json::Error> {
+/// The record of a call as one JSON object.
+fn render_call(call: &CallEntry, frame: &Frame) -> Result<Vec<u8>, serde_json::Error> {
+    json(&of_call(call, frame))
+}
+
+fn json(event: &Event<'_>) -> Result<Vec<u8>, serde_json::Error> {
     let mut json = Vec::with_capacity(2048);
     serde::Serialize::serialize(event, &mut serde_json::Serializer::with_formatter(&mut json, OneLine))?;
-    Body::of(json).ok_or_else(|| serde::ser::Error::custom("a record must begin with its number and end with ours"))
+    Ok(json)
+}
+
+fn line(event: &Event<'_>) -> Result<Body, serde_json::Error> {
+    Body::of(json(event)?)
+        .ok_or_else(|| serde::ser::Error::custom("a record must begin with its number and end with ours"))
 }
 
 /// What every class has.

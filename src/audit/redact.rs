@@ -86,6 +86,12 @@ impl Redaction {
         copies.collect()
     }
 
+    /// Whether what is named in a record made at `one` time could have another name at `another`.
+    #[must_use]
+    pub fn renames_between(&self, one: SystemTime, another: SystemTime) -> bool {
+        self.pseudonyms.as_ref().is_some_and(|names| names.period(one) != names.period(another))
+    }
+
     /// Gives whoever a record is about another name, where the configuration says so.
     pub fn rename(&self, subject: &mut SubjectFacts, question: Option<&mut QuestionFacts>, now: SystemTime) {
         let Some(pseudonyms) = &self.pseudonyms else { return };
@@ -213,9 +219,13 @@ impl Pseudonyms {
         })
     }
 
+    fn period(&self, now: SystemTime) -> u64 {
+        unix_seconds(now) / self.rotate
+    }
+
     /// What stands for these parts at `now`.
     fn name(&self, parts: &[&str], now: SystemTime) -> String {
-        let period = unix_seconds(now) / self.rotate;
+        let period = self.period(now);
         let derived = hmac::sign(&self.key, format!("gatepost-pseudonyms-v1 {period}").as_bytes());
         let mut context = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, derived.as_ref()));
         for part in parts {

@@ -23,10 +23,11 @@ use super::delivered::Delivered;
 use super::disk::{Disk, RealDisk};
 use super::format::Body;
 use super::keeper::{Checkpoints, Keeper};
-use super::patterns::watch::{Told, Watch};
+use super::patterns::watch::{Facts, Told, Watch};
+use super::record::template::{Again, Template};
 use super::record::{self, Frame};
 use super::spool::{Recovered, Spool, SpoolError, Writing};
-use super::{AlertEntry, Entry, Heard, HostFacts, News};
+use super::{AlertEntry, CallEntry, Entry, Heard, HostFacts, News};
 use crate::clock::SharedClock;
 use crate::config::{AuditConfig, AuditMode, Keeping, Limits, OnAuditFailure, Pattern};
 
@@ -97,6 +98,23 @@ struct End {
 impl fmt::Debug for End {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("End").field("chain", &self.chain).finish_non_exhaustive()
+    }
+}
+
+/// What it takes to record that the same was asked again.
+#[derive(Debug)]
+pub struct Repeated {
+    record: Template,
+    keeping: Keeping,
+    seen: Option<Arc<Facts>>,
+}
+
+impl Repeated {
+    /// How many bytes it holds, about.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        // What patterns look at repeats a few of the record's words.
+        self.record.bytes() * 3 / 2
     }
 }
 
@@ -275,7 +293,42 @@ impl Trail {
         Ok(())
     }
 
+    /// What it takes to record one more call that asks what `call` asks. `None`: nothing that is kept would help.
+    pub(crate) fn template(&self, call: &CallEntry) -> Option<Repeated> {
+        let record = Template::of(call, &self.end.frame)?;
+        let keeping = self.end.config.keeping_of(call.question.as_ref().map(|asked| asked.action.as_str()));
+        let seen = self.end.patterns.as_ref().map(|patterns| Arc::new(patterns.facts(call)));
+        Some(Repeated { record, keeping, seen })
+    }
+
+    /// Puts one more call on record that asks what was asked before.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    pub async fn write_again(&self, repeated: &Repeated, again: &Again<'_>) -> Result<(), AuditError> {
+        #[cfg(feature = "bench-unaudited")]
+        if self.end.config.unaudited {
+            return Ok(());
+        }
+        let Repeated { record, keeping, seen } = repeated;
+        let body = record.fill(again);
+        match (self.put_body(body, keeping.mode).await, keeping.on_failure) {
+            (Ok(()), _) => {}
+            (Err(AuditError::QueueFull | AuditError::TimedOut | AuditError::Disk(_)), OnAuditFailure::Answer) => {}
+            (Err(error), _) => return Err(error),
+        }
+        if let (Some(patterns), Some(seen)) = (&self.end.patterns, seen) {
+            patterns.tell_of(again.decision_id, Arc::clone(seen));
+        }
+        Ok(())
+    }
+
     async fn put(&self, entry: &Entry, mode: AuditMode) -> Result<(), AuditError> {
+        let body = record::render(entry, &self.end.frame).map_err(AuditError::Unwritable)?;
+        self.put_body(body, mode).await
+    }
+
+    async fn put_body(&self, body: Body, mode: AuditMode) -> Result<(), AuditError> {
         let (done, receipt) = match mode {
             AuditMode::Async => (None, None),
             AuditMode::Written | AuditMode::Durable => {
@@ -283,7 +336,7 @@ impl Trail {
                 (Some(done), Some(receipt))
             }
         };
-        self.end.queue(entry, mode, done)?;
+        self.end.queue(body, mode, done)?;
         let Some(receipt) = receipt else { return Ok(()) };
         match tokio::time::timeout(self.end.config.write_timeout, receipt).await {
             Ok(Ok(written)) => written.map_err(AuditError::Disk),
@@ -302,7 +355,8 @@ impl Trail {
             return if mode == AuditMode::Async { Ok(()) } else { Err(AuditError::QueueFull) };
         }
         drop(state);
-        self.end.queue(entry, mode, None)
+        let body = record::render(entry, &self.end.frame).map_err(AuditError::Unwritable)?;
+        self.end.queue(body, mode, None)
     }
 
     /// Whether records are kept: the last attempt got through, and none has been stuck for longer than
@@ -392,14 +446,13 @@ fn tell(config: &AuditConfig, recovered: &Recovered) {
 }
 
 impl End {
-    /// Takes `entry` into the queue. Nobody waits for what has no `done`.
+    /// Takes a record into the queue. Nobody waits for what has no `done`.
     fn queue(
         &self,
-        entry: &Entry,
+        body: Body,
         mode: AuditMode,
         done: Option<oneshot::Sender<Result<(), io::ErrorKind>>>,
     ) -> Result<(), AuditError> {
-        let body = record::render(entry, &self.frame).map_err(AuditError::Unwritable)?;
         let bytes = body.bytes();
         if bytes > self.record_bytes {
             return Err(AuditError::TooLarge { bytes, limit: self.record_bytes });
@@ -430,7 +483,10 @@ impl End {
 impl Told for End {
     fn found(&self, pattern: Pattern, entry: AlertEntry) {
         let (key, count) = (entry.alert.key, entry.alert.count);
-        match self.queue(&Entry::Alert(Box::new(entry)), self.config.keeping.mode.max(AuditMode::Written), None) {
+        let queued = record::render(&Entry::Alert(Box::new(entry)), &self.frame)
+            .map_err(AuditError::Unwritable)
+            .and_then(|body| self.queue(body, self.config.keeping.mode.max(AuditMode::Written), None));
+        match queued {
             Ok(()) => {
                 tracing::warn!(pattern = pattern.as_str(), key, count, "an unusual pattern was found");
                 (self.heard)(News::Alert { pattern: pattern.as_str() });

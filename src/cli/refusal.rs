@@ -36,6 +36,7 @@ pub(super) fn exit_code(error: &BuildError) -> u8 {
         BuildError::Audit(_)
         | BuildError::Sinks(SinkError::Io { .. })
         | BuildError::Listen { .. }
+        | BuildError::Threads(_)
         | BuildError::Revocations(_) => exit::UNAVAILABLE,
         BuildError::SelfTest | BuildError::Random => exit::SOFTWARE,
     }

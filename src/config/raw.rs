@@ -487,17 +487,32 @@ impl Default for RawEntity {
 pub(super) struct RawCache {
     /// Rulings kept at most; 0 switches the cache off; at most 10000000.
     pub decisions: u64,
+    /// And in bytes, whichever is reached first; 64KiB to 64GiB.
+    pub decision_bytes: RawSize,
     /// How long a ruling is kept at most; 1ms to 1h.
     pub decision_ttl: RawDuration,
+    /// Questions kept at most that are asked again byte for byte, with what their records say, in bytes; `0B`: none; at most
+    /// 64GiB.
+    pub question_bytes: RawSize,
     /// Verified tokens kept at most; 0 switches the cache off; at most 1000000.
     pub tokens: u64,
+    /// And in bytes, whichever is reached first; 64KiB to 64GiB.
+    pub token_bytes: RawSize,
     /// How long callers may reuse an answer at most; `0s`: not at all; at most 5m.
     pub caller_reuse: RawDuration,
 }
 
 impl Default for RawCache {
     fn default() -> Self {
-        Self { decisions: 100_000, decision_ttl: "30s".into(), tokens: 10_000, caller_reuse: "0s".into() }
+        Self {
+            decisions: 100_000,
+            decision_bytes: RawSize::Text("64MiB".to_owned()),
+            decision_ttl: "30s".into(),
+            question_bytes: RawSize::Text("32MiB".to_owned()),
+            tokens: 10_000,
+            token_bytes: RawSize::Text("32MiB".to_owned()),
+            caller_reuse: "0s".into(),
+        }
     }
 }
 

@@ -4,6 +4,8 @@
 //! under its own name, and then HTTP/2 until it is idle, old, or the house drains. Every call carries its connection's
 //! `Arc<Peer>` in its extensions. What the calls are about is the router's business.
 //!
+//! The loop deals connections out in turn to threads of their own ([`shards`]), and a connection stays where it was dealt.
+//!
 //! Our own loop, because certificates must change under it, a connection that has to go must be asked to (GOAWAY) and
 //! its calls must finish, and a drain must have an end.
 
@@ -40,9 +42,11 @@ use crate::tls::server::ServerIdentity;
 mod farewell;
 mod handshake;
 mod seats;
+mod shards;
 
 use farewell::Held;
 use seats::{Holder, Seat, Seats};
+pub use shards::{Dealer, Shards};
 
 /// How often an otherwise quiet connection is pinged, and how long it may take to answer.
 const PING_EVERY: Duration = Duration::from_secs(20);
@@ -83,6 +87,8 @@ pub struct Door {
     pub events: Arc<dyn ConnectionEvents>,
     /// How long a drain may take before what is left is cut off.
     pub drain_timeout: Duration,
+    /// Where connections live; `None`: where the door is served.
+    pub shards: Option<Shards>,
 }
 
 /// What happens to connections, for metrics and the record. Called on the accept path: must not block.
@@ -118,13 +124,14 @@ struct House {
     drain: CancellationToken,
     cut: CancellationToken,
     cut_off: AtomicUsize,
+    dealer: Option<Dealer>,
 }
 
 impl Door {
     /// Serves until `drain`. Then nobody new is let in, every connection is asked to go, calls under way may finish
     /// within the drain time-out, and what is left is cut off.
     pub async fn serve(self, drain: CancellationToken) -> DrainReport {
-        let Self { listener, identity, names, app, limits, clock, events, drain_timeout } = self;
+        let Self { listener, identity, names, app, limits, clock, events, drain_timeout, shards } = self;
         let house = Arc::new(House {
             seats: Seats::new(&limits, Arc::clone(&events)),
             handshakes: Semaphore::new(limits.handshakes.min(Semaphore::MAX_PERMITS)),
@@ -137,6 +144,7 @@ impl Door {
             clock,
             events,
             drain,
+            dealer: shards.as_ref().map(Shards::dealer),
         });
         let connections = TaskTracker::new();
         house.accept(listener, &connections).await;
@@ -145,6 +153,8 @@ impl Door {
             house.cut.cancel();
             connections.wait().await;
         }
+        // With whatever a connection left behind.
+        drop(shards);
         DrainReport { cut_off: house.cut_off.load(Ordering::Relaxed) }
     }
 }
@@ -198,9 +208,19 @@ impl House {
     /// Gives a newcomer a seat, if there is one.
     fn welcome(self: &Arc<Self>, stream: TcpStream, address: SocketAddr, number: u64, connections: &TaskTracker) {
         match self.seats.take(address) {
-            Ok(seat) => {
-                connections.spawn(Arc::clone(self).attend(stream, address, seat, number));
-            }
+            Ok(seat) => match &self.dealer {
+                None => drop(connections.spawn(Arc::clone(self).attend(stream, address, seat, number))),
+                Some(dealer) => {
+                    // It is heard of by the thread that will serve it, and by no other.
+                    let Ok(stream) = stream.into_std() else { return };
+                    let house = Arc::clone(self);
+                    let attended = async move {
+                        let Ok(stream) = TcpStream::from_std(stream) else { return };
+                        house.attend(stream, address, seat, number).await;
+                    };
+                    drop(connections.spawn_on(attended, dealer.next(number)));
+                }
+            },
             Err(limit) => self.events.over_cap(address, limit),
         }
     }

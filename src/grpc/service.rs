@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use prost::Message as _;
 use tonic::{Request, Response, Status};
 use tracing::Instrument as _;
 
@@ -10,7 +12,7 @@ use super::{convert, status};
 use crate::config::Limits;
 use crate::model::ids::RequestId;
 use crate::model::question::Circumstances;
-use crate::pdp::{Call, Pdp};
+use crate::pdp::{Call, DecideError, Pdp};
 use crate::proto::v1;
 use crate::proto::v1::decision_service_server::DecisionService;
 use crate::telemetry::traces;
@@ -28,22 +30,31 @@ impl Service {
     pub fn new(pdp: Arc<Pdp>) -> Self {
         Self { pdp }
     }
-}
 
-#[tonic::async_trait]
-impl DecisionService for Service {
-    async fn check(&self, request: Request<v1::CheckRequest>) -> Result<Response<v1::CheckResponse>, Status> {
+    /// Answers a CheckRequest that nobody has read yet: what was asked before, byte for byte, need not be.
+    pub(super) async fn check_unread(&self, request: Request<Bytes>) -> Result<Response<v1::CheckResponse>, Status> {
         let (metadata, extensions, message) = request.into_parts();
         let headers = metadata.into_headers();
         let span = traces::call_span("Check", &headers);
         let call = call("Check", &headers, extensions.get::<Arc<Peer>>().cloned(), &span, &self.pdp.limits);
         let call = come_in(call, &extensions);
-        let asked = || convert::check(message, &self.pdp.limits);
-        let answered = self.pdp.check(&call, asked).instrument(span).await;
+        let asked = || {
+            let message = v1::CheckRequest::decode(message.as_ref()).map_err(|_| DecideError::Unreadable)?;
+            convert::check(message, &self.pdp.limits).map_err(DecideError::Invalid)
+        };
+        let answered = self.pdp.check(&call, &message, asked).instrument(span).await;
         match answered {
             Ok(answer) => Ok(Response::new(convert::answer(&answer))),
             Err(refusal) => Err(status::to_status(&refusal)),
         }
+    }
+}
+
+#[tonic::async_trait]
+impl DecisionService for Service {
+    async fn check(&self, request: Request<v1::CheckRequest>) -> Result<Response<v1::CheckResponse>, Status> {
+        // Whoever comes by the generated service has read the message; the server does not, see `short`.
+        self.check_unread(request.map(|message| Bytes::from(message.encode_to_vec()))).await
     }
 
     async fn batch_check(
@@ -76,7 +87,7 @@ impl DecisionService for Service {
         let span = traces::call_span("Explain", &headers);
         let call = call("Explain", &headers, extensions.get::<Arc<Peer>>().cloned(), &span, &self.pdp.limits);
         let call = come_in(call, &extensions);
-        let asked = || convert::explained(message, &self.pdp.limits);
+        let asked = || convert::explained(message, &self.pdp.limits).map_err(DecideError::Invalid);
         let explained = self.pdp.explain(&call, asked).instrument(span).await;
         match explained {
             Ok(explained) => Ok(Response::new(convert::explanation(&explained))),

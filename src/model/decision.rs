@@ -182,6 +182,19 @@ impl Ruling {
     }
 }
 
+impl Ruling {
+    /// How many bytes it takes, about.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let texts = |texts: &[String]| texts.iter().map(|text| size_of::<String>() + text.len()).sum::<usize>();
+        let paths =
+            |paths: &[FieldPath]| paths.iter().map(|path| size_of::<FieldPath>() + path.as_str().len()).sum::<usize>();
+        let denial = self.denial.as_ref().map_or(0, |denial| paths(&denial.refused_fields));
+        let fields = self.fields.as_deref().map_or(0, paths);
+        size_of::<Self>() + denial + fields + texts(&self.obligations) + texts(&self.determining)
+    }
+}
+
 /// How the decision cache took part in an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CacheUse {

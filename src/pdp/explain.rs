@@ -1,11 +1,10 @@
 //! Why: an answer with what decided it, for callers with the right to ask.
 
-use super::{Call, Known, Pdp, Refusal};
+use super::{Call, DecideError, Known, Pdp, Refusal};
 use crate::audit::QuestionFacts;
 use crate::model::decision::Answer;
 use crate::model::entity::EntityUid;
 use crate::model::question::{Question, Subject};
-use crate::policy::Misfit;
 
 /// An answer, and what decided it.
 pub struct Explained {
@@ -30,7 +29,7 @@ impl Pdp {
     pub async fn explain(
         &self,
         call: &Call,
-        asked: impl FnOnce() -> Result<(Subject, Question), Misfit> + Send,
+        asked: impl FnOnce() -> Result<(Subject, Question), DecideError> + Send,
     ) -> Result<Explained, Refusal> {
         let begun = self.begin();
         let _present = self.metrics.inflight();
@@ -42,7 +41,7 @@ impl Pdp {
         let token_refusal = known.subject.token_refusal;
         // Whose a refused token is stands in the record. Whoever shows one that is not for it has no right to hear that.
         let principal = known.subject.principal.clone().filter(|_| token_refusal.is_none());
-        let answer = self.conclude(call, &begun, known, call.circumstances.clone(), decided).await?;
+        let answer = self.conclude(call, &begun, known, call.circumstances.clone(), decided, None).await?;
         Ok(Explained { answer, level, principal, token_refusal, asserted })
     }
 }

@@ -39,6 +39,9 @@ use standing::Standing;
 pub struct Peer {
     address: SocketAddr,
     certificate_sha256: [u8; 32],
+    /// Made once, for all calls of the connection; as are the words of `name`.
+    certificate_sha256_hex: String,
+    name_text: String,
     not_before: SystemTime,
     not_after: SystemTime,
     name: Result<CallerName, IdentityError>,
@@ -136,12 +139,15 @@ impl Peer {
         let chain = connection.peer_certificates().unwrap_or_default();
         let leaf = chain.first().ok_or(IdentityError::NoCertificate)?;
         let (not_before, not_after) = validity(leaf).unwrap_or((SystemTime::UNIX_EPOCH, SystemTime::UNIX_EPOCH));
+        let (certificate_sha256, name) = (sha256(leaf), identify(leaf, names));
         Ok(Self {
             address,
-            certificate_sha256: sha256(leaf),
+            certificate_sha256,
+            certificate_sha256_hex: hex(&certificate_sha256),
+            name_text: name.as_ref().map(ToString::to_string).unwrap_or_default(),
             not_before,
             not_after,
-            name: identify(leaf, names),
+            name,
             standing: Standing::new(chain.to_vec(), Arc::clone(identity), generation),
         })
     }
@@ -178,13 +184,14 @@ impl Peer {
 
     /// The same in lower-case hex, for records.
     #[must_use]
-    pub fn certificate_sha256_hex(&self) -> String {
-        use std::fmt::Write as _;
-        self.certificate_sha256.iter().fold(String::with_capacity(64), |mut hex, byte| {
-            // Writing to a `String` can't fail.
-            let _ = write!(hex, "{byte:02x}");
-            hex
-        })
+    pub fn certificate_sha256_hex(&self) -> &str {
+        &self.certificate_sha256_hex
+    }
+
+    /// What its certificate names, whether or not it still does: [`name`](Self::name) says that. Empty when it names nobody.
+    #[must_use]
+    pub fn name_text(&self) -> &str {
+        &self.name_text
     }
 
     /// From when its leaf certificate holds.
@@ -198,6 +205,15 @@ impl Peer {
     pub fn not_after(&self) -> SystemTime {
         self.not_after
     }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(64), |mut hex, byte| {
+        // Writing to a `String` can't fail.
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
 }
 
 /// The one name in `leaf`, a certificate whose chain is already verified. Says nothing about time.

@@ -79,6 +79,11 @@ impl UnverifiedToken {
         })
     }
 
+    /// How long its text is.
+    pub(super) fn bytes(&self) -> usize {
+        self.text.expose_secret().len()
+    }
+
     /// SHA-256 of the whole compact token.
     #[must_use]
     pub fn digest(&self) -> &[u8; 32] {

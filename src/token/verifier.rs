@@ -63,6 +63,37 @@ struct Kept {
     issuer: Arc<Issuer>,
     /// The keys it was verified with; with others it must be verified again.
     generation: u64,
+    /// How many bytes it takes, about.
+    bytes: u32,
+}
+
+/// What an entry takes beside what the token says.
+const ENTRY_BYTES: usize = 1024;
+
+/// A token that was verified, and what it takes to say whether it would be again: the same keys, within its time, and not
+/// taken back by its issuer.
+#[derive(Debug)]
+pub struct Standing(Kept);
+
+impl Standing {
+    /// The token. That there is one does not say that it [`holds`](Self::holds).
+    #[must_use]
+    pub fn token(&self) -> &VerifiedToken {
+        &self.0.token
+    }
+
+    /// Whether it would be verified again at `now`.
+    #[must_use]
+    pub fn holds(&self, now: SystemTime) -> bool {
+        self.0.stands(now) && self.0.status.as_ref().is_none_or(|status| status.check(now).is_ok())
+    }
+}
+
+impl Kept {
+    fn stands(&self, now: SystemTime) -> bool {
+        let same_keys = self.issuer.keys.generation() == Some(self.generation);
+        same_keys && self.validity.check(&self.issuer.settings, now).is_ok()
+    }
 }
 
 impl Verifier {
@@ -107,16 +138,16 @@ impl Verifier {
                 return Err(failed(SetupProblem::Duplicate));
             }
         }
-        // Past this age an entry can't be valid any more, so it need not take up room.
-        let longest = issuers.iter().map(|issuer| issuer.max_lifetime + issuer.clock_skew * 2).max();
-        let cache = (token_cache_entries > 0).then(|| {
-            Cache::builder()
-                .max_capacity(token_cache_entries)
-                .time_to_live(longest.unwrap_or(Duration::from_secs(1)) + Duration::from_secs(1))
-                .build()
-        });
+        let cache = cache(&opened, token_cache_entries, token_cache_entries);
         let heard = Ears(Arc::new(|_| ()));
         Ok(Self { issuers: opened, limits: limits.clone(), cache, introspections, heard })
+    }
+
+    /// The same, and what it keeps takes `bytes` at most, about.
+    #[must_use]
+    pub fn within_bytes(self, bytes: u64) -> Self {
+        let entries = self.cache.as_ref().and_then(|cache| cache.policy().max_capacity()).unwrap_or(0);
+        Self { cache: cache(&self.issuers, entries, bytes), ..self }
     }
 
     /// The same, and `heard` hears of introspections and status lists.
@@ -257,19 +288,38 @@ impl Verifier {
 
         let verified = Arc::new(VerifiedToken::seal(principal, facts, *token.digest()));
         if let Some(cache) = &self.cache {
+            // What is kept of a token is made of its text, and seldom longer.
+            let token_bytes = token.bytes();
             let (token, issuer) = (Arc::clone(&verified), Arc::clone(issuer));
-            cache.insert(*verified.digest(), Kept { token, validity, status, issuer, generation });
+            let bytes = u32::try_from(token_bytes + ENTRY_BYTES).unwrap_or(u32::MAX);
+            cache.insert(*verified.digest(), Kept { token, validity, status, issuer, generation, bytes });
         }
         Ok(verified)
     }
 
     /// A token that was verified before, if it would be again: same keys, and still within its time.
     fn recall(&self, token: &UnverifiedToken, now: SystemTime) -> Option<Kept> {
-        let kept = self.cache.as_ref()?.get(token.digest())?;
-        let same_keys = kept.issuer.keys.generation() == Some(kept.generation);
-        let in_time = kept.validity.check(&kept.issuer.settings, now).is_ok();
-        (same_keys && in_time).then_some(kept)
+        self.cache.as_ref()?.get(token.digest()).filter(|kept| kept.stands(now))
     }
+
+    /// How `token`, which was verified here and is a JWT, stands. `None` when it is not kept, or another is in its place.
+    #[must_use]
+    pub fn standing(&self, token: &Arc<VerifiedToken>) -> Option<Standing> {
+        let kept = self.cache.as_ref()?.get(token.digest())?;
+        Arc::ptr_eq(&kept.token, token).then(|| Standing(kept))
+    }
+}
+
+/// A cache for so many entries, that take so many bytes. Each weighs its share of the bytes at least, so that neither limit is
+/// passed.
+fn cache(issuers: &HashMap<String, Arc<Issuer>>, entries: u64, bytes: u64) -> Option<Cache<[u8; 32], Kept>> {
+    // Past this age an entry can't be valid any more, so it need not take up room.
+    let longest = issuers.values().map(|one| one.settings.max_lifetime + one.settings.clock_skew * 2).max();
+    let share = u32::try_from(bytes.checked_div(entries)?.max(1)).unwrap_or(u32::MAX);
+    // As many bytes as entries: only the number counts.
+    let weigh = move |_: &[u8; 32], kept: &Kept| if share == 1 { 1 } else { kept.bytes.max(share) };
+    let life = longest.unwrap_or(Duration::from_secs(1)) + Duration::from_secs(1);
+    Some(Cache::builder().max_capacity(bytes).weigher(weigh).time_to_live(life).build())
 }
 
 /// What the claims say that policies and records may know. The caller has checked who vouches for them: `issuer`.

@@ -30,7 +30,15 @@ struct Expected<'j> {
 
 fn rulings(entries: u64) -> Rulings {
     let second = Duration::from_secs(60);
-    let config = CacheConfig { decisions: entries, decision_ttl: second, tokens: 0, caller_reuse: second };
+    let config = CacheConfig {
+        decisions: entries,
+        decision_bytes: 1 << 30,
+        decision_ttl: second,
+        question_bytes: 0,
+        tokens: 0,
+        token_bytes: 0,
+        caller_reuse: second,
+    };
     Rulings::new(&config, [7; 32], SystemClock::shared())
 }
 

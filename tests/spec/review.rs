@@ -168,8 +168,15 @@ fn ancestors_are_walked_once_by_however_many_ways_they_can_be_reached() {
 fn a_clock_that_no_policy_reads_does_not_keep_rulings_from_being_reused() {
     let bundle = bundle(" in Folder::\"held\")", "[]");
     let clock = ManualClock::at(SystemTime::UNIX_EPOCH);
-    let config =
-        CacheConfig { decisions: 10, decision_ttl: Duration::from_secs(30), tokens: 0, caller_reuse: Duration::ZERO };
+    let config = CacheConfig {
+        decisions: 10,
+        decision_bytes: 1 << 20,
+        decision_ttl: Duration::from_secs(30),
+        question_bytes: 0,
+        tokens: 0,
+        token_bytes: 0,
+        caller_reuse: Duration::ZERO,
+    };
     let rulings = gatepost::cache::Rulings::new(&config, [7; 32], clock);
     let account = gatepost::cache::Account { caller: "orders", issuer: "", ends: None };
     let subject = SubjectData { principal: entity(uid("User", "alice"), &[]), token: None, caller: None };

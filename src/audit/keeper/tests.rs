@@ -247,6 +247,24 @@ fn a_round_of_a_whole_segment_finds_room_behind_an_open_one_that_is_full() {
     assert_eq!(trail(&disk).0.len(), big.len() + 1, "the full one went, and that is told");
 }
 
+/// However much was kept when the process stops, and whatever it still has to say then.
+#[test]
+fn a_spool_is_never_larger_than_it_may_be() {
+    let config = SpoolConfig { max_bytes: 4 * SEGMENT, ..config() };
+    let mut nearest = u64::MAX;
+    for records in 0..400 {
+        let (disk, clock) = (SimDisk::new(records), clock());
+        let mut keeper = signing(&disk, &config, &clock, Arc::default());
+        for record in 0..records {
+            durable(&mut keeper, &[body(record * 7)]).unwrap();
+        }
+        keeper.close();
+        assert!(keeper.bytes() <= config.max_bytes, "{} bytes after {records} records", keeper.bytes());
+        nearest = nearest.min(config.max_bytes - keeper.bytes());
+    }
+    println!("400 stops, the nearest {nearest} bytes below the limit");
+}
+
 /// THREATS F2. A sink that must have everything holds the spool up; the others do not.
 #[test]
 fn a_spool_that_is_full_refuses_until_the_sink_that_waits_has_it() {

@@ -58,6 +58,12 @@ struct Waiting {
 struct Seen {
     at: Duration,
     decision_id: DecisionId,
+    facts: Arc<Facts>,
+}
+
+/// Of that, what is the same each time that the same is asked.
+#[derive(Debug)]
+pub(in crate::audit) struct Facts {
     principal: Option<String>,
     caller: Option<String>,
     address: Option<IpAddr>,
@@ -99,21 +105,32 @@ impl Watch {
         if call.operation == "Explain" {
             return;
         }
+        // Not made for nothing, and not under the lock.
+        if self.waiting.lock().seen.len() >= WAITING {
+            self.missed();
+            return;
+        }
+        self.tell_of(call.decision_id, Arc::new(self.facts(call)));
+    }
+
+    /// Leaves word of a call that is like one before.
+    pub(in crate::audit) fn tell_of(&self, decision_id: DecisionId, facts: Arc<Facts>) {
+        let seen = Seen { at: self.clock.monotonic(), decision_id, facts };
         let mut waiting = self.waiting.lock();
         if waiting.seen.len() >= WAITING {
             waiting.missed += 1;
             return;
         }
-        drop(waiting);
-        // Made outside of the lock; a few more than the limit do no harm.
-        let seen = self.seen(call);
-        waiting = self.waiting.lock();
         waiting.seen.push(seen);
         let asleep = std::mem::take(&mut waiting.asleep);
         drop(waiting);
         if asleep {
             self.wake.notify_one();
         }
+    }
+
+    fn missed(&self) {
+        self.waiting.lock().missed += 1;
     }
 
     /// Looks at everything that waits.
@@ -162,7 +179,8 @@ impl Watch {
         }
     }
 
-    fn seen(&self, call: &CallEntry) -> Seen {
+    /// What is looked at of this call, and of every one like it.
+    pub(in crate::audit) fn facts(&self, call: &CallEntry) -> Facts {
         let (ending, reason) = match &call.outcome {
             Outcome::Decided { ruling, .. } => match ruling.decision {
                 Decision::Allow | Decision::Conditional => (Ending::Allowed, None),
@@ -172,9 +190,7 @@ impl Watch {
         };
         let anonymous = call.subject.kind == Some("anonymous");
         let asked = call.question.as_ref();
-        Seen {
-            at: self.clock.monotonic(),
-            decision_id: call.decision_id,
+        Facts {
             principal: call.subject.principal.as_ref().filter(|_| !anonymous).map(|uid| word(&uid.to_string())),
             caller: call.caller.label.as_deref().or(call.caller.name.as_deref()).map(word),
             // The caller's own address is a service's: everybody whom it serves would be one.
@@ -205,22 +221,23 @@ impl Watch {
 
 impl Seen {
     fn event(&self) -> Event<'_> {
-        let allowed_object = self.ending == Ending::Allowed && self.id.is_some();
+        let facts = &*self.facts;
+        let allowed_object = facts.ending == Ending::Allowed && facts.id.is_some();
         Event {
             at: self.at,
-            principal: self.principal.as_deref(),
-            caller: self.caller.as_deref(),
-            address: self.address,
+            principal: facts.principal.as_deref(),
+            caller: facts.caller.as_deref(),
+            address: facts.address,
             decision_id: Some(self.decision_id),
             what: What::Question(Asked {
-                action: &self.action,
-                resource_type: &self.resource_type,
-                id: self.id.as_deref(),
-                ending: self.ending,
-                reason: self.reason,
+                action: &facts.action,
+                resource_type: &facts.resource_type,
+                id: facts.id.as_deref(),
+                ending: facts.ending,
+                reason: facts.reason,
                 records: u64::from(allowed_object),
-                of_several: self.of_several,
-                token: self.token.as_deref(),
+                of_several: facts.of_several,
+                token: facts.token.as_deref(),
                 ..Asked::default()
             }),
         }

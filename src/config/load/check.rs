@@ -332,12 +332,18 @@ fn policies(raw: &RawPolicies, limits: Option<&Limits>, checks: &mut Checks<'_>)
 fn cache(raw: &RawCache, checks: &mut Checks<'_>) -> Option<CacheConfig> {
     let decisions = checks.count("cache.decisions", &raw.decisions, 0, 10_000_000);
     let decision_ttl = checks.duration("cache.decision_ttl", &raw.decision_ttl, "1ms", "1h");
+    let decision_bytes: Option<u64> = checks.size("cache.decision_bytes", &raw.decision_bytes, "64KiB", "64GiB");
+    let question_bytes: Option<u64> = checks.size("cache.question_bytes", &raw.question_bytes, "0B", "64GiB");
     let tokens = checks.count("cache.tokens", &raw.tokens, 0, 1_000_000);
+    let token_bytes: Option<u64> = checks.size("cache.token_bytes", &raw.token_bytes, "64KiB", "64GiB");
     let caller_reuse = checks.duration("cache.caller_reuse", &raw.caller_reuse, "0s", "5m");
     Some(CacheConfig {
         decisions: decisions?,
+        decision_bytes: decision_bytes?,
         decision_ttl: decision_ttl?,
+        question_bytes: question_bytes?,
         tokens: tokens?,
+        token_bytes: token_bytes?,
         caller_reuse: caller_reuse?,
     })
 }

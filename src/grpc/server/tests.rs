@@ -113,6 +113,7 @@ async fn open_for(change: impl FnOnce(&mut Limits), drain_timeout: Duration) -> 
         clock: clock(),
         events: Arc::clone(&heard) as Arc<dyn ConnectionEvents>,
         drain_timeout,
+        shards: None,
     };
     let serving = tokio::spawn(door.serve(drain.clone()));
     Open { address, corp, identity, files, heard, drain, serving, begun, finish, _folder: folder }

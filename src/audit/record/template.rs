@@ -1,0 +1,233 @@
+//! The record of a question that is asked again: all that is the same each time is written once.
+//!
+//! Of two records of the same question by the same caller, few members differ: their ids and times, how long they took,
+//! the connection, and what the caller calls the request. A [`Template`] is a record with those members cut out, and
+//! filling it in gives byte for byte what [`render`](super::render) would give. Where the members are is found by the
+//! JSON around them, which no text can imitate, because in a text each quote has a backslash before it.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::time::{Duration, SystemTime};
+
+use super::super::format::Body;
+use super::{CallEntry, Frame, mint, render_call, utc};
+use crate::clock::unix_millis;
+use crate::model::ids::{DecisionId, RequestId};
+use crate::model::question::Circumstances;
+
+/// A record with holes.
+#[derive(Debug)]
+pub(in crate::audit) struct Template {
+    /// Each text, and what follows it.
+    pieces: Vec<(Box<[u8]>, Hole)>,
+    end: Box<[u8]>,
+    bytes: usize,
+}
+
+/// What differs from record to record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Hole {
+    RecordId,
+    DecisionId,
+    /// With its comma and name, or nothing.
+    Correlation,
+    Millis,
+    Stamp,
+    DurationMillis,
+    /// As `Correlation`.
+    Request,
+    Source,
+    /// As `Correlation`.
+    Trace,
+    DurationMicros,
+    Certificate,
+}
+
+/// One more call that asks the same.
+#[derive(Debug, Clone, Copy)]
+pub struct Again<'a> {
+    /// Names the answer.
+    pub decision_id: DecisionId,
+    /// When the call came.
+    pub time: SystemTime,
+    /// How long the answer took.
+    pub duration: Duration,
+    /// The connection's other end.
+    pub address: SocketAddr,
+    /// SHA-256 of its certificate, hex.
+    pub certificate_sha256: &'a str,
+    /// The caller's names for the request.
+    pub circumstances: &'a Circumstances,
+}
+
+/// Stand-ins, in the form of what they stand for.
+const ID: &str = "x";
+const TRACE: &str = "0";
+const SPAN: &str = "1";
+
+impl Template {
+    /// Of a record like that of `call`. `None`: it has not the form that is looked for, and must be written each time.
+    pub(in crate::audit) fn of(call: &CallEntry, frame: &Frame) -> Option<Self> {
+        if call.circumstances.batch.is_some() || call.caller.address.is_none() || call.caller.refusal.is_some() {
+            return None;
+        }
+        let mut call = call.clone();
+        call.circumstances = Circumstances {
+            request_id: Some(RequestId::parse(ID)?),
+            trace_id: Some(TRACE.to_owned()),
+            span_id: Some(SPAN.to_owned()),
+            ..Circumstances::default()
+        };
+        let json = render_call(&call, frame).ok()?;
+        let text = Body::of(json)?.into_rest();
+        let certificate = call.caller.certificate_sha256.as_deref()?;
+        let source = call.caller.address.map(source)?;
+        let time = unix_millis(call.time);
+        let millis = whole_millis(call.duration);
+        let trace = trace_of(TRACE, Some(SPAN), time, millis);
+        let stamp = utc(call.time);
+        let micros = whole_micros(call.duration);
+        let (time, millis, micros) = (time.to_string(), millis.to_string(), micros.to_string());
+        let decision_id = call.decision_id.to_string();
+        // In the order in which they stand: what precedes each, what it is now, and what follows.
+        let holes: [(&str, Seek<'_>, &str, Hole); 11] = [
+            ("\"uid\":\"", Seek::Long(UUID), "\",", Hole::RecordId),
+            ("\"original_event_uid\":\"", Seek::Is(&decision_id), "\"", Hole::DecisionId),
+            ("", Seek::Is(",\"correlation_uid\":\"x\""), ",\"log_name\":", Hole::Correlation),
+            (",\"time\":", Seek::Is(&time), ",", Hole::Millis),
+            ("\"time_dt\":\"", Seek::Is(&stamp), "\"", Hole::Stamp),
+            (",\"duration\":", Seek::Is(&millis), ",", Hole::DurationMillis),
+            ("", Seek::Is(",\"request\":{\"uid\":\"x\"}"), ",\"response\":", Hole::Request),
+            ("\"src_endpoint\":{", Seek::Is(&source), ",\"svc_name\":", Hole::Source),
+            ("", Seek::Is(&trace), ",\"device\":", Hole::Trace),
+            ("\"decision_us\":", Seek::Is(&micros), ",", Hole::DurationMicros),
+            ("\"certificate_sha256\":\"", Seek::Is(certificate), "\"", Hole::Certificate),
+        ];
+        let (mut pieces, mut rest) = (Vec::with_capacity(holes.len()), text.as_slice());
+        for (before, seek, after, hole) in holes {
+            let now = match seek {
+                Seek::Is(now) => format!("{before}{now}{after}"),
+                Seek::Long(_) => before.to_owned(),
+            };
+            let at = find(rest, now.as_bytes())? + before.len();
+            let (piece, from) = rest.split_at_checked(at)?;
+            rest = from.get(seek.bytes()..)?;
+            if !rest.starts_with(after.as_bytes()) {
+                return None;
+            }
+            pieces.push((Box::from(piece), hole));
+        }
+        let bytes = text.len() + MORE;
+        Some(Self { pieces, end: Box::from(rest), bytes })
+    }
+
+    /// The record of one more call.
+    pub(in crate::audit) fn fill(&self, again: &Again<'_>) -> Body {
+        let mut out = Vec::with_capacity(self.bytes);
+        let circumstances = again.circumstances;
+        for (piece, hole) in &self.pieces {
+            out.extend_from_slice(piece);
+            match hole {
+                Hole::RecordId => out.extend_from_slice(mint(again.time).as_bytes()),
+                Hole::DecisionId => put(&mut out, format_args!("{}", again.decision_id)),
+                Hole::Correlation => {
+                    if let Some(id) = &circumstances.request_id {
+                        put(&mut out, format_args!(",\"correlation_uid\":"));
+                        text(&mut out, id.as_str());
+                    }
+                }
+                Hole::Millis => put(&mut out, format_args!("{}", unix_millis(again.time))),
+                Hole::Stamp => out.extend_from_slice(utc(again.time).as_bytes()),
+                Hole::DurationMillis => put(&mut out, format_args!("{}", whole_millis(again.duration))),
+                Hole::Request => {
+                    if let Some(id) = &circumstances.request_id {
+                        put(&mut out, format_args!(",\"request\":{{\"uid\":"));
+                        text(&mut out, id.as_str());
+                        out.push(b'}');
+                    }
+                }
+                Hole::Source => out.extend_from_slice(source(again.address).as_bytes()),
+                Hole::Trace => {
+                    if let Some(trace) = circumstances.trace_id.as_deref() {
+                        let (time, took) = (unix_millis(again.time), whole_millis(again.duration));
+                        out.extend_from_slice(trace_of(trace, circumstances.span_id.as_deref(), time, took).as_bytes());
+                    }
+                }
+                Hole::DurationMicros => put(&mut out, format_args!("{}", whole_micros(again.duration))),
+                Hole::Certificate => out.extend_from_slice(again.certificate_sha256.as_bytes()),
+            }
+        }
+        out.extend_from_slice(&self.end);
+        Body::from_rest(out)
+    }
+
+    /// How many bytes it holds, about.
+    pub(in crate::audit) fn bytes(&self) -> usize {
+        self.bytes + self.pieces.len() * size_of::<(Box<[u8]>, Hole)>()
+    }
+}
+
+/// How much longer than its template a record may be: a request id twice, and a trace.
+const MORE: usize = 512;
+const UUID: usize = 36;
+
+/// What stands where a hole is to be.
+#[derive(Clone, Copy)]
+enum Seek<'a> {
+    Is(&'a str),
+    /// It is not known, but for its length.
+    Long(usize),
+}
+
+impl Seek<'_> {
+    fn bytes(self) -> usize {
+        match self {
+            Self::Is(text) => text.len(),
+            Self::Long(bytes) => bytes,
+        }
+    }
+}
+
+fn find(within: &[u8], what: &[u8]) -> Option<usize> {
+    within.windows(what.len()).position(|window| window == what)
+}
+
+/// As the endpoint of a record begins.
+fn source(address: SocketAddr) -> String {
+    format!("\"ip\":\"{}\",\"port\":{}", address.ip().to_canonical(), address.port())
+}
+
+/// Ids of a trace are hex digits, and need no escaping.
+fn trace_of(trace: &str, span: Option<&str>, time: i64, took: i64) -> String {
+    let mut text = format!(",\"trace\":{{\"uid\":\"{trace}\"");
+    if let Some(span) = span {
+        let end = time.saturating_add(took);
+        // Writing to a String can't fail.
+        let _ = write!(text, ",\"span\":{{\"uid\":\"{span}\",\"start_time\":{time},\"end_time\":{end}}}");
+    }
+    text.push('}');
+    text
+}
+
+fn whole_millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+fn whole_micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+fn put(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
+    use std::io::Write as _;
+    // Writing to a Vec can't fail.
+    let _ = out.write_fmt(text);
+}
+
+/// As the record's own serializer writes it.
+fn text(out: &mut Vec<u8>, text: &str) {
+    use serde::Serialize as _;
+
+    use super::super::text::{OneLine, Text};
+    // A text is no map with keys that are none; nothing else could fail.
+    let _ = Text::new(text).serialize(&mut serde_json::Serializer::with_formatter(out, OneLine));
+}

@@ -1,0 +1,209 @@
+//! The short way: a question that was answered before, byte for byte, by the same caller.
+//!
+//! What the bytes mean, what the caller may ask, and what the policies say to it are as they were: they depend on the
+//! message, the caller's enrolment and the bundle, and on nothing else. What can have changed is looked at each time, and
+//! is cheap to look at: the caller's certificate, the token's time, keys and status, whose it is to present, what is
+//! revoked, the policies in force. If any of it has changed the question goes the long way, which then says why.
+//!
+//! An entry is made when a question hits the cache of rulings, and ends when that ruling does. It holds no token: the key is
+//! a keyed hash of the message, and the record's template holds what a record may say.
+
+use std::sync::{Arc, Weak};
+use std::time::{Duration, SystemTime};
+
+use moka::sync::Cache;
+
+use super::{Begun, Call, DecideError, Decided, Known, Pdp, Refusal, traces, what_became, words};
+use crate::audit::{Again, CallEntry, Repeated};
+use crate::config::CacheConfig;
+use crate::model::decision::{Answer, CacheUse, Ruling};
+use crate::policy::Bundle;
+use crate::telemetry::metrics::{ActionLabel, Answered};
+use crate::telemetry::traces::{End, Ending};
+use crate::tls::peer::Peer;
+use crate::token::Standing;
+
+/// A keyed 256-bit hash (blake3): nobody outside can make two messages meet.
+pub(super) type Key = [u8; 32];
+
+/// Questions already answered.
+#[derive(Debug)]
+pub struct Recalls {
+    /// `None`: switched off, as the cache of rulings is.
+    kept: Option<Cache<Key, Arc<Recalled>>>,
+    hash_key: Key,
+}
+
+/// A question that was answered.
+#[derive(Debug)]
+struct Recalled {
+    bundle: Weak<Bundle>,
+    /// Whose question it is, if a token says so.
+    standing: Option<Standing>,
+    ruling: Arc<Ruling>,
+    /// In monotonic time.
+    until: Duration,
+    record: Repeated,
+    /// When the record was made: names in it may change with the day.
+    recorded: SystemTime,
+    level: &'static str,
+    action: ActionLabel,
+    reusable: bool,
+}
+
+/// What an entry takes beside its template: itself, its key, its place in the cache, and the ruling that it shares.
+const ENTRY_BYTES: usize = 1024;
+
+impl Recalls {
+    /// As configured; `hash_key` must be random and of this process alone.
+    #[must_use]
+    pub fn new(config: &CacheConfig, hash_key: Key) -> Self {
+        let kept = (config.decisions > 0 && config.question_bytes > 0).then(|| {
+            // The lifetime only frees memory; whether an entry may be used is decided by our clock.
+            Cache::builder()
+                .max_capacity(config.question_bytes)
+                .weigher(|_, recalled: &Arc<Recalled>| {
+                    u32::try_from(recalled.record.bytes() + ENTRY_BYTES).unwrap_or(u32::MAX)
+                })
+                .time_to_live(config.decision_ttl)
+                .build()
+        });
+        Self { kept, hash_key }
+    }
+
+    /// What stands for this message from this caller; `None` when nothing is kept.
+    pub(super) fn key(&self, peer: Option<&Peer>, message: &[u8]) -> Option<Key> {
+        let (_, caller) = (self.kept.as_ref()?, peer?.name_text());
+        let mut hasher = blake3::Hasher::new_keyed(&self.hash_key);
+        hasher.update(&(caller.len() as u64).to_be_bytes());
+        hasher.update(caller.as_bytes());
+        hasher.update(message);
+        Some(*hasher.finalize().as_bytes())
+    }
+}
+
+impl Pdp {
+    /// The answer to what was answered before. `None`: it has to go the long way.
+    pub(super) async fn recall(
+        &self,
+        call: &Call,
+        key: Option<&Key>,
+        begun: &Begun,
+        known: &mut Known,
+    ) -> Option<Result<Answer, Refusal>> {
+        let recalled = self.recalls.kept.as_ref()?.get(key?)?;
+        let peer = call.peer.as_ref()?;
+        if self.revocations.certificate_is_revoked(peer.certificate_sha256()) {
+            return None;
+        }
+        let caller = self.callers.admit(peer, begun.wall).ok()?;
+        // Without one the long way tells why, and has it on record.
+        self.seat(&caller, call, known).ok()?;
+        let bundle = self.store.current();
+        let current = std::ptr::eq(Arc::as_ptr(&bundle), recalled.bundle.as_ptr());
+        if !current
+            || begun.monotonic >= recalled.until
+            || self.redaction.renames_between(recalled.recorded, begun.wall)
+        {
+            return None;
+        }
+        let mut left = Duration::MAX;
+        if let Some(standing) = &recalled.standing {
+            let facts = standing.token().facts();
+            if !standing.holds(begun.wall)
+                || self.bond.hold(&caller, facts).is_err()
+                || self.revocations.revoked(facts).is_some()
+            {
+                return None;
+            }
+            left = standing.token().expires_at().duration_since(begun.wall).unwrap_or(Duration::ZERO);
+            self.metrics.cache_lookup("tokens", "hit");
+        }
+        traces::called_by(caller.label());
+        let again = Again {
+            decision_id: begun.id,
+            time: begun.wall,
+            duration: self.clock.monotonic().saturating_sub(begun.monotonic),
+            address: peer.address(),
+            certificate_sha256: peer.certificate_sha256_hex(),
+            circumstances: &call.circumstances,
+        };
+        let stage = self.stage("record", true);
+        let written = self.trail.write_again(&recalled.record, &again).await;
+        let result = what_became(&written);
+        stage.end(result);
+        self.metrics.audit_record(result);
+        let tell = |end: End<'_>| {
+            let level = Some(recalled.level);
+            traces::ended(&Ending { decision_id: &begun.id, action: &recalled.action, level, end });
+        };
+        if let Err(error) = written {
+            let error = DecideError::Audit(error);
+            let (status, reason) = (error.status(), error.reason());
+            self.metrics.refused(status, reason);
+            tell(End::Refused { status, reason, failed: true });
+            return Some(Err(Refusal { id: begun.id, error }));
+        }
+        let ((outcome, denial), cache) = (words(&recalled.ruling), CacheUse::Hit);
+        let revision = bundle.revision();
+        tell(End::Answered { outcome, denial, cache: cache.as_str(), revision: revision.short() });
+        self.metrics.cache_lookup("decisions", cache.as_str());
+        self.metrics.decision(Answered {
+            operation: call.operation,
+            action: recalled.action.clone(),
+            level: recalled.level,
+            outcome,
+            denial,
+            cache: cache.as_str(),
+            seconds: self.since(begun.monotonic),
+        });
+        let reusable_for = if recalled.reusable { self.caller_reuse.min(left) } else { Duration::ZERO };
+        Some(Ok(Answer {
+            decision_id: begun.id,
+            ruling: Arc::clone(&recalled.ruling),
+            revision: revision.clone(),
+            cache,
+            reusable_for,
+            show_policies: caller.sees_policies(),
+        }))
+    }
+
+    /// Keeps what answered the message behind `key`, if it may be given again.
+    pub(super) fn remember(
+        &self,
+        key: Key,
+        entry: &CallEntry,
+        decided: &Decided,
+        action: ActionLabel,
+        level: &'static str,
+    ) {
+        let (Some(kept), Some(until)) = (&self.recalls.kept, decided.kept_until) else { return };
+        let standing = match (entry.subject.kind, &decided.token) {
+            // Whoever vouches, or asks for itself, has nothing that could run out.
+            (Some("asserted" | "caller" | "anonymous"), None) => None,
+            (Some("token"), Some(token)) => match self.tokens.standing(token) {
+                Some(standing) => Some(standing),
+                None => return,
+            },
+            // An API key, or a token that its issuer has to be asked about.
+            _ => return,
+        };
+        let bundle = self.store.current();
+        if *bundle.revision() != decided.revision {
+            return;
+        }
+        let Some(record) = self.trail.template(entry) else { return };
+        let recalled = Recalled {
+            bundle: Arc::downgrade(&bundle),
+            standing,
+            ruling: Arc::clone(&decided.ruling),
+            until,
+            record,
+            recorded: entry.time,
+            level,
+            action,
+            reusable: decided.reusable_for > Duration::ZERO,
+        };
+        kept.insert(key, Arc::new(recalled));
+    }
+}
