@@ -85,6 +85,8 @@ struct House {
     active_weight: AtomicU32,
     /// How long calls were in the house of late, microseconds.
     usual_stay: AtomicU64,
+    /// And the quickest of them: who has less time than that can't be answered, whatever it asks.
+    quickest: AtomicU64,
     /// For the metrics: the last lag, microseconds, and the part of all calls that is let in, in 65536ths.
     lag: AtomicU64,
     accepted: AtomicU32,
@@ -109,10 +111,12 @@ struct Account {
     calls: AtomicU64,
     entered: AtomicU64,
     entered_weight: AtomicU64,
-    /// Since then: what was answered in time, by weight; calls that ended, and how long they stayed in all, microseconds.
+    /// Since then: what was answered in time, by weight; calls that ended, and how long they stayed in all
+    /// and at least, microseconds.
     answered: AtomicU64,
     ended: AtomicU64,
     stayed: AtomicU64,
+    quickest: AtomicU64,
 }
 
 /// What is only looked at when a window ends.
@@ -186,6 +190,7 @@ impl Admission {
             accounts,
             active_weight: AtomicU32::new(0),
             usual_stay: AtomicU64::new(0),
+            quickest: AtomicU64::new(0),
             lag: AtomicU64::new(0),
             accepted: AtomicU32::new(ALL),
             turned_away: AtomicU64::new(0),
@@ -259,6 +264,7 @@ impl Account {
             answered: AtomicU64::new(0),
             ended: AtomicU64::new(0),
             stayed: AtomicU64::new(0),
+            quickest: AtomicU64::new(u64::MAX),
         }
     }
 
@@ -288,7 +294,7 @@ impl House {
             if left.is_zero() {
                 return Err(TurnedAway::Late);
             }
-            if left < Duration::from_micros(self.usual_stay.load(Ordering::Relaxed)) {
+            if left < Duration::from_micros(self.quickest.load(Ordering::Relaxed)) {
                 return Err(self.full(account));
             }
         }
@@ -385,7 +391,7 @@ impl House {
         let late = lanes.iter_mut().map(Lane::judge).max().unwrap_or_default();
         let scale = WINDOW.as_secs_f64() / open_for.as_secs_f64();
 
-        let (mut answered, mut ended, mut stayed) = (0.0, 0.0, 0.0);
+        let (mut answered, mut ended, mut stayed, mut quickest) = (0.0, 0.0, 0.0, u64::MAX);
         let mut demands = Vec::with_capacity(self.accounts.len());
         for ((account, idle), heft) in self.accounts.iter().zip(idle).zip(heft) {
             let demand = account.turn(heft, scale);
@@ -400,6 +406,7 @@ impl House {
             answered += counted(account.answered.swap(0, Ordering::Relaxed)) * scale;
             ended += counted(account.ended.swap(0, Ordering::Relaxed));
             stayed += counted(account.stayed.swap(0, Ordering::Relaxed));
+            quickest = quickest.min(account.quickest.swap(u64::MAX, Ordering::Relaxed));
             demands.push(demand);
         }
         let stay = (ended > 0.0).then(|| Duration::from_secs_f64(stayed / ended / 1e6));
@@ -408,6 +415,10 @@ impl House {
 
         self.limit.store(pace.places(), Ordering::Relaxed);
         self.usual_stay.store(micros(pace.usual_stay()), Ordering::Relaxed);
+        // Nobody came through? Should that be because of this figure, it must not stay.
+        let known = (quickest < u64::MAX).then_some(quickest);
+        let none_shorter = known.unwrap_or_else(|| self.quickest.load(Ordering::Relaxed) / 2);
+        self.quickest.store(none_shorter, Ordering::Relaxed);
         let level = pace.budget().and_then(|budget| deal(&demands, budget));
         let (mut let_in, mut any_whole) = (0.0, false);
         for (account, demand) in self.accounts.iter().zip(&demands) {
@@ -460,7 +471,9 @@ impl Drop for Seat {
         let Some(account) = self.house.accounts.get(self.number) else { return };
         account.held.fetch_sub(self.places, Ordering::Relaxed);
         account.ended.fetch_add(1, Ordering::Relaxed);
-        account.stayed.fetch_add(micros(now.saturating_sub(self.since)), Ordering::Relaxed);
+        let stayed = micros(now.saturating_sub(self.since));
+        account.stayed.fetch_add(stayed, Ordering::Relaxed);
+        account.quickest.fetch_min(stayed, Ordering::Relaxed);
         // Nobody waits for an answer that is too late: it is no work done.
         if self.due.is_none_or(|due| now <= due) {
             account.answered.fetch_add(self.weight, Ordering::Relaxed);

@@ -84,10 +84,8 @@ impl Pace {
 
     pub fn turn(&mut self, seen: &Seen) {
         self.answering = f64::midpoint(self.answering, seen.answered);
-        match seen.stay {
-            Some(stay) => self.stay = (self.stay + stay) / 2,
-            // Nobody came through. Should that be because of this figure, it must not stay.
-            None => self.stay = self.stay * 4 / 5,
+        if let Some(stay) = seen.stay {
+            self.stay = (self.stay + stay) / 2;
         }
         if seen.overloaded { self.slower(seen) } else { self.faster(seen) }
     }

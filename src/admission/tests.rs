@@ -141,7 +141,11 @@ fn a_call_that_can_not_be_answered_in_time_is_not_begun() {
         admission.lag(0, Duration::ZERO);
     };
     (0..10).for_each(|_| turn(Some(40)));
-    assert_eq!(admission.ask_by(0, Some(now() + millis(30))).err(), Some("full"), "it would be too late");
+    assert_eq!(
+        admission.ask_by(0, Some(now() + millis(30))).err(),
+        Some("full"),
+        "not even the quickest took so little"
+    );
     assert!(admission.ask_by(0, Some(now() + millis(50))).is_ok());
     assert!(admission.ask(0).is_ok(), "whoever names no time has all of it");
     let mut turn = |_| {
