@@ -71,9 +71,12 @@ async fn a_flood_is_shed_on_record_and_keeps_neither_a_modest_caller_nor_health_
 
     let modest = channel(&gatepost, "back-office").await;
     let clock = SystemClock::shared();
-    // Whoever comes into a house that one caller has filled may come too early, once.
-    let first = check(&modest, &question).await;
-    assert!(matches!(first.code(), Code::Ok | Code::ResourceExhausted), "{:?}", first.status);
+    // Whoever comes into a house that one caller has filled comes too early, until one of the other's calls has ended.
+    let mut early = 0;
+    while check(&modest, &question).await.code() == Code::ResourceExhausted {
+        early += 1;
+        assert!(early < 100, "it never gets in");
+    }
     let mut health = Vec::new();
     for _ in 0..40 {
         assert_eq!(check(&modest, &question).await.told(), "ALLOW", "the modest caller goes on");
@@ -108,8 +111,6 @@ async fn a_flood_is_shed_on_record_and_keeps_neither_a_modest_caller_nor_health_
         let named: Vec<String> = named.map(str::to_owned).collect();
         (named.len(), ids.iter().all(|id| named.contains(id)))
     };
-    // The modest one's first may be among them.
-    let early = usize::from(first.code() == Code::ResourceExhausted);
     eventually("every shed call has its record, and one", || recorded() == (ids.len() + early, true)).await;
     println!(
         "{} calls of the flood were shed and {} answered; health took {:?} at most, the operators' door {looked:?}",
@@ -132,13 +133,13 @@ async fn while_a_runtime_is_late_calls_are_refused_before_they_are_read_and_then
     let (storefront, health) = (channel(&gatepost, "storefront").await, channel(&gatepost, "back-office").await);
     let question = wire(&gatepost.token("alice", &[]));
     let admission = &gatepost.pdp.admission;
-    // The server has a probe of its own, which finds all well.
+    // The server has probes of its own, which find all well.
     let late = |lag: u64| {
         for _ in 0..2 {
-            admission.lag(1, Duration::from_millis(lag));
+            admission.lag(200, Duration::from_millis(lag));
         }
         gatepost.clock.advance(Duration::from_millis(100));
-        admission.lag(1, Duration::from_millis(lag));
+        admission.lag(200, Duration::from_millis(lag));
     };
     let mut shed = Vec::new();
     for _ in 0..10 {
