@@ -106,7 +106,9 @@ async fn a_flood_is_shed_on_record_and_keeps_neither_a_modest_caller_nor_health_
     assert_eq!(ids.len(), shed.len());
     let recorded = || {
         let records = gatepost.call_records();
-        let ours = records.iter().filter(|record| record["status_code"] == "RESOURCE_EXHAUSTED");
+        let ours = records
+            .iter()
+            .filter(|record| record["status_detail"] == "OVERLOADED" || record["status_detail"] == "CALLER_OVER_SHARE");
         let named = ours.filter_map(|record| record["metadata"]["original_event_uid"].as_str());
         let named: Vec<String> = named.map(str::to_owned).collect();
         (named.len(), ids.iter().all(|id| named.contains(id)))
