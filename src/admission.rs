@@ -374,7 +374,8 @@ impl House {
         }
         let Some(told) = window.lanes.get_mut(lane) else { return };
         told.least = told.least.min(late);
-        told.looks = told.looks.saturating_add(1);
+        // Who was late for a whole window need not look twice: it may not come to that for long.
+        told.looks = told.looks.saturating_add(if late >= WINDOW { LOOKS } else { 1 });
         let enough = told.looks >= LOOKS;
         let open_for = now.saturating_sub(window.began);
         // A runtime that is very late looks seldom: the window waits for its second look.

@@ -154,9 +154,10 @@ fn a_call_that_can_not_be_answered_in_time_is_not_begun() {
 
 #[test]
 fn one_hiccup_is_no_overload_and_every_runtime_counts() {
-    let table: [(&[(usize, u64)], bool, &str); 5] = [
+    let table: [(&[(usize, u64)], bool, &str); 6] = [
         (&[(0, 0), (0, 300), (0, 0), (0, 0)], false, "once, and then in time"),
         (&[(0, 21), (0, 50), (0, 30), (0, 21)], true, "every time"),
+        (&[(1, 800), (0, 0), (0, 0), (0, 0)], true, "one of two, so late that it hardly looks"),
         (&[(0, 20), (0, 20), (0, 20), (0, 20)], false, "within the target"),
         (&[(0, 0), (1, 50), (0, 0), (1, 50)], true, "one of two, every time"),
         (&[(0, 0), (1, 50), (0, 0), (1, 0)], false, "one of two, now and then"),
