@@ -10,7 +10,6 @@ use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::server::NamedService;
 use tonic::service::Routes;
@@ -18,6 +17,7 @@ use tonic_health::ServingStatus;
 use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
 
+use crate::admission::Admission;
 use crate::audit::{
     self, AuditError, Entry, HandshakeEntry, HostFacts, LifecycleEntry, PolicyEntry, Redaction, SinkError, Sinks, Trail,
 };
@@ -195,7 +195,7 @@ pub async fn build(
     metrics.expect(&expected(&config, &clock));
     in_force(&metrics, &store.current());
     let pdp = Arc::new(Pdp {
-        callers: Callers::new(&config.callers, config.limits.concurrent_decisions),
+        callers: Callers::new(&config.callers),
         bond: Bond::new(&config.issuers),
         tokens: Arc::new(tokens),
         revocations,
@@ -209,7 +209,7 @@ pub async fn build(
         clock: Arc::clone(&clock),
         limits: config.limits.clone(),
         principals: config.policies.clone(),
-        slots: Semaphore::new(config.limits.concurrent_decisions),
+        admission: Admission::new(&config.callers, &config.limits, Arc::clone(&clock)),
         listener: address,
         caller_reuse: config.cache.caller_reuse,
     });
@@ -388,6 +388,9 @@ impl Gatepost {
                 ),
             }
         }));
+        for (lane, shard) in shards.dealer().each().enumerate() {
+            shard.spawn(helpers.clone().run_until_cancelled_owned(watch_lag(Arc::clone(&pdp), lane)));
+        }
         tokio::spawn(report_issuers(Arc::clone(&pdp), config.issuers.clone(), helpers.clone()));
         tokio::spawn(report_lists(Arc::clone(&identity), Arc::clone(&clock), helpers.clone()));
 
@@ -540,6 +543,13 @@ fn watch_levels(pdp: &Arc<Pdp>, listeners: Vec<Arc<ServerIdentity>>, clock: &Sha
     let weak = Arc::downgrade(pdp);
     #[expect(clippy::cast_precision_loss, reason = "a gauge")]
     metrics.watch(Watched::TokenCache, move || weak.upgrade().map_or(0.0, |pdp| pdp.tokens.cached() as f64));
+    let admission = pdp.admission.clone();
+    #[expect(clippy::cast_precision_loss, reason = "a gauge")]
+    metrics.watch(Watched::Places, move || admission.limit() as f64);
+    let admission = pdp.admission.clone();
+    metrics.watch(Watched::Accepted, move || admission.accepted());
+    let admission = pdp.admission.clone();
+    metrics.watch(Watched::RuntimeLag, move || admission.last_lag().as_secs_f64());
     let weak = Arc::downgrade(pdp);
     metrics.watch_key_ages(move || {
         let ages = weak.upgrade().map_or_else(Vec::new, |pdp| pdp.tokens.key_ages());
@@ -616,6 +626,17 @@ fn watch_policies(pdp: &Arc<Pdp>, settings: &PolicyConfig, stop: &CancellationTo
             error = &error as &dyn std::error::Error,
             "the policy folder can't be watched; it is looked at now and then"
         );
+    }
+}
+
+/// Tells admission how late this runtime is, for ever: a task that wants to wake every few milliseconds. `lane` numbers the
+/// runtime.
+async fn watch_lag(pdp: Arc<Pdp>, lane: usize) {
+    const EVERY: Duration = Duration::from_millis(5);
+    loop {
+        let begun = pdp.clock.monotonic();
+        tokio::time::sleep(EVERY).await;
+        pdp.admission.lag(lane, pdp.clock.monotonic().saturating_sub(begun + EVERY));
     }
 }
 

@@ -231,6 +231,14 @@ pub enum Outcome {
     },
 }
 
+impl Outcome {
+    /// Whether the call was shed: more came than can be answered.
+    #[must_use]
+    pub fn is_shed(&self) -> bool {
+        matches!(self, Self::Refused { status: "RESOURCE_EXHAUSTED", .. })
+    }
+}
+
 /// A refused handshake.
 #[derive(Debug, Clone)]
 pub struct HandshakeEntry {

@@ -8,8 +8,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-
 use crate::config::{ActionPattern, CallerName, EnrolledCaller};
 use crate::model::entity::EntityType;
 use crate::tls::peer::{IdentityError, Peer};
@@ -20,7 +18,7 @@ pub mod rights;
 /// Everyone who is enrolled.
 #[derive(Debug)]
 pub struct Callers {
-    by_name: HashMap<CallerName, (Arc<EnrolledCaller>, Arc<Semaphore>)>,
+    by_name: HashMap<CallerName, (Arc<EnrolledCaller>, usize)>,
 }
 
 /// A workload that proved its name on its connection and is enrolled. Holding one is the proof: [`Callers::admit`]
@@ -29,16 +27,15 @@ pub struct Callers {
 /// It can't be made by hand:
 /// ```compile_fail,E0451
 /// # fn forge(enrolled: gatepost::config::EnrolledCaller) -> gatepost::caller::Caller {
-/// let share = std::sync::Arc::new(tokio::sync::Semaphore::new(1));
-/// gatepost::caller::Caller { enrolled: std::sync::Arc::new(enrolled), certificate_sha256: [0; 32], share }
+/// gatepost::caller::Caller { enrolled: std::sync::Arc::new(enrolled), certificate_sha256: [0; 32], number: 0 }
 /// # }
 /// ```
 #[derive(Debug, Clone)]
 pub struct Caller {
     enrolled: Arc<EnrolledCaller>,
     certificate_sha256: [u8; 32],
-    /// What is left of its share of decisions at once; of all its connections together.
-    share: Arc<Semaphore>,
+    /// Its place in the enrolment.
+    number: usize,
 }
 
 /// Why a peer is not a caller.
@@ -64,14 +61,12 @@ impl CallerError {
 }
 
 impl Callers {
-    /// Takes the checked enrolment; its names are unique. `at_once` decisions are worked on together, for everybody.
+    /// Takes the checked enrolment; its names are unique. They are numbered in its order, from 0.
     #[must_use]
-    pub fn new(enrolled: &[EnrolledCaller], at_once: usize) -> Self {
-        let one = |caller: &EnrolledCaller| {
-            let share = Semaphore::new(caller.capacity.of(at_once).min(Semaphore::MAX_PERMITS));
-            (caller.name.clone(), (Arc::new(caller.clone()), Arc::new(share)))
-        };
-        Self { by_name: enrolled.iter().map(one).collect() }
+    pub fn new(enrolled: &[EnrolledCaller]) -> Self {
+        let one =
+            |(number, caller): (usize, &EnrolledCaller)| (caller.name.clone(), (Arc::new(caller.clone()), number));
+        Self { by_name: enrolled.iter().enumerate().map(one).collect() }
     }
 
     /// Admits `peer` if its certificate holds at `now` (wall time) and its name is enrolled, compared byte for byte.
@@ -80,12 +75,8 @@ impl Callers {
     /// [`CallerError`] says which of the two failed.
     pub fn admit(&self, peer: &Peer, now: SystemTime) -> Result<Caller, CallerError> {
         let name = peer.name(now).map_err(CallerError::NotIdentified)?;
-        let (enrolled, share) = self.by_name.get(name).ok_or(CallerError::NotEnrolled)?;
-        Ok(Caller {
-            enrolled: Arc::clone(enrolled),
-            certificate_sha256: *peer.certificate_sha256(),
-            share: Arc::clone(share),
-        })
+        let (enrolled, number) = self.by_name.get(name).ok_or(CallerError::NotEnrolled)?;
+        Ok(Caller { enrolled: Arc::clone(enrolled), certificate_sha256: *peer.certificate_sha256(), number: *number })
     }
 }
 
@@ -143,10 +134,10 @@ impl Caller {
         self.enrolled.batch_items
     }
 
-    /// One place of its share, given back when it is dropped, whatever ends the decision; `None` when all are taken.
+    /// Its place in the enrolment, from 0: the same for all its connections, and for as long as the server runs.
     #[must_use]
-    pub fn take_place(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.share).try_acquire_owned().ok()
+    pub fn number(&self) -> usize {
+        self.number
     }
 }
 
@@ -197,7 +188,7 @@ mod tests {
     fn only_an_enrolled_workload_with_a_living_certificate_is_admitted() {
         const ORDERS: &str = "spiffe://corp.test/orders";
         let authority = Authority::new("corp");
-        let callers = Callers::new(&[enrolled(ORDERS, vec![ActionPattern::All])], 4);
+        let callers = Callers::new(&[enrolled(ORDERS, vec![ActionPattern::All])]);
         let peer = |uris: &[&str]| peer_with(&authority, leaf(uris, &[]), &names(false));
         let hour = Duration::from_secs(3600);
 
@@ -234,7 +225,7 @@ mod tests {
         let authority = Authority::new("corp");
         let name = "spiffe://corp.test/orders";
         let peer = peer_with(&authority, leaf(&[name], &[]), &names(false));
-        let admit = |actions| Callers::new(&[enrolled(name, actions)], 4).admit(&peer, noon()).unwrap();
+        let admit = |actions| Callers::new(&[enrolled(name, actions)]).admit(&peer, noon()).unwrap();
         let exact = |text: &str| ActionPattern::Exact(text.to_owned());
         let prefix = |text: &str| ActionPattern::Prefix(text.to_owned());
 
@@ -279,36 +270,5 @@ mod tests {
         assert_eq!(caller.may_vouch_for(&with(Vec::new()), None), Ok(()), "every attribute");
         assert_eq!(caller.may_vouch_for(&with(vec![bare(&order).uid]), None), Err(Lacks::SupplyParents));
         assert!(caller.sees_policies() && !caller.may_explain());
-    }
-
-    /// THREATS T20.
-    #[test]
-    fn a_place_comes_back_however_its_decision_ends() {
-        let authority = Authority::new("corp");
-        let name = |label: &str| format!("spiffe://corp.test/{label}");
-        let half = |label: &str| EnrolledCaller {
-            label: label.to_owned(),
-            capacity: Share::new(50).unwrap(),
-            ..enrolled(&name(label), Vec::new())
-        };
-        let callers = Callers::new(&[half("orders"), half("billing")], 4);
-        let admit = |label: &str| {
-            let peer = peer_with(&authority, leaf(&[&name(label)], &[]), &names(false));
-            callers.admit(&peer, noon()).unwrap()
-        };
-        let (orders, again, billing) = (admit("orders"), admit("orders"), admit("billing"));
-        let taken = [orders.take_place().unwrap(), again.take_place().unwrap()];
-        assert!(orders.take_place().is_none() && again.take_place().is_none(), "two of four, whatever the connection");
-        assert!(billing.take_place().is_some(), "another caller has its own");
-        drop(taken);
-
-        for _ in 0..10 {
-            let ended = std::panic::catch_unwind(|| {
-                let _places = (orders.take_place().unwrap(), orders.take_place().unwrap());
-                panic!("a decision that panics");
-            });
-            assert!(ended.is_err());
-        }
-        assert!(orders.take_place().is_some());
     }
 }

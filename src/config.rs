@@ -637,6 +637,8 @@ pub struct Limits {
     pub connection_age_grace: Duration,
     /// Decisions worked on at once; past it calls are shed.
     pub concurrent_decisions: usize,
+    /// How late a runtime may be for a tenth of a second, before calls are shed.
+    pub overload_target: Duration,
     /// Policies of a bundle.
     pub policies: usize,
     /// One file of a bundle, bytes.
@@ -724,6 +726,7 @@ impl Default for Limits {
             connection_age_jitter: 10,
             connection_age_grace: Duration::from_secs(10),
             concurrent_decisions: 1024,
+            overload_target: Duration::from_millis(20),
             policies: 10_000,
             policy_file_bytes: MIB,
             bundle_bytes: 16 * MIB,

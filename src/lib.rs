@@ -8,7 +8,7 @@
 //! | 0 ground | [`clock`], [`secret`], [`trust`] |
 //! | 1 words | [`model`]: pure data |
 //! | 2 settings | [`config`] |
-//! | 3 organs | [`telemetry`], [`tls`], [`caller`], [`token`], [`policy`], [`cache`], [`revocation`], [`audit`] |
+//! | 3 organs | [`telemetry`], [`tls`], [`caller`], [`admission`], [`token`], [`policy`], [`cache`], [`revocation`], [`audit`] |
 //! | 4 decision | [`pdp`]: read this first; [`admin`]: what operators do |
 //! | 5 doors | [`grpc`], [`ops`] |
 //! | 6 house | [`app`], [`cli`] |
@@ -16,6 +16,7 @@
 //! [`client`] is for the services that ask: it knows the wire and the words, and nothing of the house.
 
 pub mod admin;
+pub mod admission;
 pub mod app;
 pub mod audit;
 pub mod cache;

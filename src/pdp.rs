@@ -3,6 +3,7 @@
 //! ```text
 //! record(                                   whatever happens below is recorded before the answer leaves
 //!   caller   = callers.admit(peer)          mTLS chain -> one name -> enrolled
+//!   seat     = admission.enter(caller, due) there is room for it, and time; held until the answer has its record
 //!   policies = store.current()              one immutable revision for the whole decision, or batch
 //!   entitled = caller may ask about this    type, action, asserted subject, supplied attributes, tenants
 //!   subject  = tokens.verify(token, now)    -> principal entity by the issuer's claim mapping
@@ -19,8 +20,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-
+use crate::admission::{Admission, Seat, TurnedAway};
 use crate::audit::{
     AuditError, CallEntry, CallerFacts, Entry, Outcome, Place, QuestionFacts, Redaction, SubjectFacts, Trail,
 };
@@ -82,8 +82,8 @@ pub struct Pdp {
     pub limits: Limits,
     /// How callers and nobody-in-particular become principals.
     pub principals: PolicyConfig,
-    /// Decisions worked on at once.
-    pub slots: Semaphore,
+    /// Whether there is room for a call.
+    pub admission: Admission,
     /// Where the listener is bound.
     pub listener: SocketAddr,
     /// For how long callers may reuse an answer at most.
@@ -100,6 +100,20 @@ pub struct Call {
     pub circumstances: Circumstances,
     /// How long the caller is ready to wait.
     pub deadline: Duration,
+    /// Whether it said so itself.
+    pub deadline_named: bool,
+    /// When it will wait no longer, by our monotonic clock; `None` when it named no time. Counted from when the call came:
+    /// until its message is whole its time runs and not ours, so a time that it did not name begins with the question.
+    pub due: Option<Duration>,
+}
+
+impl Call {
+    /// The same, come in at `arrived` by our monotonic clock.
+    #[must_use]
+    pub fn come_in_at(self, arrived: Duration) -> Self {
+        let due = self.deadline_named.then(|| arrived.saturating_add(self.deadline));
+        Self { due, ..self }
+    }
 }
 
 /// The part of a batch that all its items share.
@@ -121,6 +135,8 @@ struct Known {
     level: Option<&'static str>,
     /// One of many questions: their stages are no spans of their own.
     of_batch: bool,
+    /// Whether there was room. Held until the record is written: what waits for the disk is in the house.
+    seat: Option<Result<Seat, TurnedAway>>,
 }
 
 /// The subject, once it is known who it is.
@@ -142,8 +158,6 @@ struct Opened {
     items: Vec<Result<Question, Misfit>>,
     /// For every item, so that a batch is of one revision.
     bundle: Arc<Bundle>,
-    /// Of the caller's share, until the last item is answered.
-    _place: OwnedSemaphorePermit,
 }
 
 /// A decision before it has its record.
@@ -173,11 +187,11 @@ impl Pdp {
         let begun = self.begin();
         let _present = self.metrics.inflight();
         let key = self.recalls.key(call.peer.as_deref(), message);
-        if let Some(answered) = self.recall(call, key.as_ref(), &begun).await {
+        let mut known = Known::default();
+        if let Some(answered) = self.recall(call, key.as_ref(), &begun, &mut known).await {
             return answered;
         }
-        let mut known = Known::default();
-        let decided = self.within(call.deadline, self.decide(call, asked, false, &mut known)).await;
+        let decided = self.within(self.left(call), self.decide(call, asked, false, &mut known)).await;
         self.conclude(call, &begun, known, call.circumstances.clone(), decided, key).await
     }
 
@@ -193,10 +207,9 @@ impl Pdp {
         let begun = self.begin();
         let _present = self.metrics.inflight();
         let mut known = Known::default();
-        // Held until the last item is answered.
-        let slot = self.slots.try_acquire();
-        let opened = self.within(call.deadline, self.open_batch(call, asked, slot.is_ok(), &mut known)).await;
-        let Opened { caller, who, items, bundle, _place } = match opened {
+        let deadline = self.left(call);
+        let opened = self.within(deadline, self.open_batch(call, asked, &mut known)).await;
+        let Opened { caller, who, items, bundle } = match opened {
             Ok(opened) => opened,
             Err(error) => {
                 let refused = self.conclude(call, &begun, known, call.circumstances.clone(), Err(error), None).await;
@@ -221,7 +234,7 @@ impl Pdp {
                 ..Known::default()
             };
             // Decisions don't wait, so the deadline is looked at between them.
-            let late = self.clock.monotonic().saturating_sub(begun.monotonic) >= call.deadline;
+            let late = self.clock.monotonic().saturating_sub(begun.monotonic) >= deadline;
             let decided = match item {
                 _ if late => Err(DecideError::Deadline),
                 Ok(question) => self.decide_for(&caller, &who, &question, &bundle, &mut known),
@@ -250,15 +263,15 @@ impl Pdp {
         &self,
         call: &Call,
         asked: impl FnOnce() -> Result<Shared, Misfit> + Send,
-        has_slot: bool,
         known: &mut Known,
     ) -> Result<Opened, DecideError> {
         let caller = self.admit(call, known)?;
-        if !has_slot {
-            return Err(DecideError::Overloaded);
-        }
-        let place = caller.take_place().ok_or(DecideError::OverShare)?;
+        // Until the last item is answered.
+        self.seat(&caller, call, known)?;
         let Shared { subject, items } = asked().map_err(DecideError::Invalid)?;
+        if let Some(Ok(seat)) = &mut known.seat {
+            seat.holds(items.len());
+        }
         known.subject.kind = Some(subject.kind());
         if caller.batch_items().is_some_and(|most| items.len() > most) {
             let misfit =
@@ -269,7 +282,7 @@ impl Pdp {
         known.vouched = asserted::of_subject(&subject, &bundle);
         // A bad token denies every item, each with a record of its own.
         let who = self.identify(&caller, subject).await?;
-        Ok(Opened { caller, who, items, bundle, _place: place })
+        Ok(Opened { caller, who, items, bundle })
     }
 
     async fn decide(
@@ -281,8 +294,7 @@ impl Pdp {
     ) -> Result<Decided, DecideError> {
         // First, so that the record of a shed call says whose it was; it costs one look-up.
         let caller = self.admit(call, known)?;
-        let _slot = self.slots.try_acquire().map_err(|_| DecideError::Overloaded)?;
-        let _place = caller.take_place().ok_or(DecideError::OverShare)?;
+        self.seat(&caller, call, known)?;
         let (subject, mut question) = asked()?;
         known.subject.kind = Some(subject.kind());
         let bundle = self.store.current();
@@ -432,6 +444,14 @@ impl Pdp {
         traces::called_by(caller.label());
         known.caller.label = Some(caller.label().to_owned());
         Ok(caller)
+    }
+
+    /// A seat for this call, asked for once however many ways the call goes.
+    fn seat(&self, caller: &Caller, call: &Call, known: &mut Known) -> Result<(), DecideError> {
+        match known.seat.get_or_insert_with(|| self.admission.enter(caller, call.due)) {
+            Ok(_) => Ok(()),
+            Err(away) => Err((*away).into()),
+        }
     }
 
     /// Who the principal is. A bad token is a denial to come, no error: it is the user's, not the caller's.
@@ -697,6 +717,11 @@ impl Pdp {
     fn begin(&self) -> Begun {
         let wall = self.clock.now();
         Begun { id: DecisionId::mint(wall), wall, monotonic: self.clock.monotonic() }
+    }
+
+    /// How long the caller still waits.
+    fn left(&self, call: &Call) -> Duration {
+        call.due.map_or(call.deadline, |due| due.saturating_sub(self.clock.monotonic()))
     }
 
     fn since(&self, begun: Duration) -> f64 {

@@ -279,7 +279,8 @@ impl Trail {
                 Keeping { mode: config.keeping.mode.max(AuditMode::Written), on_failure: OnAuditFailure::Refuse }
             }
         };
-        let written = self.put(entry, keeping.mode).await;
+        let shed = matches!(entry, Entry::Call(call) if call.outcome.is_shed());
+        let written = if shed { self.put_aside(entry, keeping.mode) } else { self.put(entry, keeping.mode).await };
         match (written, keeping.on_failure) {
             (Ok(()), _) => {}
             // Counted by whoever could not keep it. One that is too large is for whoever asked to shorten.
@@ -342,6 +343,20 @@ impl Trail {
             Ok(Err(_)) => Err(AuditError::Closed),
             Err(_) => Err(AuditError::TimedOut),
         }
+    }
+
+    /// Queues the record of a call that was shed. It is kept as well as any other, and nobody waits for it: what is refused
+    /// because there is too much to do must not take part in the wait for the disk. Nor may it crowd out the records of
+    /// answers, so it gets half of the queue.
+    fn put_aside(&self, entry: &Entry, mode: AuditMode) -> Result<(), AuditError> {
+        let mut state = self.end.shared.state.lock();
+        if state.held >= self.end.config.queue.div_ceil(2) {
+            state.turned_away += 1;
+            return if mode == AuditMode::Async { Ok(()) } else { Err(AuditError::QueueFull) };
+        }
+        drop(state);
+        let body = record::render(entry, &self.end.frame).map_err(AuditError::Unwritable)?;
+        self.end.queue(body, mode, None)
     }
 
     /// Whether records are kept: the last attempt got through, and none has been stuck for longer than

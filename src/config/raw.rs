@@ -834,6 +834,9 @@ limits! {
     connection_age_grace: RawDuration, duration("100ms", "10m");
     /// Decisions worked on at once; past it calls are shed.
     concurrent_decisions: RawCount, count(1, 100000);
+    /// How late a runtime may be, for a tenth of a second on end, before it counts as overloaded: calls are then shed, those
+    /// first of callers who ask for more than their share. It can't be switched off; a long time comes close.
+    overload_target: RawDuration, duration("1ms", "1m");
     /// Policies of a bundle.
     policies: RawCount, count(1, 1000000);
     /// One file of a bundle, bytes; no more than `bundle_bytes`.

@@ -33,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
+use super::service::Arrived;
 use crate::clock::SharedClock;
 use crate::config::{IdentityConfig, Limits};
 use crate::tls::peer::Peer;
@@ -275,11 +276,12 @@ impl House {
     async fn converse(&self, stream: TlsStream<TcpStream>, peer: Arc<Peer>, outlived: impl Future<Output = ()>) {
         let calls = Arc::new(Calls::default());
         let service = service_fn({
-            let (app, calls) = (self.app.clone(), Arc::clone(&calls));
+            let (app, calls, clock) = (self.app.clone(), Arc::clone(&calls), Arc::clone(&self.clock));
             move |request: Request<Incoming>| {
                 let call = Calls::begin(&calls);
                 let mut request = request.map(Body::new);
                 request.extensions_mut().insert(Arc::clone(&peer));
+                request.extensions_mut().insert(Arrived(clock.monotonic()));
                 let answer = app.clone().oneshot(request);
                 async move {
                     let answer = answer.await?;

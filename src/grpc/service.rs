@@ -37,6 +37,7 @@ impl Service {
         let headers = metadata.into_headers();
         let span = traces::call_span("Check", &headers);
         let call = call("Check", &headers, extensions.get::<Arc<Peer>>().cloned(), &span, &self.pdp.limits);
+        let call = come_in(call, &extensions);
         let asked = || {
             let message = v1::CheckRequest::decode(message.as_ref()).map_err(|_| DecideError::Unreadable)?;
             convert::check(message, &self.pdp.limits).map_err(DecideError::Invalid)
@@ -65,6 +66,7 @@ impl DecisionService for Service {
         let headers = metadata.into_headers();
         let span = traces::call_span("BatchCheck", &headers);
         let call = call("BatchCheck", &headers, extensions.get::<Arc<Peer>>().cloned(), &span, &self.pdp.limits);
+        let call = come_in(call, &extensions);
         let asked = || convert::batch(message, &self.pdp.limits);
         let answered = self.pdp.check_batch(&call, asked).instrument(span).await;
         let answers = answered.map_err(|refusal| status::to_status(&refusal))?;
@@ -84,12 +86,25 @@ impl DecisionService for Service {
         let headers = metadata.into_headers();
         let span = traces::call_span("Explain", &headers);
         let call = call("Explain", &headers, extensions.get::<Arc<Peer>>().cloned(), &span, &self.pdp.limits);
+        let call = come_in(call, &extensions);
         let asked = || convert::explained(message, &self.pdp.limits).map_err(DecideError::Invalid);
         let explained = self.pdp.explain(&call, asked).instrument(span).await;
         match explained {
             Ok(explained) => Ok(Response::new(convert::explanation(&explained))),
             Err(refusal) => Err(status::to_status(&refusal)),
         }
+    }
+}
+
+/// When a call's headers came in, by our monotonic clock.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Arrived(pub Duration);
+
+/// With the time at which it came, where its connection says so.
+fn come_in(call: Call, extensions: &tonic::Extensions) -> Call {
+    match extensions.get::<Arrived>() {
+        Some(Arrived(arrived)) => call.come_in_at(*arrived),
+        None => call,
     }
 }
 
@@ -103,6 +118,7 @@ pub(super) fn call(
 ) -> Call {
     let ids = traces::ids_of(span, headers);
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let named = text("grpc-timeout").and_then(grpc_timeout);
     Call {
         operation,
         peer,
@@ -112,9 +128,9 @@ pub(super) fn call(
             span_id: ids.span_id,
             ..Circumstances::default()
         },
-        deadline: text("grpc-timeout")
-            .and_then(grpc_timeout)
-            .map_or(limits.default_deadline, |wanted| wanted.min(limits.max_deadline)),
+        deadline: named.map_or(limits.default_deadline, |wanted| wanted.min(limits.max_deadline)),
+        deadline_named: named.is_some(),
+        due: None,
     }
 }
 

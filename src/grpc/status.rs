@@ -24,8 +24,8 @@ fn outside(error: &DecideError) -> Outside {
         DecideError::Invalid(_) => (Code::InvalidArgument, "the question is malformed"),
         DecideError::NoSuchMethod => (Code::Unimplemented, "there is no such method"),
         DecideError::Unreadable => (Code::InvalidArgument, "the message can't be read, or is longer than its limit"),
-        DecideError::Overloaded => (Code::ResourceExhausted, "too many decisions at once; try again"),
-        DecideError::OverShare => {
+        DecideError::Overloaded { .. } => (Code::ResourceExhausted, "too many decisions at once; try again"),
+        DecideError::OverShare { .. } => {
             (Code::ResourceExhausted, "the calling service has its share of decisions; try again")
         }
         DecideError::Deadline => (Code::DeadlineExceeded, "the deadline passed"),
@@ -46,10 +46,16 @@ pub fn to_status(refusal: &Refusal) -> Status {
     if let DecideError::Invalid(misfit) = error {
         details.set_bad_request(vec![FieldViolation::new(&misfit.at, misfit.rule)]);
     }
-    if let DecideError::Overloaded | DecideError::OverShare = error {
-        details.set_retry_info(Some(std::time::Duration::from_millis(100)));
+    let retry_after = error.retry_after();
+    if retry_after.is_some() {
+        details.set_retry_info(retry_after);
     }
-    Status::with_error_details(code, message, details)
+    let mut status = Status::with_error_details(code, message, details);
+    if let Some(after) = retry_after {
+        // For clients that retry by themselves. Source: gRFC A6, "Pushback".
+        status.metadata_mut().insert("grpc-retry-pushback-ms", u64::try_from(after.as_millis()).unwrap_or(0).into());
+    }
+    status
 }
 
 /// The error of one item of a batch.
@@ -70,8 +76,8 @@ pub fn to_item_error(refusal: &Refusal) -> v1::ItemError {
             | DecideError::NotEntitled(_)
             | DecideError::NoSuchMethod
             | DecideError::Unreadable
-            | DecideError::Overloaded
-            | DecideError::OverShare
+            | DecideError::Overloaded { .. }
+            | DecideError::OverShare { .. }
             | DecideError::Deadline
             | DecideError::Audit(_)
             | DecideError::Panicked => String::new(),
@@ -81,6 +87,11 @@ pub fn to_item_error(refusal: &Refusal) -> v1::ItemError {
 
 fn log(refusal: &Refusal) {
     let error = &refusal.error;
+    if error.retry_after().is_some() {
+        // An overload must not fill the log as well: each of these has its record, and is counted.
+        tracing::debug!(decision.id = %refusal.id, reason = error.reason(), "a call was shed");
+        return;
+    }
     tracing::warn!(
         decision.id = %refusal.id,
         reason = error.reason(),

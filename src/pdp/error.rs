@@ -1,5 +1,8 @@
 //! Why there is no decision. A deny is a decision, so it is never one of these.
 
+use std::time::Duration;
+
+use crate::admission::TurnedAway;
 use crate::audit::{AuditError, Outcome};
 use crate::caller::CallerError;
 use crate::caller::rights::Lacks;
@@ -27,12 +30,18 @@ pub enum DecideError {
     /// The message is longer than its limit, or is no message.
     #[error("the message can't be read")]
     Unreadable,
-    /// Too many decisions are being worked on.
+    /// More comes than can be answered.
     #[error("too many decisions at once")]
-    Overloaded,
-    /// As many decisions of this caller are being worked on as its share allows.
+    Overloaded {
+        /// When to come back.
+        retry_after: Duration,
+    },
+    /// This caller has, or asks for, more than its share.
     #[error("the calling workload has its share of decisions at once")]
-    OverShare,
+    OverShare {
+        /// When to come back.
+        retry_after: Duration,
+    },
     /// The caller's time ran out.
     #[error("the deadline passed")]
     Deadline,
@@ -77,7 +86,7 @@ impl DecideError {
             Self::NotEnrolled | Self::NotEntitled(_) => "PERMISSION_DENIED",
             Self::Invalid(_) | Self::Unreadable => "INVALID_ARGUMENT",
             Self::NoSuchMethod => "UNIMPLEMENTED",
-            Self::Overloaded | Self::OverShare => "RESOURCE_EXHAUSTED",
+            Self::Overloaded { .. } | Self::OverShare { .. } => "RESOURCE_EXHAUSTED",
             Self::Deadline => "DEADLINE_EXCEEDED",
             Self::Audit(_) => "UNAVAILABLE",
             Self::Panicked => "INTERNAL",
@@ -94,8 +103,8 @@ impl DecideError {
             Self::Invalid(_) => "INVALID_QUESTION",
             Self::NoSuchMethod => "NO_SUCH_METHOD",
             Self::Unreadable => "UNREADABLE_MESSAGE",
-            Self::Overloaded => "OVERLOADED",
-            Self::OverShare => "CALLER_OVER_SHARE",
+            Self::Overloaded { .. } => "OVERLOADED",
+            Self::OverShare { .. } => "CALLER_OVER_SHARE",
             Self::Deadline => "DEADLINE_EXCEEDED",
             Self::Audit(_) => "AUDIT_UNAVAILABLE",
             Self::Panicked => "INTERNAL",
@@ -111,8 +120,25 @@ impl DecideError {
             | Self::Invalid(_)
             | Self::NoSuchMethod
             | Self::Unreadable
-            | Self::Overloaded
-            | Self::OverShare
+            | Self::Overloaded { .. }
+            | Self::OverShare { .. }
+            | Self::Deadline
+            | Self::Audit(_)
+            | Self::Panicked => None,
+        }
+    }
+
+    /// When to come back, of what was shed.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Overloaded { retry_after } | Self::OverShare { retry_after } => Some(*retry_after),
+            Self::NotIdentified(_)
+            | Self::NotEnrolled
+            | Self::NotEntitled(_)
+            | Self::Invalid(_)
+            | Self::NoSuchMethod
+            | Self::Unreadable
             | Self::Deadline
             | Self::Audit(_)
             | Self::Panicked => None,
@@ -130,9 +156,19 @@ impl DecideError {
             | Self::Invalid(_)
             | Self::NoSuchMethod
             | Self::Unreadable
-            | Self::Overloaded
-            | Self::OverShare => Outcome::Refused { status, reason },
+            | Self::Overloaded { .. }
+            | Self::OverShare { .. } => Outcome::Refused { status, reason },
             Self::Deadline | Self::Audit(_) | Self::Panicked => Outcome::Failed { status, reason },
+        }
+    }
+}
+
+impl From<TurnedAway> for DecideError {
+    fn from(away: TurnedAway) -> Self {
+        match away {
+            TurnedAway::Full { retry_after } => Self::Overloaded { retry_after },
+            TurnedAway::OverShare { retry_after } => Self::OverShare { retry_after },
+            TurnedAway::Late => Self::Deadline,
         }
     }
 }
@@ -166,8 +202,8 @@ mod tests {
             DecideError::Invalid(misfit),
             DecideError::NoSuchMethod,
             DecideError::Unreadable,
-            DecideError::Overloaded,
-            DecideError::OverShare,
+            DecideError::Overloaded { retry_after: Duration::ZERO },
+            DecideError::OverShare { retry_after: Duration::ZERO },
             DecideError::Deadline,
             DecideError::Audit(AuditError::QueueFull),
             DecideError::Panicked,

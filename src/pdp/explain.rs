@@ -34,7 +34,7 @@ impl Pdp {
         let begun = self.begin();
         let _present = self.metrics.inflight();
         let mut known = Known::default();
-        let decided = self.within(call.deadline, self.decide(call, asked, true, &mut known)).await;
+        let decided = self.within(self.left(call), self.decide(call, asked, true, &mut known)).await;
         let asked = known.question.as_ref();
         let level = known.level.or(asked.map(QuestionFacts::level)).unwrap_or("object");
         let asserted = asked.map(|asked| asked.asserted.clone()).unwrap_or_default();

@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 
 use moka::sync::Cache;
 
-use super::{Begun, Call, DecideError, Decided, Pdp, Refusal, traces, what_became, words};
+use super::{Begun, Call, DecideError, Decided, Known, Pdp, Refusal, traces, what_became, words};
 use crate::audit::{Again, CallEntry, Repeated};
 use crate::config::CacheConfig;
 use crate::model::decision::{Answer, CacheUse, Ruling};
@@ -89,6 +89,7 @@ impl Pdp {
         call: &Call,
         key: Option<&Key>,
         begun: &Begun,
+        known: &mut Known,
     ) -> Option<Result<Answer, Refusal>> {
         let recalled = self.recalls.kept.as_ref()?.get(key?)?;
         let peer = call.peer.as_ref()?;
@@ -96,8 +97,8 @@ impl Pdp {
             return None;
         }
         let caller = self.callers.admit(peer, begun.wall).ok()?;
-        let _slot = self.slots.try_acquire().ok()?;
-        let _place = caller.take_place()?;
+        // Without one the long way tells why, and has it on record.
+        self.seat(&caller, call, known).ok()?;
         let bundle = self.store.current();
         let current = std::ptr::eq(Arc::as_ptr(&bundle), recalled.bundle.as_ptr());
         if !current

@@ -162,6 +162,13 @@ instruments! {
     INFLIGHT = "gatepost.decisions.inflight", Gauge, "{decision}", 1, Process, [], "Questions being worked on.";
     INFLIGHT_LIMIT = "gatepost.decisions.limit", Gauge, "{decision}", 1, Process, [],
         "`limits.concurrent_decisions`: past it calls are shed.";
+    PLACES = "gatepost.decisions.places", Gauge, "{decision}", 1, Process, [],
+        "Places for decisions now: `limits.concurrent_decisions`, and fewer while a runtime is later than \
+        `limits.overload_target`.";
+    ACCEPTED = "gatepost.decisions.accepted", Gauge, "", 1, Process, [],
+        "The part of calls that is let in, from 0 to 1: less than 1 while there is an overload.";
+    RUNTIME_LAG = "gatepost.runtime.lag", Gauge, "s", 1, Process, [],
+        "How late a task of ours was last woken: about as long as a call waits before anybody looks at it.";
     READY = "gatepost.ready", Gauge, "", 1, Process, [], "1 while `/readyz` says `ok`.";
     POLICY_ERRORS = "gatepost.policy.errors", Counter, "{error}", CLASSES.len(), Process,
         [("class", "a class of evaluation error")],

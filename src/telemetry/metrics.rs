@@ -44,6 +44,12 @@ pub enum Watched {
     PolicyRefused,
     /// Whether this process should be sent questions, as 1 or 0.
     Ready,
+    /// Places for decisions, as they are set now.
+    Places,
+    /// The part of calls that is let in: 1 while there is no overload.
+    Accepted,
+    /// How late a runtime was when it was last looked at, seconds.
+    RuntimeLag,
     /// Entries of the list of revocations.
     Revocations,
     /// Seconds for which a source of revocations has been out of reach.
@@ -510,6 +516,9 @@ impl Metrics {
             Watched::CertificateAge => (CERTIFICATE_AGE, vec![]),
             Watched::PolicyRefused => (POLICY_REFUSED, vec![]),
             Watched::Ready => (READY, vec![]),
+            Watched::Places => (PLACES, vec![]),
+            Watched::Accepted => (ACCEPTED, vec![]),
+            Watched::RuntimeLag => (RUNTIME_LAG, vec![]),
             Watched::Revocations => (REVOCATIONS, vec![]),
             Watched::RevocationStaleness => (REVOCATION_STALENESS, vec![]),
             Watched::RevocationExpiry => (REVOCATION_EXPIRY, vec![]),
@@ -670,6 +679,9 @@ mod tests {
             Watched::CertificateAge,
             Watched::PolicyRefused,
             Watched::Ready,
+            Watched::Places,
+            Watched::Accepted,
+            Watched::RuntimeLag,
         ] {
             metrics.watch(what, || 1.0);
         }

@@ -9,7 +9,7 @@ const FLOORS: [&[&str]; 7] = [
     &["clock", "secret", "trust", "proto"],
     &["model"],
     &["config"],
-    &["telemetry", "tls", "caller", "token", "policy", "cache", "revocation", "audit"],
+    &["telemetry", "tls", "caller", "admission", "token", "policy", "cache", "revocation", "audit"],
     &["pdp", "admin"],
     &["grpc", "ops"],
     &["app", "cli", "main", "lib"],
@@ -19,9 +19,10 @@ const FLOORS: [&[&str]; 7] = [
 const CLIENT: (&str, &[&str]) = ("client", &["clock", "secret", "proto", "model"]);
 
 /// Where one organ takes a type of another's: a proof, or facts that only a proof can give.
-const PROOFS: [(&str, &str, &str); 7] = [
+const PROOFS: [(&str, &str, &str); 8] = [
     ("caller", "tls::peer::{IdentityError, Peer}", "the other end of a connection, made by a handshake alone"),
     ("caller", "token::TokenFacts", "what a verified token said, to ask whether it is this caller's to present"),
+    ("admission", "caller::Caller", "who asks, admitted: of whose share a place is taken"),
     ("audit", "token::Confirmation", "the name of the proof that a token demands, for the record"),
     ("policy", "token::TokenFacts", "what a verified token said, for `context.token`"),
     ("audit", "token::TokenFacts", "the same, for the record"),

@@ -235,12 +235,15 @@ async fn a_call_too_many_is_shed_and_says_when_to_come_back() {
     let gatepost = Gatepost::start_with(|settings| settings["limits"]["concurrent_decisions"] = json!(4)).await;
     let token = gatepost.token("alice", &[]);
     let mut raw = gatepost.raw("storefront").await;
-    let taken = gatepost.pdp.slots.try_acquire_many(4).unwrap();
+    let taken = gatepost.pdp.admission.withhold(4).unwrap();
     let status = raw.check(wire(&token)).await.unwrap_err();
     assert_eq!(status.code(), tonic::Code::ResourceExhausted);
     let details = status.get_error_details();
     assert!(details.retry_info().is_some());
-    gatepost.record_of(&details.error_info().unwrap().metadata["decision_id"]);
+    let id = details.error_info().unwrap().metadata["decision_id"].clone();
+    // Nobody waits for the record of what was shed.
+    eventually("it is on record", || gatepost.trail().contains(&id)).await;
+    gatepost.record_of(&id);
     drop(taken);
     assert!(raw.check(wire(&token)).await.is_ok());
 }

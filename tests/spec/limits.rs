@@ -27,7 +27,7 @@ const API_KEYS: &str = "src/token/api_key/tests.rs";
 const STATUSES: &str = "tests/spec/status_lists.rs";
 
 /// Which test holds which limit. A new limit without a row fails the test below.
-const HELD: [(&str, &str, &str); 57] = [
+const HELD: [(&str, &str, &str); 58] = [
     ("token_bytes", HERE, "a_token_past_a_limit_is_denied"),
     ("token_json_depth", HERE, "a_token_past_a_limit_is_denied"),
     ("token_claims", HERE, "a_token_past_a_limit_is_denied"),
@@ -60,6 +60,7 @@ const HELD: [(&str, &str, &str); 57] = [
     ("connection_age_jitter", DOOR, "connections_of_one_age_leave_at_different_times"),
     ("connection_age_grace", DOOR, "an_old_connection_whose_calls_do_not_end_is_cut_off_after_the_grace"),
     ("concurrent_decisions", "tests/spec/failing_closed.rs", "a_call_too_many_is_shed_and_says_when_to_come_back"),
+    ("overload_target", "src/admission/tests.rs", "one_hiccup_is_no_overload_and_every_runtime_counts"),
     ("policies", HERE, "a_bundle_past_a_limit_is_refused_with_the_limit_s_name"),
     ("policy_file_bytes", HERE, "a_bundle_past_a_limit_is_refused_with_the_limit_s_name"),
     ("bundle_bytes", HERE, "a_bundle_past_a_limit_is_refused_with_the_limit_s_name"),

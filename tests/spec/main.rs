@@ -46,6 +46,7 @@ mod mutations;
 mod opaque_tokens;
 mod openid_provider;
 mod operations;
+mod overload;
 mod patterns;
 mod properties;
 mod reference;

@@ -34,7 +34,7 @@ fn folder(change: impl FnOnce(&mut Value)) -> (tempfile::TempDir, World, PathBuf
     let world = World::create(folder.path()).unwrap();
     copy_bundle(&examples(), &folder.path().join("policies"));
     let mut settings = world.configuration(Path::new("policies"));
-    settings["limits"] = json!({ "default_deadline": "10s", "max_deadline": "10s" });
+    settings["limits"] = json!({ "default_deadline": "10s", "max_deadline": "10s", "overload_target": "10s" });
     change(&mut settings);
     world.write("gatepost.yaml", &settings.to_string()).unwrap();
     let path = folder.path().join("gatepost.yaml");

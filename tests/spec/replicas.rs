@@ -63,7 +63,7 @@ impl Fleet {
     fn start(&self, name: &str, revocation: &Value) -> Replica {
         let ops: SocketAddr = free_port();
         let mut settings = self.world.configuration(Path::new("policies"));
-        settings["limits"] = json!({ "default_deadline": "10s", "max_deadline": "10s" });
+        settings["limits"] = json!({ "default_deadline": "10s", "max_deadline": "10s", "overload_target": "10s" });
         settings["server"]["ops_listen"] = json!(ops);
         settings["audit"]["spool"]["directory"] = json!(format!("{name}-audit"));
         settings["telemetry"]["logs"] = json!({ "format": "json", "filter": "info" });

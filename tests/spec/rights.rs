@@ -10,7 +10,7 @@ use tonic::Code;
 use tonic_types::StatusExt as _;
 
 use crate::failing_closed::wire;
-use crate::support::{Gatepost, PATIENCE, minutes};
+use crate::support::{Gatepost, PATIENCE, eventually, minutes};
 use crate::wire::{attributes, batch, channel, check, list, object, parent, record, reference, text, with_token};
 
 /// A bundle of tenants, folders and documents.
@@ -456,8 +456,9 @@ async fn a_caller_past_its_share_is_shed_and_nobody_else() {
         assert_eq!(reply.code(), Code::ResourceExhausted);
         assert!(reply.status.get_error_details().retry_info().is_some(), "it says when to come back");
     }
-    let record = gatepost.record_of(&shed[0].decision_id().unwrap());
-    assert_eq!(record["status_detail"], "CALLER_OVER_SHARE");
+    let id = shed[0].decision_id().unwrap();
+    eventually("it is on record", || gatepost.trail().contains(&id)).await;
+    assert_eq!(gatepost.record_of(&id)["status_detail"], "CALLER_OVER_SHARE");
 
     // Calls that are late, malformed, refused or denied give their place back like any other.
     let bad = v1::CheckRequest { action: String::new(), ..question.clone() };

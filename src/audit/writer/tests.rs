@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::audit::record::tests::{allow, call, decided};
 use crate::audit::spool::sim::{Faults, SimDisk};
-use crate::audit::{CallEntry, LifecycleEntry, QuestionFacts};
+use crate::audit::{CallEntry, LifecycleEntry, Outcome, QuestionFacts};
 use crate::clock::{Clock as _, ManualClock, SystemClock};
 use crate::config::{
     ActionKeeping, ActionPattern, Encoding, SinkConfig, SinkFilter, SinkTarget, SpoolConfig, WhenFull,
@@ -317,6 +317,41 @@ async fn the_queue_takes_its_limit_and_refuses_one_more_at_once() {
     let lost: Vec<Value> = on(&disk).into_iter().filter(|record| record["activity_name"] == "Records Lost").collect();
     assert_eq!((lost.len(), &lost[0]["count"], &lost[0]["status_detail"]), (1, &1.into(), &"queue_full".into()));
     assert_eq!(on(&disk).len(), 10);
+}
+
+/// An overload must not become one of the disk: THREATS F13.
+#[tokio::test]
+async fn nobody_waits_for_the_record_of_a_shed_call_and_such_records_leave_room_for_answers() {
+    let disk = SimDisk::new(5);
+    let losses = Losses::default();
+    let config = AuditConfig { queue: 8, ..config(Path::new("audit")) };
+    let trail = over(&disk, &config, &Limits::default(), &losses);
+    disk.hang(true);
+    let shed = || {
+        let outcome = Outcome::Refused { status: "RESOURCE_EXHAUSTED", reason: "OVERLOADED" };
+        Entry::Call(Box::new(CallEntry { outcome, ..call(decided(allow())) }))
+    };
+    for _ in 0..4 {
+        trail.write(&shed()).await.unwrap();
+    }
+    assert!(matches!(trail.write(&shed()).await, Err(AuditError::QueueFull)), "half of the queue is theirs");
+    let waiting: Vec<_> = (0..4)
+        .map(|_| {
+            let trail = trail.clone();
+            tokio::spawn(async move { trail.write(&entry()).await })
+        })
+        .collect();
+    until(|| trail.depth() == 8).await;
+    disk.hang(false);
+    for answer in waiting {
+        answer.await.unwrap().unwrap();
+    }
+    trail.close().await;
+    assert_eq!(losses.count("queue_full"), 1, "counted");
+    disk.power_cut();
+    let kept = on(&disk);
+    let kept = kept.iter().filter(|record| record["status_detail"] == "OVERLOADED").count();
+    assert_eq!(kept, 4, "and those that were taken are with the disk like any other");
 }
 
 #[tokio::test]

@@ -81,8 +81,8 @@ fn ours(error: &DecideError) -> AdminError {
         | DecideError::NotEnrolled
         | DecideError::NotEntitled(_)
         | DecideError::Invalid(_)
-        | DecideError::Overloaded
-        | DecideError::OverShare
+        | DecideError::Overloaded { .. }
+        | DecideError::OverShare { .. }
         | DecideError::Audit(_)
         | DecideError::Panicked => AdminError::Panicked,
     }

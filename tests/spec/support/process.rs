@@ -33,7 +33,7 @@ impl Place {
         copy_bundle(&Path::new(env!("CARGO_MANIFEST_DIR")).join("policies"), &folder.path().join("policies"));
         let files = world.client("storefront", &spiffe_id("storefront")).unwrap();
         let mut settings = world.configuration(Path::new("policies"));
-        settings["limits"] = json!({ "default_deadline": "10s", "max_deadline": "10s" });
+        settings["limits"] = json!({ "default_deadline": "10s", "max_deadline": "10s", "overload_target": "10s" });
         settings["telemetry"]["logs"] = json!({ "format": "json", "filter": "info" });
         change(&mut settings);
         Self { world, files, folder, settings, clock: SystemClock::shared() }
