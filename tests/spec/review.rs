@@ -183,7 +183,7 @@ fn a_clock_that_no_policy_reads_does_not_keep_rulings_from_being_reused() {
     for (second, expected) in [(0, CacheUse::Miss), (1, CacheUse::Hit)] {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(second);
         let request = bundle.request(&subject, &question("d", &[], Vec::new()), now).unwrap();
-        let (ruling, found) = rulings.get_or(account, &request, false, || bundle.rule(&request));
+        let (ruling, found, _) = rulings.get_or(account, &request, false, || bundle.rule(&request));
         assert_eq!((ruling.decision, found), (Decision::Allow, expected), "at second {second}");
     }
 }
