@@ -20,6 +20,7 @@ mod entities;
 mod evaluate;
 mod files;
 mod frame;
+mod index;
 mod preflight;
 mod report;
 mod request;
@@ -277,7 +278,7 @@ pub mod dangerous {
             None => request.action.uid.clone(),
             Some(path) => {
                 let plan = request.action.plans.get(&request.resource_type)?;
-                plan.actions.get(*plan.positions.get(path)?)?.clone()
+                plan.actions.get(plan.position(&crate::model::field_path::FieldPath::parse(path).ok()?)?)?.clone()
             }
         };
         let entities = request

@@ -380,7 +380,7 @@ impl Gathering<'_> {
         fields: bool,
     ) -> Result<Entities, RequestError> {
         let field_entities =
-            fields.then(|| action.plans.get(resource_type)).flatten().into_iter().flat_map(|plan| plan.entities.iter());
+            fields.then(|| action.plans.get(resource_type)).flatten().into_iter().flat_map(|plan| plan.looked_at.iter());
         let all = self.ready.into_values().chain([Arc::clone(&action.entity)]).chain(field_entities.cloned());
         Entities::new()
             .add_entities(

@@ -329,9 +329,13 @@ fn asked_fields(
     match &query.selection {
         FieldSelection::All => asked.known = FieldSet::all(plan.paths.len()),
         FieldSelection::Named(paths) => {
+            // Masks mostly come sorted as ours are: the next field is then the next one here too.
+            let mut next = 0;
             for path in paths {
-                if let Some(position) = plan.positions.get(path.as_str()) {
-                    asked.known.insert(*position);
+                let expected = plan.paths.get(next).filter(|expected| *expected == path);
+                if let Some(position) = expected.map(|_| next).or_else(|| plan.position(path)) {
+                    asked.known.insert(position);
+                    next = position + 1;
                 } else if let Some(subtree) = plan.subtrees.iter().find(|subtree| subtree.path == *path) {
                     asked.known.add(&subtree.fields);
                 } else {
