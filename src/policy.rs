@@ -28,6 +28,7 @@ mod schema;
 pub mod store;
 mod tenants;
 mod types;
+mod validate;
 
 pub use engine::{BundleCounts, BundleOptions, PolicyFacts};
 pub use evaluate::STACK;

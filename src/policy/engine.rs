@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use cedar_policy::{PolicyId, PolicySet, Schema};
 use cedar_policy_core::ast::{Entity, EntityType, EntityUID, Value};
 use cedar_policy_core::entities::Entities;
+use parking_lot::Mutex;
 
 use super::bundle::Parsed;
 use super::compile::{CompiledAction, CompiledPolicy, FieldPlan, FieldRule, FieldSet, Subtree, field_classes};
@@ -99,6 +100,8 @@ pub(crate) struct Engine {
     pub(crate) policies: Vec<CompiledPolicy>,
     /// How the time is told to policies.
     datetime: Option<Extension>,
+    /// The last time told, in milliseconds: Cedar makes one from text alone, which takes longer than a whole ruling.
+    told: Mutex<Option<(i64, Value)>>,
     /// By the name callers use: `Account.read`, `Shop::Account.read`.
     pub(crate) actions: HashMap<String, Arc<CompiledAction>>,
     pub(crate) stored: HashMap<EntityUID, Arc<Entity>>,
@@ -115,8 +118,15 @@ impl Engine {
     /// A `datetime` of Cedar's, in milliseconds.
     pub(crate) fn datetime(&self, time: SystemTime) -> Option<Value> {
         let instant = jiff::Timestamp::try_from(time).ok()?;
+        let millisecond = instant.as_nanosecond().div_euclid(1_000_000);
+        let millisecond = i64::try_from(millisecond).ok()?;
+        if let Some((_, value)) = self.told.lock().as_ref().filter(|(told, _)| *told == millisecond) {
+            return Some(value.clone());
+        }
         let text = instant.strftime("%Y-%m-%dT%H:%M:%S.%3fZ").to_string();
-        self.datetime.as_ref()?.value(&text)
+        let value = self.datetime.as_ref()?.value(&text)?;
+        *self.told.lock() = Some((millisecond, value.clone()));
+        Some(value)
     }
 }
 
@@ -177,6 +187,7 @@ pub(super) fn assemble(
         revision,
         options: options.clone(),
         datetime: Extension::named("datetime"),
+        told: Mutex::new(None),
         shapes,
         policies,
         actions,
@@ -245,9 +256,8 @@ fn plan_fields(
     groups: &Entities,
     entity_of: &HashMap<EntityUID, Arc<Entity>>,
 ) -> Result<FieldPlan, Problem> {
-    let sibling = |id: &str| {
-        EntityUID::from_components(base.entity_type().clone(), cedar_policy_core::ast::Eid::new(id), None)
-    };
+    let sibling =
+        |id: &str| EntityUID::from_components(base.entity_type().clone(), cedar_policy_core::ast::Eid::new(id), None);
     let mut plan = FieldPlan::default();
     for field in found {
         let derived = sibling(&field.action_id);
@@ -294,11 +304,8 @@ fn plan_fields(
         let subtrees = named.iter().enumerate().filter_map(names).collect();
         plan.rules.push(FieldRule { policy: at, fields, subtrees, classes });
     }
-    plan.looked_at = speakers
-        .iter()
-        .filter_map(|speaker| entity_of.get(plan.actions.get(*speaker)?))
-        .map(Arc::clone)
-        .collect();
+    plan.looked_at =
+        speakers.iter().filter_map(|speaker| entity_of.get(plan.actions.get(*speaker)?)).map(Arc::clone).collect();
     plan.index =
         ByScope::new(plan.rules.iter().enumerate().filter_map(|(at, rule)| Some((at, policies.get(rule.policy)?))));
     Ok(plan)

@@ -308,9 +308,8 @@ fn judge_fields(court: &mut Court<'_>, plan: &FieldPlan, asked: &AskedFields) ->
 
 /// The mask: leaf paths, save where a policy granted a subtree by name and nothing below it was withheld.
 fn paths(plan: &FieldPlan, granted: &FieldSet, named: &BTreeSet<usize>) -> Vec<FieldPath> {
-    let leaves = |fields: &FieldSet| -> Vec<FieldPath> {
-        fields.iter().filter_map(|at| plan.paths.get(at)).cloned().collect()
-    };
+    let leaves =
+        |fields: &FieldSet| -> Vec<FieldPath> { fields.iter().filter_map(|at| plan.paths.get(at)).cloned().collect() };
     if named.is_empty() {
         return leaves(granted);
     }

@@ -84,16 +84,16 @@ pub struct Misfit {
 /// The type tables of one schema.
 #[derive(Debug)]
 pub(crate) struct Shapes {
-    pub(crate) entities: BTreeMap<EntityType, EntityShape>,
-    /// The same types by the names that callers write: Cedar's own parser is no part of a decision.
-    by_name: HashMap<String, EntityType>,
+    pub(crate) entities: HashMap<EntityType, Arc<EntityShape>>,
+    /// The same by the names that callers write: Cedar's own parser is no part of a decision.
+    by_name: HashMap<String, (EntityType, Arc<EntityShape>)>,
 }
 
 impl Shapes {
     /// Reads the tables out of a schema.
     pub(crate) fn new(schema: &ValidatorSchema) -> Self {
         use cedar_policy_core::validator::ValidatorEntityTypeKind;
-        let entities: BTreeMap<EntityType, EntityShape> = schema
+        let entities: HashMap<EntityType, Arc<EntityShape>> = schema
             .entity_types()
             .map(|declared| {
                 let name = declared.name().clone();
@@ -104,30 +104,35 @@ impl Shapes {
                 let ancestors = schema.ancestors(&name).into_iter().flatten().cloned().collect();
                 (
                     name,
-                    EntityShape {
+                    Arc::new(EntityShape {
                         attributes: record_type(declared.attributes()),
                         ancestors,
                         ids,
                         tags: declared.tag_type().is_some(),
-                    },
+                    }),
                 )
             })
             .collect();
-        let by_name = entities.keys().map(|name| (name.to_string(), name.clone())).collect();
+        let by_name =
+            entities.iter().map(|(name, shape)| (name.to_string(), (name.clone(), Arc::clone(shape)))).collect();
         Self { entities, by_name }
     }
 
     /// The Cedar name and shape of a type, if the schema has it.
     pub(crate) fn entity(&self, name: &TypeName) -> Option<(&EntityType, &EntityShape)> {
-        self.entities.get_key_value(self.by_name.get(name.as_str())?)
+        self.by_name.get(name.as_str()).map(|(name, shape)| (name, &**shape))
     }
 
     /// A reference, checked: the type is declared, and an enumerated type has this id.
     pub(crate) fn uid(&self, uid: &EntityUid, at: &str) -> Result<EntityUID, Misfit> {
-        let (name, shape) = self
-            .entity(&uid.entity_type)
-            .ok_or_else(|| Misfit::new(at, "names a type that the schema does not declare"))?;
-        reference(name, shape, uid.id.as_str(), at)
+        self.uid_of(&uid.entity_type, &uid.id, at)
+    }
+
+    /// The same of a type and an id that do not stand together.
+    pub(crate) fn uid_of(&self, name: &TypeName, id: &EntityId, at: &str) -> Result<EntityUID, Misfit> {
+        let (name, shape) =
+            self.entity(name).ok_or_else(|| Misfit::new(at, "names a type that the schema does not declare"))?;
+        reference(name, shape, id.as_str(), at)
     }
 
     /// Attributes of an entity or a context, typed. `at` is where they stand in the question.
@@ -199,7 +204,7 @@ impl Shapes {
                 else {
                     return Err(misfit("must be an entity: {\"type\": .., \"id\": ..}"));
                 };
-                if self.by_name.get(kind) != Some(name) {
+                if self.by_name.get(kind).is_none_or(|(known, _)| known != name) {
                     return Err(misfit("must be an entity of the declared type"));
                 }
                 EntityId::parse(id, limits.id_bytes).map_err(|error| misfit(id_rule(error)))?;
