@@ -20,6 +20,7 @@ mod entities;
 mod evaluate;
 mod files;
 mod frame;
+mod index;
 mod preflight;
 mod report;
 mod request;
@@ -27,6 +28,7 @@ mod schema;
 pub mod store;
 mod tenants;
 mod types;
+mod validate;
 
 pub use engine::{BundleCounts, BundleOptions, PolicyFacts};
 pub use evaluate::STACK;
@@ -277,7 +279,7 @@ pub mod dangerous {
             None => request.action.uid.clone(),
             Some(path) => {
                 let plan = request.action.plans.get(&request.resource_type)?;
-                plan.actions.get(*plan.positions.get(path)?)?.clone()
+                plan.actions.get(plan.position(&crate::model::field_path::FieldPath::parse(path).ok()?)?)?.clone()
             }
         };
         let entities = request

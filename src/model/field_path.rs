@@ -1,11 +1,13 @@
 //! Paths of fields relative to a resource, as in a field mask (AIP-161, `google.protobuf.FieldMask`).
 
 use std::fmt;
+use std::sync::Arc;
 
 /// A path such as `email` or `address.city`: 1 to 16 segments, each an identifier
 /// (`[A-Za-z_][A-Za-z0-9_]*`), 256 bytes in all. `*`, `a.*`, `a..b` and the empty path are not paths.
+/// Cheap to clone: a mask is made of the paths that the schema has.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct FieldPath(String);
+pub struct FieldPath(Arc<str>);
 
 /// Why a text is not a field path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -35,7 +37,7 @@ impl FieldPath {
         if !text.split('.').all(identifier) {
             return Err(FieldPathError::Segment);
         }
-        Ok(Self(text.to_owned()))
+        Ok(Self(text.into()))
     }
 
     /// The path as text.

@@ -15,6 +15,7 @@ use super::preflight;
 use super::report::{BundleReport, Problem, SourceFile};
 use super::schema::{DerivedSchema, derive};
 use super::types::{AttributeType, record_type};
+use super::validate::Admitted;
 use crate::config::KeptValue;
 use crate::model::ids::PolicyRevision;
 
@@ -128,8 +129,12 @@ impl Compiler<'_> {
                 policy.as_ref().loc().map_or((0, 0), |loc| (loc.span.offset(), loc.span.len()))
             };
             policies.sort_by_key(|policy| place(policy));
+            let (mut line, mut read) = (1, 0);
             for policy in policies {
-                self.take(policy, place(policy), (index, file), &mut parsed);
+                let (offset, length) = place(policy);
+                line += file.text.get(read..offset).unwrap_or_default().matches('\n').count();
+                read = offset;
+                self.take(policy, (offset, length, line), (index, file), &mut parsed);
             }
         }
         if parsed.facts.len() > self.options.limits.policies {
@@ -143,15 +148,14 @@ impl Compiler<'_> {
     fn take(
         &mut self,
         policy: &cedar_policy::Policy,
-        place: (usize, usize),
+        place: (usize, usize, usize),
         home: (usize, &SourceFile),
         parsed: &mut Parsed,
     ) {
         let (index, file) = home;
-        let (offset, length) = place;
+        let (offset, length, line) = place;
         let annotations: BTreeMap<String, String> =
             policy.annotations().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
-        let line = Problem::at(file, offset, length, "").line;
         let Some(id) = annotations.get("id").filter(|id| is_policy_id(id)).cloned() else {
             self.problems.push(
                 Problem::at(file, offset, length.min(6), "has no usable `@id`")
@@ -185,7 +189,9 @@ impl Compiler<'_> {
         if self.skip == Some(id.as_str()) {
             return;
         }
-        if let Some(other) = parsed.facts.iter().find(|other| other.id == id) {
+        if parsed.home.contains_key(&id)
+            && let Some(other) = parsed.facts.iter().find(|other| other.id == id)
+        {
             let message = format!("`{id}` is the id of another policy: {}:{}", other.file, other.line);
             self.problems
                 .push(Problem::at(file, offset, length.min(6), &message).help("give each policy an id of its own"));
@@ -202,9 +208,14 @@ impl Compiler<'_> {
 
     /// Strict validation, and how far policies reach into entity data.
     fn validate(&mut self, schema: &Schema, parsed: &Parsed, files: &BundleFiles) {
-        let validator = Validator::new(schema.clone());
         let level = self.options.validation_level;
-        let result = validator.validate_with_level(&parsed.set, ValidationMode::Strict, level);
+        let result = match self.doubtful(schema, parsed) {
+            Some(doubtful) if doubtful.is_empty() => return,
+            doubtful => {
+                let set = doubtful.as_ref().unwrap_or(&parsed.set);
+                Validator::new(schema.clone()).validate_with_level(set, ValidationMode::Strict, level)
+            }
+        };
         let file_of =
             |id: &PolicyId| parsed.home.get(AsRef::<str>::as_ref(id)).and_then(|index| files.policies.get(*index));
         for error in result.validation_errors() {
@@ -221,6 +232,19 @@ impl Compiler<'_> {
             };
             self.warnings.push(problem);
         }
+    }
+
+    /// The policies that plain validation may have something to say of; `None`: take them all.
+    fn doubtful(&self, schema: &Schema, parsed: &Parsed) -> Option<PolicySet> {
+        let admitted = Admitted::new(schema.as_ref(), self.options.validation_level);
+        let mut doubtful = PolicySet::new();
+        for facts in &parsed.facts {
+            let policy = parsed.set.policy(&PolicyId::new(&facts.id))?;
+            if !admitted.finds_nothing(policy.as_ref()) {
+                doubtful.add(policy.clone()).ok()?;
+            }
+        }
+        Some(doubtful)
     }
 
     /// What Gatepost itself puts into the context must be declared with a type it can fill.

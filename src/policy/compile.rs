@@ -1,11 +1,11 @@
 //! Policies made ready to be asked: scopes as data, conditions without their scopes, and who can match what.
 //!
 //! A Cedar policy means `principal scope && action scope && resource scope && condition`. Scopes can't fail, so a policy
-//! whose scope does not match neither decides nor errs, and one whose scope matches is its condition. Only candidates by
-//! action are looked at, and only conditions are evaluated. Proven equal to plain evaluation of the whole set by
-//! `tests/spec/masks.rs` and the Cedar corpus.
+//! whose scope does not match neither decides nor errs, and one whose scope matches is its condition. Only what the
+//! [index](super::index) finds is looked at, and only conditions are evaluated. Held against plain evaluation of the whole
+//! set by `tests/spec/properties.rs` and the Cedar corpus.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use cedar_policy_core::ast::{
@@ -14,8 +14,9 @@ use cedar_policy_core::ast::{
 };
 use cedar_policy_core::entities::{Dereference, Entities};
 
+use super::index::ByScope;
 use super::schema::FieldKind;
-use super::types::{Member, RecordType, mentions_action, reads_now};
+use super::types::{Member, RecordType, action_tests, mentions_action, reads_now};
 use crate::model::field_path::FieldPath;
 
 /// A policy, ready to be asked.
@@ -61,13 +62,47 @@ impl CompiledPolicy {
         matches_scope(&self.principal, principal, entities) && matches_scope(&self.resource, resource, entities)
     }
 
-    /// Whether the action's part of the scope matches, by the schema's groups.
-    pub(crate) fn covers_action(&self, action: &EntityUID, groups: &Entities) -> bool {
-        match self.policy.action_constraint() {
-            ActionConstraint::Any => true,
-            ActionConstraint::Eq(wanted) => **wanted == *action,
-            ActionConstraint::In(wanted) => wanted.iter().any(|wanted| is_in(action, wanted, groups)),
+    /// Whether the principal's part of the scope matches.
+    pub(crate) fn covers_principal(&self, principal: &EntityUID, entities: &Entities) -> bool {
+        matches_scope(&self.principal, principal, entities)
+    }
+
+    /// Whether the resource's part of the scope can match a resource of this type, as far as the type alone tells.
+    pub(crate) fn covers_resource_type(&self, name: &EntityType) -> bool {
+        match &self.resource {
+            PrincipalOrResourceConstraint::Eq(EntityReference::EUID(wanted)) => wanted.entity_type() == name,
+            PrincipalOrResourceConstraint::Is(wanted) | PrincipalOrResourceConstraint::IsIn(wanted, _) => {
+                **wanted == *name
+            }
+            PrincipalOrResourceConstraint::Any
+            | PrincipalOrResourceConstraint::In(_)
+            | PrincipalOrResourceConstraint::Eq(EntityReference::Slot(_)) => true,
         }
+    }
+
+    /// Whether anything can match: a slot that is not filled matches nothing.
+    pub(crate) fn can_match(&self) -> bool {
+        let never = |scope: SideScope<'_>| matches!(scope, SideScope::Never);
+        !never(self.principal_scope()) && !never(self.resource_scope())
+    }
+
+    /// What the scope says of the action.
+    pub(crate) fn action_scope(&self) -> ActionScope<'_> {
+        match self.policy.action_constraint() {
+            ActionConstraint::Any => ActionScope::Open,
+            ActionConstraint::Eq(wanted) => ActionScope::Is(wanted),
+            ActionConstraint::In(wanted) => ActionScope::In(wanted.iter().map(Arc::as_ref).collect()),
+        }
+    }
+
+    /// The most exact thing that the scope says of the principal.
+    pub(crate) fn principal_scope(&self) -> SideScope<'_> {
+        side(&self.principal)
+    }
+
+    /// The most exact thing that the scope says of the resource.
+    pub(crate) fn resource_scope(&self) -> SideScope<'_> {
+        side(&self.resource)
     }
 
     /// Whether the action's part of the scope names `action` itself.
@@ -77,6 +112,45 @@ impl CompiledPolicy {
             ActionConstraint::Eq(wanted) => **wanted == *action,
             ActionConstraint::In(wanted) => wanted.iter().any(|wanted| **wanted == *action),
         }
+    }
+}
+
+/// What a scope says of the action.
+#[derive(Debug)]
+pub(crate) enum ActionScope<'p> {
+    /// Nothing.
+    Open,
+    /// This one and no other.
+    Is(&'p EntityUID),
+    /// One of these, or what is in one of them.
+    In(Vec<&'p EntityUID>),
+}
+
+/// The most exact thing that a scope says of a principal or a resource, to look a policy up by.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum SideScope<'p> {
+    /// Nothing.
+    Open,
+    /// This one and no other.
+    Is(&'p EntityUID),
+    /// This one or what is in it; perhaps of one type only.
+    In(&'p EntityUID),
+    /// Any of the type.
+    OfType(&'p EntityType),
+    /// A slot that is not filled: nothing matches it.
+    Never,
+}
+
+fn side(constraint: &PrincipalOrResourceConstraint) -> SideScope<'_> {
+    match constraint {
+        PrincipalOrResourceConstraint::Any => SideScope::Open,
+        PrincipalOrResourceConstraint::Eq(EntityReference::EUID(wanted)) => SideScope::Is(wanted),
+        PrincipalOrResourceConstraint::In(EntityReference::EUID(above))
+        | PrincipalOrResourceConstraint::IsIn(_, EntityReference::EUID(above)) => SideScope::In(above),
+        PrincipalOrResourceConstraint::Is(wanted) => SideScope::OfType(wanted),
+        PrincipalOrResourceConstraint::Eq(EntityReference::Slot(_))
+        | PrincipalOrResourceConstraint::In(EntityReference::Slot(_))
+        | PrincipalOrResourceConstraint::IsIn(_, EntityReference::Slot(_)) => SideScope::Never,
     }
 }
 
@@ -96,7 +170,8 @@ fn matches_scope(constraint: &PrincipalOrResourceConstraint, uid: &EntityUID, en
     }
 }
 
-fn is_in(uid: &EntityUID, above: &EntityUID, entities: &Entities) -> bool {
+/// Whether `uid` is `above` or in it.
+pub(crate) fn is_in(uid: &EntityUID, above: &EntityUID, entities: &Entities) -> bool {
     uid == above
         || match entities.entity(uid) {
             Dereference::Data(entity) => entity.is_descendant_of(above),
@@ -118,10 +193,10 @@ pub(crate) struct CompiledAction {
     pub(crate) injected: Vec<(&'static str, Member)>,
     /// The policies whose scope covers the action, in order.
     pub(crate) candidates: Vec<usize>,
+    /// The same by the rest of their scopes.
+    pub(crate) index: ByScope,
     /// Whether one of them, or one that settles its fields, reads the time.
     pub(crate) reads_now: bool,
-    /// The candidates as a set for partial evaluation (the function level).
-    pub(crate) slice: cedar_policy::PolicySet,
     /// What its fields are for, when it has any.
     pub(crate) field_kind: Option<FieldKind>,
     pub(crate) plans: HashMap<EntityType, FieldPlan>,
@@ -132,15 +207,23 @@ pub(crate) struct CompiledAction {
 pub(crate) struct FieldPlan {
     /// The leaf paths, sorted.
     pub(crate) paths: Vec<FieldPath>,
-    /// Where each path stands in `paths`.
-    pub(crate) positions: BTreeMap<String, usize>,
     /// The subtrees that a policy can grant whole, by their path without `.*`, with the fields in them and the group's id.
     pub(crate) subtrees: Vec<Subtree>,
     /// The derived action of each path.
     pub(crate) actions: Vec<EntityUID>,
-    /// The same as entities.
-    pub(crate) entities: Vec<Arc<Entity>>,
+    /// The actions, as entities, that conditions are evaluated with when they look at `action`.
+    pub(crate) looked_at: Vec<Arc<Entity>>,
+    /// In the order of their policies.
     pub(crate) rules: Vec<FieldRule>,
+    /// The rules, by position, by the scopes of their policies.
+    pub(crate) index: ByScope,
+}
+
+impl FieldPlan {
+    /// Where a leaf path stands in `paths`.
+    pub(crate) fn position(&self, path: &FieldPath) -> Option<usize> {
+        self.paths.binary_search(path).ok()
+    }
 }
 
 /// A record of a resource whose fields a policy may grant together, future ones included.
@@ -156,7 +239,46 @@ pub(crate) struct FieldRule {
     pub(crate) policy: usize,
     pub(crate) fields: FieldSet,
     /// The subtrees of the plan that the scope names, by position.
-    pub(crate) subtrees: BTreeSet<usize>,
+    pub(crate) subtrees: Vec<usize>,
+    /// Only where the condition looks at `action`: the fields again, in classes that it can't tell apart.
+    pub(crate) classes: Vec<FieldClass>,
+}
+
+/// Fields whose actions answer every test of one condition alike, so that one of them speaks for all.
+#[derive(Debug)]
+pub(crate) struct FieldClass {
+    pub(crate) fields: FieldSet,
+    /// The position of the one that speaks.
+    pub(crate) speaker: usize,
+}
+
+/// Sorts `fields` by what `body` can see of their actions.
+pub(crate) fn field_classes(
+    body: &Expr,
+    fields: &FieldSet,
+    actions: &[EntityUID],
+    groups: &Entities,
+) -> Vec<FieldClass> {
+    let tests = action_tests(body);
+    let mut classes: Vec<FieldClass> = Vec::new();
+    let mut known: HashMap<Vec<bool>, usize> = HashMap::new();
+    for position in fields.iter() {
+        let Some(action) = actions.get(position) else { continue };
+        let answers: Option<Vec<bool>> =
+            tests.as_ref().map(|tests| tests.iter().map(|test| test.holds(action, groups)).collect());
+        let class = answers.as_ref().and_then(|answers| known.get(answers).copied());
+        if let Some(class) = class.and_then(|class| classes.get_mut(class)) {
+            class.fields.insert(position);
+            continue;
+        }
+        if let Some(answers) = answers {
+            known.insert(answers, classes.len());
+        }
+        let mut alone = FieldSet::none(actions.len());
+        alone.insert(position);
+        classes.push(FieldClass { fields: alone, speaker: position });
+    }
+    classes
 }
 
 /// A set of fields of one plan, by position.
@@ -175,9 +297,9 @@ impl FieldSet {
     /// The first `fields` fields.
     #[must_use]
     pub fn all(fields: usize) -> Self {
-        let mut set = Self::none(fields);
-        for position in 0..fields {
-            set.insert(position);
+        let mut set = Self { words: vec![u64::MAX; fields.div_ceil(64)] };
+        if let (Some(last), rest @ 1..) = (set.words.last_mut(), fields % 64) {
+            *last = (1 << rest) - 1;
         }
         set
     }
@@ -194,6 +316,32 @@ impl FieldSet {
         for (word, other) in self.words.iter_mut().zip(&other.words) {
             *word |= other;
         }
+    }
+
+    /// Adds what is in both `one` and `other`.
+    pub fn add_both(&mut self, one: &Self, other: &Self) {
+        for ((word, one), other) in self.words.iter_mut().zip(&one.words).zip(&other.words) {
+            *word |= one & other;
+        }
+    }
+
+    /// Takes out what is in `other`.
+    pub fn remove(&mut self, other: &Self) {
+        for (word, other) in self.words.iter_mut().zip(&other.words) {
+            *word &= !other;
+        }
+    }
+
+    /// Whether anything is in both.
+    #[must_use]
+    pub fn meets(&self, other: &Self) -> bool {
+        self.words.iter().zip(&other.words).any(|(a, b)| a & b != 0)
+    }
+
+    /// Whether nothing is in this one alone.
+    #[must_use]
+    pub fn within(&self, other: &Self) -> bool {
+        self.words.iter().zip(&other.words).all(|(a, b)| a & !b == 0)
     }
 
     /// What is in both.
@@ -217,7 +365,9 @@ impl FieldSet {
     /// The positions, ascending.
     pub fn iter(&self) -> impl Iterator<Item = usize> + '_ {
         self.words.iter().enumerate().flat_map(|(index, word)| {
-            (0..64).filter(move |bit| word & (1 << bit) != 0).map(move |bit| index * 64 + bit)
+            let rest = |left: &u64| Some(left & (left - 1)).filter(|left| *left != 0);
+            let lefts = std::iter::successors(Some(*word).filter(|word| *word != 0), rest);
+            lefts.map(move |left| index * 64 + left.trailing_zeros() as usize)
         })
     }
 
@@ -243,5 +393,15 @@ mod tests {
         assert_eq!(all.less(&set).iter().count(), 126);
         assert_eq!(all.and(&set), set);
         assert!(set.less(&set).is_empty());
+        assert!(set.within(&all) && !all.within(&set) && set.meets(&all));
+        let mut rest = all.clone();
+        rest.remove(&set);
+        assert_eq!(rest, all.less(&set));
+        assert!(!rest.meets(&set));
+        let mut both = rest.clone();
+        both.add_both(&all, &set);
+        assert_eq!(both, all);
+        assert_eq!(FieldSet::all(128).iter().count(), 128, "a full last word");
+        assert!(FieldSet::all(0).is_empty());
     }
 }

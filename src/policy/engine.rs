@@ -1,18 +1,20 @@
 //! A loaded set, immutable: everything that does not depend on a question, worked out once.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use cedar_policy::{PolicyId, PolicySet, Schema};
 use cedar_policy_core::ast::{Entity, EntityType, EntityUID, Value};
 use cedar_policy_core::entities::Entities;
+use parking_lot::Mutex;
 
 use super::bundle::Parsed;
-use super::compile::{CompiledAction, CompiledPolicy, FieldPlan, FieldRule, FieldSet, Subtree};
+use super::compile::{CompiledAction, CompiledPolicy, FieldPlan, FieldRule, FieldSet, Subtree, field_classes};
 use super::entities::{INJECTED, stored_entities};
+use super::index::{ByAction, ByScope};
 use super::report::Problem;
-use super::schema::{DerivedSchema, FieldActions};
+use super::schema::{DerivedField, DerivedSchema, FieldActions};
 use super::types::{Extension, Shapes, record_type};
 use crate::config::{KeptValue, Limits};
 use crate::model::entity::{EntityId, EntityType as TypeName, EntityUid};
@@ -98,6 +100,8 @@ pub(crate) struct Engine {
     pub(crate) policies: Vec<CompiledPolicy>,
     /// How the time is told to policies.
     datetime: Option<Extension>,
+    /// The last time told, in milliseconds: Cedar makes one from text alone, which takes longer than a whole ruling.
+    told: Mutex<Option<(i64, Value)>>,
     /// By the name callers use: `Account.read`, `Shop::Account.read`.
     pub(crate) actions: HashMap<String, Arc<CompiledAction>>,
     pub(crate) stored: HashMap<EntityUID, Arc<Entity>>,
@@ -114,8 +118,15 @@ impl Engine {
     /// A `datetime` of Cedar's, in milliseconds.
     pub(crate) fn datetime(&self, time: SystemTime) -> Option<Value> {
         let instant = jiff::Timestamp::try_from(time).ok()?;
+        let millisecond = instant.as_nanosecond().div_euclid(1_000_000);
+        let millisecond = i64::try_from(millisecond).ok()?;
+        if let Some((_, value)) = self.told.lock().as_ref().filter(|(told, _)| *told == millisecond) {
+            return Some(value.clone());
+        }
         let text = instant.strftime("%Y-%m-%dT%H:%M:%S.%3fZ").to_string();
-        self.datetime.as_ref()?.value(&text)
+        let value = self.datetime.as_ref()?.value(&text)?;
+        *self.told.lock() = Some((millisecond, value.clone()));
+        Some(value)
     }
 }
 
@@ -144,6 +155,7 @@ pub(super) fn assemble(
     let entity_of: HashMap<EntityUID, Arc<Entity>> =
         groups.iter().map(|entity| (entity.uid().clone(), Arc::new(entity.clone()))).collect();
 
+    let by_action = ByAction::new(&policies, &groups);
     let mut actions = HashMap::new();
     let mut declared = 0;
     for action in core.action_ids() {
@@ -157,7 +169,7 @@ pub(super) fn assemble(
         let type_name = uid.entity_type().to_string();
         let namespace = type_name.rsplit_once("::").map_or("", |(namespace, _)| namespace);
         let fields = derived.fields.get(&(namespace.to_owned(), id.to_owned()));
-        let compiled = compile_action(action, fields, &policies, &groups, &entity_of, &parsed.set)?;
+        let compiled = compile_action(action, fields, &policies, &by_action, &groups, &entity_of)?;
         let name = if namespace.is_empty() { id.to_owned() } else { format!("{namespace}::{id}") };
         if actions.insert(name.clone(), Arc::new(compiled)).is_some() {
             return Err(Problem::bare("*.cedarschema", &format!("two actions would be asked for as `{name}`")));
@@ -175,6 +187,7 @@ pub(super) fn assemble(
         revision,
         options: options.clone(),
         datetime: Extension::named("datetime"),
+        told: Mutex::new(None),
         shapes,
         policies,
         actions,
@@ -192,68 +205,19 @@ fn compile_action(
     action: &cedar_policy_core::validator::ValidatorActionId,
     fields: Option<&FieldActions>,
     policies: &[CompiledPolicy],
+    by_action: &ByAction,
     groups: &Entities,
     entity_of: &HashMap<EntityUID, Arc<Entity>>,
-    set: &PolicySet,
 ) -> Result<CompiledAction, Problem> {
     let uid = action.name().clone();
-    let lost = |uid: &EntityUID| Problem::bare("*.cedarschema", &format!("`{uid}` is not among the schema's actions"));
-    let candidates: Vec<usize> = positions(policies, |policy| policy.covers_action(&uid, groups));
-    let mut slice = PolicySet::new();
-    for index in &candidates {
-        let Some(policy) = policies.get(*index).and_then(|policy| set.policy(&PolicyId::new(&policy.id))) else {
-            continue;
-        };
-        slice.add(policy.clone()).map_err(|error| Problem::bare("*.cedar", &error.to_string()))?;
-    }
+    let candidates = by_action.covering(&uid);
+    let index = ByScope::new(candidates.iter().filter_map(|at| Some((*at, policies.get(*at)?))));
     let mut plans = HashMap::new();
     for (resource, found) in fields.into_iter().flat_map(|fields| &fields.by_resource) {
         let Some(resource) = TypeName::parse(resource).ok().and_then(|name| super::types::cedar_type(&name)) else {
             continue;
         };
-        let sibling = |id: &str| {
-            EntityUID::from_components(uid.entity_type().clone(), cedar_policy_core::ast::Eid::new(id), None)
-        };
-        let mut plan = FieldPlan::default();
-        for (position, field) in found.iter().enumerate() {
-            let derived = sibling(&field.action_id);
-            plan.entities.push(Arc::clone(entity_of.get(&derived).ok_or_else(|| lost(&derived))?));
-            plan.actions.push(derived);
-            plan.positions.insert(field.path.as_str().to_owned(), position);
-            plan.paths.push(field.path.clone());
-        }
-        let base: &str = uid.eid().as_ref();
-        let mut subtrees: BTreeMap<String, FieldSet> = BTreeMap::new();
-        for (position, path) in plan.paths.iter().enumerate() {
-            let mut parent = path.as_str();
-            while let Some((above, _)) = parent.rsplit_once('.') {
-                subtrees.entry(above.to_owned()).or_insert_with(|| FieldSet::none(plan.paths.len())).insert(position);
-                parent = above;
-            }
-        }
-        let mut named = Vec::new();
-        for (path, fields) in subtrees {
-            named.push(sibling(&format!("{base}:{path}.*")));
-            let path = FieldPath::parse(&path).map_err(|error| Problem::bare("*.cedarschema", &error.to_string()))?;
-            plan.subtrees.push(Subtree { path, fields });
-        }
-        for (index, policy) in policies.iter().enumerate() {
-            let mut fields = FieldSet::none(plan.paths.len());
-            for (position, derived) in plan.actions.iter().enumerate() {
-                if policy.covers_action(derived, groups) {
-                    fields.insert(position);
-                }
-            }
-            if !fields.is_empty() {
-                let subtrees = named
-                    .iter()
-                    .enumerate()
-                    .filter(|(_, group)| policy.names_action(group))
-                    .map(|(at, _)| at)
-                    .collect();
-                plan.rules.push(FieldRule { policy: index, fields, subtrees });
-            }
-        }
+        let plan = plan_fields(&uid, &resource, found, policies, by_action, groups, entity_of)?;
         plans.insert(resource, plan);
     }
     let speaking: HashSet<usize> = candidates
@@ -275,13 +239,78 @@ fn compile_action(
         context,
         injected,
         candidates,
-        slice,
+        index,
         field_kind: fields.map(|fields| fields.kind),
         plans,
         uid,
     })
 }
 
-fn positions(policies: &[CompiledPolicy], wanted: impl Fn(&CompiledPolicy) -> bool) -> Vec<usize> {
-    policies.iter().enumerate().filter(|(_, policy)| wanted(policy)).map(|(index, _)| index).collect()
+/// The fields of the action `base` on one resource type, with the policies that speak about them.
+fn plan_fields(
+    base: &EntityUID,
+    resource: &EntityType,
+    found: &[DerivedField],
+    policies: &[CompiledPolicy],
+    by_action: &ByAction,
+    groups: &Entities,
+    entity_of: &HashMap<EntityUID, Arc<Entity>>,
+) -> Result<FieldPlan, Problem> {
+    let sibling =
+        |id: &str| EntityUID::from_components(base.entity_type().clone(), cedar_policy_core::ast::Eid::new(id), None);
+    let mut plan = FieldPlan::default();
+    for field in found {
+        let derived = sibling(&field.action_id);
+        if !entity_of.contains_key(&derived) {
+            return Err(lost(&derived));
+        }
+        plan.actions.push(derived);
+        plan.paths.push(field.path.clone());
+    }
+    let mut subtrees: BTreeMap<String, FieldSet> = BTreeMap::new();
+    for (position, path) in plan.paths.iter().enumerate() {
+        let mut parent = path.as_str();
+        while let Some((above, _)) = parent.rsplit_once('.') {
+            subtrees.entry(above.to_owned()).or_insert_with(|| FieldSet::none(plan.paths.len())).insert(position);
+            parent = above;
+        }
+    }
+    let base: &str = base.eid().as_ref();
+    let mut named = Vec::new();
+    for (path, fields) in subtrees {
+        named.push(sibling(&format!("{base}:{path}.*")));
+        let path = FieldPath::parse(&path).map_err(|error| Problem::bare("*.cedarschema", &error.to_string()))?;
+        plan.subtrees.push(Subtree { path, fields });
+    }
+
+    let mut covered: BTreeMap<usize, FieldSet> = BTreeMap::new();
+    if !plan.paths.is_empty() {
+        covered.extend(by_action.open().iter().map(|at| (*at, FieldSet::all(plan.paths.len()))));
+    }
+    for (position, derived) in plan.actions.iter().enumerate() {
+        for at in by_action.naming(derived) {
+            covered.entry(*at).or_insert_with(|| FieldSet::none(plan.paths.len())).insert(position);
+        }
+    }
+    let mut speakers: BTreeSet<usize> = BTreeSet::new();
+    for (at, fields) in covered {
+        let Some(policy) = policies.get(at).filter(|policy| policy.covers_resource_type(resource)) else { continue };
+        let classes = match &policy.body {
+            Some(body) if policy.mentions_action => field_classes(body, &fields, &plan.actions, groups),
+            Some(_) | None => Vec::new(),
+        };
+        speakers.extend(classes.iter().map(|class| class.speaker));
+        let names = |(at, group): (usize, &EntityUID)| policy.names_action(group).then_some(at);
+        let subtrees = named.iter().enumerate().filter_map(names).collect();
+        plan.rules.push(FieldRule { policy: at, fields, subtrees, classes });
+    }
+    plan.looked_at =
+        speakers.iter().filter_map(|speaker| entity_of.get(plan.actions.get(*speaker)?)).map(Arc::clone).collect();
+    plan.index =
+        ByScope::new(plan.rules.iter().enumerate().filter_map(|(at, rule)| Some((at, policies.get(rule.policy)?))));
+    Ok(plan)
+}
+
+fn lost(uid: &EntityUID) -> Problem {
+    Problem::bare("*.cedarschema", &format!("`{uid}` is not among the schema's actions"))
 }

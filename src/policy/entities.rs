@@ -17,18 +17,25 @@ use super::request::{RequestError, SubjectData};
 use super::types::{AttributeType, EntityShape, Misfit, RecordType};
 use crate::config::Limits;
 use crate::model::decision::DenialCode;
-use crate::model::entity::{EntityUid, RawEntity};
-use crate::model::question::Question;
+use crate::model::entity::{EntityUid, RawEntity, RawRecord};
+use crate::model::question::{Question, Resource};
 use crate::token::TokenFacts;
 
 /// Collects the entities that a ruling may read.
 pub(super) struct Gathering<'e> {
     engine: &'e Arc<Engine>,
     limits: &'e Limits,
-    /// What the caller sent, typed, ancestors not yet closed over.
+    /// What the caller sent, typed, ancestors not yet closed over; attributes only until it is ready.
     pub(super) sent: HashMap<EntityUID, Sent>,
     /// Closed and ready.
     ready: HashMap<EntityUID, Arc<Entity>>,
+}
+
+/// Where an entity and what is said of it stand in the question.
+pub(super) struct Places<'p> {
+    pub(super) whole: &'p str,
+    pub(super) attributes: &'p str,
+    pub(super) parents: &'p str,
 }
 
 pub(super) struct Sent {
@@ -53,7 +60,10 @@ impl Gathering<'_> {
             let Some((_, shape)) = self.engine.shapes.entity(&raw.uid.entity_type) else {
                 return Err(Misfit::new(&format!("{at}.type"), "names a type that the schema does not declare").into());
             };
-            self.add(raw, shape, &at, &format!("{at}.attributes"), &format!("{at}.parents"))?;
+            let uid = self.engine.shapes.uid(&raw.uid, &at)?;
+            let places =
+                Places { whole: &at, attributes: &format!("{at}.attributes"), parents: &format!("{at}.parents") };
+            self.add(uid, &raw.attributes, &raw.parents, shape, &places)?;
         }
         Ok(())
     }
@@ -61,30 +71,29 @@ impl Gathering<'_> {
     /// Types what the caller says of an entity.
     pub(super) fn add(
         &mut self,
-        raw: &RawEntity,
+        uid: EntityUID,
+        attributes: &RawRecord,
+        parents: &[EntityUid],
         shape: &EntityShape,
-        at: &str,
-        attributes_at: &str,
-        parents_at: &str,
+        at: &Places<'_>,
     ) -> Result<(), RequestError> {
-        let uid = self.engine.shapes.uid(&raw.uid, at)?;
         if self.engine.stored.contains_key(&uid) {
-            if raw.attributes.is_empty() && raw.parents.is_empty() {
+            if attributes.is_empty() && parents.is_empty() {
                 return Ok(());
             }
             return Err(Misfit::new(
-                at,
+                at.whole,
                 "is in the bundle's own data, which stands: send no attributes or parents for it",
             )
             .into());
         }
         if shape.tags {
-            return Err(Misfit::new(at, TAGGED).into());
+            return Err(Misfit::new(at.whole, TAGGED).into());
         }
-        let attributes = self.engine.shapes.record(&shape.attributes, &raw.attributes, attributes_at, self.limits)?;
-        let parents = self.parents(&raw.parents, shape, parents_at)?;
+        let attributes = self.engine.shapes.record(&shape.attributes, attributes, at.attributes, self.limits)?;
+        let parents = self.parents(parents, shape, at.parents)?;
         if self.sent.insert(uid, Sent { attributes, parents }).is_some() {
-            return Err(Misfit::new(at, "is described twice").into());
+            return Err(Misfit::new(at.whole, "is described twice").into());
         }
         Ok(())
     }
@@ -147,7 +156,7 @@ impl Gathering<'_> {
     }
 
     /// A resource that is the principal itself may bring attributes that the token did not have; never others.
-    pub(super) fn merge_with_principal(&self, described: &RawEntity, subject: &SubjectData) -> Result<(), Misfit> {
+    pub(super) fn merge_with_principal(&self, described: &Resource, subject: &SubjectData) -> Result<(), Misfit> {
         let same =
             described.attributes.iter().all(|(name, value)| subject.principal.attributes.get(name) == Some(value));
         if same && described.parents.is_empty() {
@@ -267,7 +276,13 @@ impl Gathering<'_> {
                 }
                 if self.sent.contains_key(uid) || self.engine.stored.contains_key(uid) {
                     self.make_ready(uid)?;
-                } else if self.engine.shapes.entities.get(uid.entity_type()).is_some_and(EntityShape::tells_something) {
+                } else if self
+                    .engine
+                    .shapes
+                    .entities
+                    .get(uid.entity_type())
+                    .is_some_and(|shape| shape.tells_something())
+                {
                     let at = if step == 1 { "context" } else { "entities" };
                     return Err(Misfit::new(
                         at,
@@ -302,7 +317,9 @@ impl Gathering<'_> {
         if self.ready.contains_key(uid) {
             return Ok(());
         }
-        let entity = match (self.engine.stored.get(uid), self.sent.get(uid)) {
+        // Others still have to find its parents; its attributes are of use to itself alone.
+        let sent = self.sent.get_mut(uid).map(|sent| (std::mem::take(&mut sent.attributes), sent.parents.clone()));
+        let entity = match (self.engine.stored.get(uid), sent) {
             (Some(stored), _) if stored.ancestors().any(|above| self.adds_above(above)) => {
                 let attributes = stored.attrs().filter_map(|(name, value)| match value {
                     PartialValue::Value(value) => Some((name.clone(), value.clone())),
@@ -311,7 +328,7 @@ impl Gathering<'_> {
                 self.close(uid, attributes.collect(), stored.ancestors().cloned().collect(), Some(stored))?
             }
             (Some(stored), _) => Arc::clone(stored),
-            (None, Some(sent)) => self.close(uid, sent.attributes.clone(), sent.parents.clone(), None)?,
+            (None, Some((attributes, parents))) => self.close(uid, attributes, parents, None)?,
             (None, None) => return Ok(()),
         };
         self.ready.insert(uid.clone(), entity);
@@ -379,8 +396,11 @@ impl Gathering<'_> {
         resource_type: &EntityType,
         fields: bool,
     ) -> Result<Entities, RequestError> {
-        let field_entities =
-            fields.then(|| action.plans.get(resource_type)).flatten().into_iter().flat_map(|plan| plan.entities.iter());
+        let field_entities = fields
+            .then(|| action.plans.get(resource_type))
+            .flatten()
+            .into_iter()
+            .flat_map(|plan| plan.looked_at.iter());
         let all = self.ready.into_values().chain([Arc::clone(&action.entity)]).chain(field_entities.cloned());
         Entities::new()
             .add_entities(

@@ -4,14 +4,14 @@
 //! `forbid` that fails denies, a `permit` that fails permits nothing, both are named in the ruling, and evaluation never
 //! runs on less than [`STACK`].
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
-use cedar_policy::{PartialEntities, PartialEntityUid, PartialRequest};
+use cedar_policy::{PartialEntities, PartialEntityUid, PartialRequest, PolicyId, PolicySet};
 use cedar_policy_core::ast::{EntityUID, Literal, Value, ValueKind};
 use cedar_policy_core::evaluator::{EvaluationError, Evaluator};
 use cedar_policy_core::extensions::Extensions;
 
-use super::compile::{CompiledPolicy, FieldPlan, FieldSet};
+use super::compile::{CompiledPolicy, FieldPlan, FieldRule, FieldSet};
 use super::engine::Engine;
 use super::request::{AskedFields, AuthorizationRequest};
 use crate::model::decision::{Decision, Denial, DenialCode, PolicyError, Ruling};
@@ -45,14 +45,16 @@ enum Truth {
     Fails(&'static str),
 }
 
-/// The policies' conditions on one request, each evaluated at most once per action it looks at.
+/// The policies' conditions on one request, each evaluated once, or once for each class of fields that it tells apart.
 struct Court<'r> {
     request: &'r AuthorizationRequest,
     engine: &'r Engine,
     resource: &'r EntityUID,
     evaluator: Evaluator<'r>,
-    known: HashMap<usize, Option<Truth>>,
-    errors: BTreeSet<(String, &'static str)>,
+    /// What the policies about the base action said, in their order; `None` where the scope does not match.
+    known: Vec<(usize, Option<Truth>)>,
+    /// Policies that failed, and how.
+    errors: Vec<(usize, &'static str)>,
 }
 
 impl<'r> Court<'r> {
@@ -62,39 +64,62 @@ impl<'r> Court<'r> {
             &request.entities,
             Extensions::all_available(),
         );
-        Self { request, engine: &request.engine, resource, evaluator, known: HashMap::new(), errors: BTreeSet::new() }
+        Self { request, engine: &request.engine, resource, evaluator, known: Vec::new(), errors: Vec::new() }
     }
 
-    /// What a policy says of the base action: `None` when its scope (the action aside) does not match.
+    /// Asks every policy that can match the base action.
+    fn ask_all(&mut self) {
+        let request = self.request;
+        let candidates = request.action.index.candidates(&request.principal, self.resource, &request.entities);
+        self.known.reserve(candidates.len());
+        for index in candidates {
+            let Some(policy) = self.engine.policies.get(index) else { continue };
+            let truth = self.ask(index, policy);
+            self.known.push((index, truth));
+        }
+    }
+
+    /// What a policy says of the base action, or of any field if it does not look at `action`.
     fn ask(&mut self, index: usize, policy: &CompiledPolicy) -> Option<Truth> {
-        if let Some(known) = self.known.get(&index) {
-            return *known;
+        if let Ok(at) = self.known.binary_search_by_key(&index, |(known, _)| *known) {
+            return self.known.get(at).and_then(|(_, truth)| *truth);
         }
-        let covers = policy.covers(&self.request.principal, self.resource, &self.request.entities);
-        let truth = covers.then(|| condition(&self.evaluator, policy));
-        if let Some(Truth::Fails(class)) = truth {
-            self.errors.insert((policy.id.clone(), class));
-        }
-        self.known.insert(index, truth);
-        truth
-    }
-
-    /// What a policy that looks at `action` says of one field action.
-    fn ask_about(&mut self, policy: &CompiledPolicy, action: &EntityUID) -> Option<Truth> {
-        if !policy.covers(&self.request.principal, self.resource, &self.request.entities) {
+        if !self.covers(policy) {
             return None;
         }
-        let request = self.request.cedar(action, self.resource);
-        let evaluator = Evaluator::new(request, &self.request.entities, Extensions::all_available());
-        let truth = condition(&evaluator, policy);
-        if let Truth::Fails(class) = truth {
-            self.errors.insert((policy.id.clone(), class));
-        }
+        let truth = condition(&self.evaluator, policy);
+        self.note(index, truth);
         Some(truth)
     }
 
+    /// What a policy that looks at `action`, and whose scope matches, says of one field action.
+    fn ask_about(&mut self, index: usize, policy: &CompiledPolicy, action: &EntityUID) -> Truth {
+        let request = self.request.cedar(action, self.resource);
+        let evaluator = Evaluator::new(request, &self.request.entities, Extensions::all_available());
+        let truth = condition(&evaluator, policy);
+        self.note(index, truth);
+        truth
+    }
+
+    /// Whether the scope matches, the action's part aside.
+    fn covers(&self, policy: &CompiledPolicy) -> bool {
+        policy.covers(&self.request.principal, self.resource, &self.request.entities)
+    }
+
+    fn note(&mut self, index: usize, truth: Truth) {
+        if let Truth::Fails(class) = truth {
+            self.errors.push((index, class));
+        }
+    }
+
     fn errors(&self) -> Vec<PolicyError> {
-        self.errors.iter().map(|(policy, class)| PolicyError { policy: policy.clone(), class }).collect()
+        let name = |(index, class): &(usize, &'static str)| {
+            Some(PolicyError { policy: self.engine.policies.get(*index)?.id.clone(), class })
+        };
+        let mut errors: Vec<PolicyError> = self.errors.iter().filter_map(name).collect();
+        errors.sort_by(|a, b| (&a.policy, a.class).cmp(&(&b.policy, b.class)));
+        errors.dedup();
+        errors
     }
 }
 
@@ -127,19 +152,19 @@ fn class(error: &EvaluationError) -> &'static str {
 
 fn rule_on_object(request: &AuthorizationRequest, resource: &EntityUID) -> Ruling {
     let mut court = Court::new(request, resource);
-    let mut permits = BTreeSet::new();
-    let mut forbids = BTreeSet::new();
+    court.ask_all();
+    let (mut permits, mut forbids) = (Vec::new(), Vec::new());
     let mut broken_forbid = false;
-    for index in &request.action.candidates {
+    for (index, truth) in &court.known {
         let Some(policy) = court.engine.policies.get(*index) else { continue };
-        match (court.ask(*index, policy), policy.forbids) {
-            (Some(Truth::Yes), true) => drop(forbids.insert(*index)),
-            (Some(Truth::Yes), false) => drop(permits.insert(*index)),
+        match (truth, policy.forbids) {
+            (Some(Truth::Yes), true) => forbids.push(*index),
+            (Some(Truth::Yes), false) => permits.push(*index),
             (Some(Truth::Fails(_)), true) => broken_forbid = true,
             (Some(Truth::Fails(_)), false) | (Some(Truth::No) | None, _) => {}
         }
     }
-    let deny = |code: DenialCode, determining: &BTreeSet<usize>, court: &Court<'_>| Ruling {
+    let deny = |code: DenialCode, determining: &[usize], court: &Court<'_>| Ruling {
         determining: names(court.engine, determining),
         errors: court.errors(),
         ..Ruling::deny(code)
@@ -156,12 +181,12 @@ fn rule_on_object(request: &AuthorizationRequest, resource: &EntityUID) -> Rulin
     let mut fields = None;
     if let Some(asked) = &request.asked {
         let Some(plan) = request.action.plans.get(&request.resource_type) else {
-            return deny(DenialCode::NoFieldGranted, &BTreeSet::new(), &court);
+            return deny(DenialCode::NoFieldGranted, &[], &court);
         };
         let mask = judge_fields(&mut court, plan, asked);
-        let refused = asked.known.less(&mask.granted);
         let strict = asked.mode == FieldMode::Strict;
-        if strict && !(refused.is_empty() && asked.unknown.is_empty()) {
+        if strict && !(asked.known.within(&mask.granted) && asked.unknown.is_empty()) {
+            let refused = asked.known.less(&mask.granted);
             let mut paths: Vec<FieldPath> =
                 refused.iter().filter_map(|at| plan.paths.get(at)).chain(&asked.unknown).cloned().collect();
             paths.sort();
@@ -173,21 +198,25 @@ fn rule_on_object(request: &AuthorizationRequest, resource: &EntityUID) -> Rulin
             return deny(DenialCode::NoFieldGranted, &mask.forbids, &court);
         }
         permits.extend(mask.permits);
+        permits.sort_unstable();
+        permits.dedup();
         fields = Some(paths(plan, &mask.granted, &mask.subtrees));
     }
-    let obligations: BTreeSet<String> =
+    let mut obligations: Vec<String> =
         permits.iter().filter_map(|index| court.engine.policies.get(*index)?.obligation.clone()).collect();
+    obligations.sort();
+    obligations.dedup();
     Ruling {
         decision: Decision::Allow,
         denial: None,
         fields,
-        obligations: obligations.into_iter().collect(),
+        obligations,
         determining: names(court.engine, &permits),
         errors: court.errors(),
     }
 }
 
-fn names(engine: &Engine, policies: &BTreeSet<usize>) -> Vec<String> {
+fn names(engine: &Engine, policies: &[usize]) -> Vec<String> {
     let mut names: Vec<String> =
         policies.iter().filter_map(|index| engine.policies.get(*index)).map(|policy| policy.id.clone()).collect();
     names.sort();
@@ -197,81 +226,121 @@ fn names(engine: &Engine, policies: &BTreeSet<usize>) -> Vec<String> {
 /// The fields that are granted, and who settled that.
 struct Mask {
     granted: FieldSet,
-    permits: BTreeSet<usize>,
-    forbids: BTreeSet<usize>,
+    permits: Vec<usize>,
+    forbids: Vec<usize>,
     /// Subtrees of the plan that a satisfied permit names, by position.
     subtrees: BTreeSet<usize>,
 }
 
-/// One pass over the policies that speak about fields: each condition is evaluated once, or once per asked field action
-/// when it looks at `action`.
+/// One pass over the policies that speak about fields and can match: each condition is evaluated once, or once for each
+/// class of asked fields when it looks at `action`.
+///
+/// None is left out because its fields are settled already: who determined a field, what the permits oblige to and which
+/// policies fail is part of the ruling.
 fn judge_fields(court: &mut Court<'_>, plan: &FieldPlan, asked: &AskedFields) -> Mask {
     let none = || FieldSet::none(plan.paths.len());
     let (mut granted, mut denied) = (none(), none());
-    let mut by_policy: Vec<(usize, FieldSet)> = Vec::new();
-    let (mut forbids, mut subtrees) = (BTreeSet::new(), BTreeSet::new());
-    for rule in &plan.rules {
+    // A permit with the fields for which it holds, where those are not all of its own that are asked for.
+    let mut holding: Vec<(&FieldRule, Option<FieldSet>)> = Vec::new();
+    let (mut forbids, mut subtrees) = (Vec::new(), BTreeSet::new());
+    let request = court.request;
+    for at in plan.index.candidates(&request.principal, court.resource, &request.entities) {
+        let Some(rule) = plan.rules.get(at) else { continue };
         let Some(policy) = court.engine.policies.get(rule.policy) else { continue };
-        let concerned = rule.fields.and(&asked.known);
-        if concerned.is_empty() {
+        if !rule.fields.meets(&asked.known) {
             continue;
         }
-        let (mut holds, mut fails) = (none(), none());
-        if policy.mentions_action {
-            for position in concerned.iter() {
-                let Some(action) = plan.actions.get(position) else { continue };
-                match court.ask_about(policy, action) {
-                    Some(Truth::Yes) => holds.insert(position),
-                    Some(Truth::Fails(_)) => fails.insert(position),
-                    Some(Truth::No) | None => {}
-                }
+        let apart = if rule.classes.is_empty() {
+            let truth = court.ask(rule.policy, policy);
+            match (truth, policy.forbids) {
+                (Some(Truth::Yes | Truth::Fails(_)), true) => denied.add_both(&rule.fields, &asked.known),
+                (Some(Truth::Yes), false) => granted.add_both(&rule.fields, &asked.known),
+                (Some(Truth::Fails(_)), false) | (Some(Truth::No) | None, _) => {}
             }
+            if truth != Some(Truth::Yes) {
+                continue;
+            }
+            None
         } else {
-            match court.ask(rule.policy, policy) {
-                Some(Truth::Yes) => holds = concerned,
-                Some(Truth::Fails(_)) => fails = concerned,
-                Some(Truth::No) | None => {}
+            if !court.covers(policy) {
+                continue;
             }
-        }
-        if policy.forbids {
-            if !holds.is_empty() {
-                forbids.insert(rule.policy);
-            }
-            denied.add(&holds);
-            denied.add(&fails);
-        } else if !holds.is_empty() {
-            granted.add(&holds);
-            for (at, subtree) in plan.subtrees.iter().enumerate() {
-                // Named by the scope, and held for every field below.
-                if rule.subtrees.contains(&at) && subtree.fields.less(&holds).is_empty() {
-                    subtrees.insert(at);
+            let (mut holds, mut fails) = (none(), none());
+            for class in rule.classes.iter().filter(|class| class.fields.meets(&asked.known)) {
+                let Some(action) = plan.actions.get(class.speaker) else { continue };
+                match court.ask_about(rule.policy, policy, action) {
+                    Truth::Yes => holds.add_both(&class.fields, &asked.known),
+                    Truth::Fails(_) => fails.add_both(&class.fields, &asked.known),
+                    Truth::No => {}
                 }
             }
-            by_policy.push((rule.policy, holds));
+            if policy.forbids {
+                denied.add(&holds);
+                denied.add(&fails);
+            } else {
+                granted.add(&holds);
+            }
+            if holds.is_empty() {
+                continue;
+            }
+            Some(holds)
+        };
+        if policy.forbids {
+            forbids.push(rule.policy);
+        } else {
+            holding.push((rule, apart));
         }
     }
-    let granted = granted.less(&denied);
-    let permits =
-        by_policy.into_iter().filter(|(_, holds)| !holds.and(&granted).is_empty()).map(|(index, _)| index).collect();
+    // Named by the scope, and held for every field below.
+    for (rule, apart) in holding.iter().filter(|(rule, _)| !rule.subtrees.is_empty()) {
+        let held = apart.clone().unwrap_or_else(|| rule.fields.and(&asked.known));
+        let whole = |at: &&usize| plan.subtrees.get(**at).is_some_and(|subtree| subtree.fields.within(&held));
+        subtrees.extend(rule.subtrees.iter().filter(whole));
+    }
+    granted.remove(&denied);
+    let permits = holding
+        .into_iter()
+        .filter(|(rule, apart)| apart.as_ref().unwrap_or(&rule.fields).meets(&granted))
+        .map(|(rule, _)| rule.policy)
+        .collect();
     Mask { granted, permits, forbids, subtrees }
 }
 
 /// The mask: leaf paths, save where a policy granted a subtree by name and nothing below it was withheld.
 fn paths(plan: &FieldPlan, granted: &FieldSet, named: &BTreeSet<usize>) -> Vec<FieldPath> {
+    let leaves =
+        |fields: &FieldSet| -> Vec<FieldPath> { fields.iter().filter_map(|at| plan.paths.get(at)).cloned().collect() };
+    if named.is_empty() {
+        return leaves(granted);
+    }
     let mut covered = FieldSet::none(plan.paths.len());
     let mut paths = Vec::new();
     let mut whole: Vec<_> = named.iter().filter_map(|at| plan.subtrees.get(*at)).collect();
     // Outermost first, so that a subtree inside another is not listed again.
     whole.sort_by_key(|subtree| subtree.path.segments().count());
     for subtree in whole {
-        if subtree.fields.less(granted).is_empty() && !subtree.fields.less(&covered).is_empty() {
+        if subtree.fields.within(granted) && !subtree.fields.within(&covered) {
             covered.add(&subtree.fields);
             paths.push(subtree.path.clone());
         }
     }
-    paths.extend(granted.less(&covered).iter().filter_map(|at| plan.paths.get(at)).cloned());
+    paths.extend(leaves(&granted.less(&covered)));
     paths.sort();
     paths
+}
+
+/// The policies that can match some resource of the type, as a set. The others are false for every one of them.
+fn slice(request: &AuthorizationRequest) -> Option<PolicySet> {
+    let engine = &request.engine;
+    let mut slice = PolicySet::new();
+    for policy in request.action.candidates.iter().filter_map(|at| engine.policies.get(*at)) {
+        if policy.covers_principal(&request.principal, &request.entities)
+            && policy.covers_resource_type(&request.resource_type)
+        {
+            slice.add(engine.whole.policy(&PolicyId::new(&policy.id))?.clone()).ok()?;
+        }
+    }
+    Some(slice)
 }
 
 /// The same question of every object of the type at once, by partial evaluation with an unknown resource.
@@ -298,7 +367,8 @@ fn rule_on_function(request: &AuthorizationRequest) -> Ruling {
     let entities = PartialEntities::from_concrete(request.entities.clone().into(), &engine.schema);
     // What can't be worked out for all objects is asked again with the object; it is never an allow.
     let (Ok(partial), Ok(entities)) = (partial, entities) else { return conditional() };
-    let Ok(response) = request.action.slice.tpe(&partial, &entities, &engine.schema) else { return conditional() };
+    let Some(slice) = slice(request) else { return conditional() };
+    let Ok(response) = slice.tpe(&partial, &entities, &engine.schema) else { return conditional() };
 
     let ids = |policies: &mut dyn Iterator<Item = &cedar_policy::PolicyId>| -> Vec<String> {
         let mut ids: Vec<String> = policies.map(ToString::to_string).collect();

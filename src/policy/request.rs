@@ -12,7 +12,7 @@ use smol_str::SmolStr;
 
 use super::compile::{CompiledAction, FieldSet};
 use super::engine::Engine;
-use super::entities::Gathering;
+use super::entities::{Gathering, Places};
 use super::frame::Frame;
 use super::schema::FieldKind;
 use super::types::Misfit;
@@ -145,22 +145,18 @@ impl AuthorizationRequest {
                 None
             }
             Some(id) => {
-                let described = RawEntity {
-                    uid: EntityUid { entity_type: question.resource.entity_type.clone(), id: id.clone() },
-                    attributes: question.resource.attributes.clone(),
-                    parents: question.resource.parents.clone(),
-                };
-                let uid = engine.shapes.uid(&described.uid, "resource.id")?;
-                if described.uid == subject.principal.uid {
+                let described = &question.resource;
+                let uid = engine.shapes.uid_of(&described.entity_type, id, "resource.id")?;
+                let told = !described.attributes.is_empty() || !described.parents.is_empty();
+                if *id == subject.principal.uid.id && described.entity_type == subject.principal.uid.entity_type {
                     // The same entity on both sides: the principal's own data stands.
-                    if !described.attributes.is_empty() || !described.parents.is_empty() {
-                        gathering.merge_with_principal(&described, subject)?;
+                    if told {
+                        gathering.merge_with_principal(described, subject)?;
                     }
-                } else if !gathering.sent.contains_key(&uid)
-                    || !described.attributes.is_empty()
-                    || !described.parents.is_empty()
-                {
-                    gathering.add(&described, resource_shape, "resource", "resource.attributes", "resource.parents")?;
+                } else if !gathering.sent.contains_key(&uid) || told {
+                    let places =
+                        Places { whole: "resource", attributes: "resource.attributes", parents: "resource.parents" };
+                    gathering.add(uid.clone(), &described.attributes, &described.parents, resource_shape, &places)?;
                 }
                 Some(uid)
             }
@@ -329,9 +325,13 @@ fn asked_fields(
     match &query.selection {
         FieldSelection::All => asked.known = FieldSet::all(plan.paths.len()),
         FieldSelection::Named(paths) => {
+            // Masks mostly come sorted as ours are: the next field is then the next one here too.
+            let mut next = 0;
             for path in paths {
-                if let Some(position) = plan.positions.get(path.as_str()) {
-                    asked.known.insert(*position);
+                let expected = plan.paths.get(next).filter(|expected| *expected == path);
+                if let Some(position) = expected.map(|_| next).or_else(|| plan.position(path)) {
+                    asked.known.insert(position);
+                    next = position + 1;
                 } else if let Some(subtree) = plan.subtrees.iter().find(|subtree| subtree.path == *path) {
                     asked.known.add(&subtree.fields);
                 } else {

@@ -8,12 +8,14 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use cedar_policy_core::ast::{Eid, EntityType, EntityUID, Expr, Name, RestrictedExpr, Value};
+use cedar_policy_core::entities::Entities;
 use cedar_policy_core::evaluator::RestrictedEvaluator;
 use cedar_policy_core::extensions::Extensions;
 use cedar_policy_core::validator::ValidatorSchema;
 use cedar_policy_core::validator::types::{Attributes, EntityKind, Type};
 use smol_str::SmolStr;
 
+use super::compile::is_in;
 use crate::config::Limits;
 use crate::model::entity::{EntityId, EntityType as TypeName, EntityUid, NameError, RawRecord, RawValue};
 
@@ -82,16 +84,16 @@ pub struct Misfit {
 /// The type tables of one schema.
 #[derive(Debug)]
 pub(crate) struct Shapes {
-    pub(crate) entities: BTreeMap<EntityType, EntityShape>,
-    /// The same types by the names that callers write: Cedar's own parser is no part of a decision.
-    by_name: HashMap<String, EntityType>,
+    pub(crate) entities: HashMap<EntityType, Arc<EntityShape>>,
+    /// The same by the names that callers write: Cedar's own parser is no part of a decision.
+    by_name: HashMap<String, (EntityType, Arc<EntityShape>)>,
 }
 
 impl Shapes {
     /// Reads the tables out of a schema.
     pub(crate) fn new(schema: &ValidatorSchema) -> Self {
         use cedar_policy_core::validator::ValidatorEntityTypeKind;
-        let entities: BTreeMap<EntityType, EntityShape> = schema
+        let entities: HashMap<EntityType, Arc<EntityShape>> = schema
             .entity_types()
             .map(|declared| {
                 let name = declared.name().clone();
@@ -102,30 +104,35 @@ impl Shapes {
                 let ancestors = schema.ancestors(&name).into_iter().flatten().cloned().collect();
                 (
                     name,
-                    EntityShape {
+                    Arc::new(EntityShape {
                         attributes: record_type(declared.attributes()),
                         ancestors,
                         ids,
                         tags: declared.tag_type().is_some(),
-                    },
+                    }),
                 )
             })
             .collect();
-        let by_name = entities.keys().map(|name| (name.to_string(), name.clone())).collect();
+        let by_name =
+            entities.iter().map(|(name, shape)| (name.to_string(), (name.clone(), Arc::clone(shape)))).collect();
         Self { entities, by_name }
     }
 
     /// The Cedar name and shape of a type, if the schema has it.
     pub(crate) fn entity(&self, name: &TypeName) -> Option<(&EntityType, &EntityShape)> {
-        self.entities.get_key_value(self.by_name.get(name.as_str())?)
+        self.by_name.get(name.as_str()).map(|(name, shape)| (name, &**shape))
     }
 
     /// A reference, checked: the type is declared, and an enumerated type has this id.
     pub(crate) fn uid(&self, uid: &EntityUid, at: &str) -> Result<EntityUID, Misfit> {
-        let (name, shape) = self
-            .entity(&uid.entity_type)
-            .ok_or_else(|| Misfit::new(at, "names a type that the schema does not declare"))?;
-        reference(name, shape, uid.id.as_str(), at)
+        self.uid_of(&uid.entity_type, &uid.id, at)
+    }
+
+    /// The same of a type and an id that do not stand together.
+    pub(crate) fn uid_of(&self, name: &TypeName, id: &EntityId, at: &str) -> Result<EntityUID, Misfit> {
+        let (name, shape) =
+            self.entity(name).ok_or_else(|| Misfit::new(at, "names a type that the schema does not declare"))?;
+        reference(name, shape, id.as_str(), at)
     }
 
     /// Attributes of an entity or a context, typed. `at` is where they stand in the question.
@@ -197,7 +204,7 @@ impl Shapes {
                 else {
                     return Err(misfit("must be an entity: {\"type\": .., \"id\": ..}"));
                 };
-                if self.by_name.get(kind) != Some(name) {
+                if self.by_name.get(kind).is_none_or(|(known, _)| known != name) {
                     return Err(misfit("must be an entity of the declared type"));
                 }
                 EntityId::parse(id, limits.id_bytes).map_err(|error| misfit(id_rule(error)))?;
@@ -363,9 +370,77 @@ pub(crate) fn mentions_action(body: &Expr) -> bool {
     body.subexpressions().any(|part| matches!(part.expr_kind(), ExprKind::Var(Var::Action)))
 }
 
+/// One test of `action` against actions or groups written out.
+#[derive(Debug)]
+pub(crate) enum ActionTest {
+    /// `action == Action::"a"`.
+    Is(EntityUID),
+    /// `action in Action::"a"`, `action in [Action::"a", Action::"b"]`.
+    In(Vec<EntityUID>),
+}
+
+impl ActionTest {
+    /// What it gives for `action`, by the schema's groups.
+    pub(crate) fn holds(&self, action: &EntityUID, groups: &Entities) -> bool {
+        match self {
+            Self::Is(wanted) => wanted == action,
+            Self::In(wanted) => wanted.iter().any(|wanted| is_in(action, wanted, groups)),
+        }
+    }
+}
+
+/// Everything that an expression asks about `action`, when that is nothing but tests against what is written out.
+/// Two actions that answer them alike can't be told apart by it. `None`: it looks at `action` in some other way.
+pub(crate) fn action_tests(body: &Expr) -> Option<Vec<ActionTest>> {
+    use cedar_policy_core::ast::{BinaryOp, ExprKind, Literal, Var};
+    let is_action = |part: &Expr| matches!(part.expr_kind(), ExprKind::Var(Var::Action));
+    let literal = |part: &Expr| match part.expr_kind() {
+        ExprKind::Lit(Literal::EntityUID(uid)) => Some(uid.as_ref().clone()),
+        _ => None,
+    };
+    let mut looks = 0usize;
+    let mut tests = Vec::new();
+    for part in body.subexpressions() {
+        if is_action(part) {
+            looks += 1;
+        }
+        let ExprKind::BinaryApp { op, arg1, arg2 } = part.expr_kind() else { continue };
+        let test = match (op, is_action(arg1), is_action(arg2)) {
+            (BinaryOp::Eq, true, false) => literal(arg2).map(ActionTest::Is),
+            (BinaryOp::Eq, false, true) => literal(arg1).map(ActionTest::Is),
+            (BinaryOp::In, true, false) => match arg2.expr_kind() {
+                ExprKind::Set(members) => members.iter().map(literal).collect::<Option<_>>().map(ActionTest::In),
+                _ => literal(arg2).map(|wanted| ActionTest::In(vec![wanted])),
+            },
+            _ => None,
+        };
+        tests.extend(test);
+    }
+    (tests.len() == looks).then_some(tests)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_condition_tells_actions_apart_by_the_tests_it_makes() {
+        let table = [
+            (r#"action == Action::"a""#, Some(1), "a test"),
+            (r#"Action::"a" == action && principal.x"#, Some(1), "either way round"),
+            (r#"if action in Action::"a" then action in [Action::"b", Action::"c"] else true"#, Some(2), "two tests"),
+            ("principal.x", Some(0), "none"),
+            ("action in resource.actions", None, "against data"),
+            (r#"action == action"#, None, "against itself"),
+            (r#"[action].contains(Action::"a")"#, None, "through a set"),
+            (r#"action == Action::"a" || principal.last == action"#, None, "one test and one that is none"),
+            (r#"action in [Action::"a", principal.last]"#, None, "a set that is not all written out"),
+        ];
+        for (text, expected, why) in table {
+            let body: Expr = text.parse().unwrap();
+            assert_eq!(action_tests(&body).map(|tests| tests.len()), expected, "{text}: {why}");
+        }
+    }
 
     #[test]
     fn a_mapped_address_is_the_address_it_is() {

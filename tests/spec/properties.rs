@@ -1,6 +1,8 @@
-//! What must hold whatever the policies are: a mask is one plain Cedar question per field, and the function level never
-//! contradicts the object level. Random bundles, random questions; Cedar's own authorizer over the whole set, with
-//! deny-on-error, is the judge.
+//! What must hold whatever the policies are: a mask is one plain Cedar question per field, what the index leaves out
+//! changes nothing, and the function level never contradicts the object level. Random bundles, random questions; Cedar's
+//! own authorizer over the whole set, with deny-on-error, is the judge.
+//!
+//! `GATEPOST_LONG=1` asks ten times as much.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
@@ -39,6 +41,13 @@ impl Dice {
 const GROUPS: [&str; 3] = ["basic", "pii", "admin"];
 const USERS: [&str; 3] = ["ann", "bob", "cyd"];
 const ROLES: [&str; 2] = ["staff", "chief"];
+/// `drafts` is in `work`, which is in `top`; `attic` is in nothing.
+const FOLDERS: [&str; 4] = ["top", "work", "drafts", "attic"];
+
+/// How many questions to put to Cedar, each for one action of one request.
+fn cases() -> usize {
+    if std::env::var_os("GATEPOST_LONG").is_some() { 1_000_000 } else { 100_000 }
+}
 
 /// A schema of random fields, some nested, and what can be named in policies about them.
 struct World {
@@ -67,12 +76,13 @@ fn world(dice: &mut Dice) -> World {
     }
     let record = if subtree { format!("box?: {{ {nested} }},") } else { String::new() };
     let schema = format!(
-        "entity Role; entity User in [Role] = {{ level: Long }};
-         entity Doc = {{ owner: User, open: Bool, size: Long, {top} {record} }};
-         @fields(\"read\") action read appliesTo {{ principal: User, resource: Doc, context: {{ mfa: Bool, deep?: Long }} }};
-         action list appliesTo {{ principal: User, resource: Doc, context: {{ mfa: Bool, deep?: Long }} }};"
+        "entity Role; entity User in [Role] = {{ level: Long }}; entity Folder in [Folder];
+         entity Doc in [Folder] = {{ owner: User, open: Bool, size: Long, {top} {record} }};
+         action look;
+         @fields(\"read\") action read in [look] appliesTo {{ principal: User, resource: Doc, context: {{ mfa: Bool, deep?: Long }} }};
+         action list in [look] appliesTo {{ principal: User, resource: Doc, context: {{ mfa: Bool, deep?: Long }} }};"
     );
-    let mut actions = vec!["read".to_owned(), "read".to_owned(), "list".to_owned()];
+    let mut actions = vec!["read".to_owned(), "read".to_owned(), "list".to_owned(), "look".to_owned()];
     actions.extend(fields.iter().map(|field| format!("read:{field}")));
     for group in groups {
         actions.extend([format!("read#{group}"), format!("read#{group}")]);
@@ -95,7 +105,7 @@ fn condition(dice: &mut Dice, world: &World, depth: usize) -> String {
             _ => format!("if {left} then {right} else resource.open"),
         };
     }
-    match dice.below(10) {
+    match dice.below(13) {
         0 => "resource.owner == principal".to_owned(),
         1 => "context.mfa".to_owned(),
         2 => "resource.open".to_owned(),
@@ -105,18 +115,25 @@ fn condition(dice: &mut Dice, world: &World, depth: usize) -> String {
         6 => format!("principal in Role::\"{}\"", dice.pick(&ROLES)),
         7 => format!("action in Action::\"{}\"", dice.pick(&world.actions)),
         8 => format!("action == Action::\"{}\"", dice.pick(&world.actions)),
+        9 => {
+            format!("action in [Action::\"{}\", Action::\"{}\"]", dice.pick(&world.actions), dice.pick(&world.actions))
+        }
+        10 => format!("resource in Folder::\"{}\"", dice.pick(&FOLDERS)),
+        11 => format!("[Action::\"{}\"].contains(action)", dice.pick(&world.actions)),
         _ => "context has deep && context.deep * 4611686018427387904 > 1".to_owned(),
     }
 }
 
 fn policies(dice: &mut Dice, world: &World) -> String {
     let mut text = String::new();
-    for index in 0..2 + dice.below(7) {
+    for index in 0..2 + dice.below(11) {
         let forbids = dice.one_in(4);
-        let principal = match dice.below(5) {
-            0 => format!("principal == User::\"{}\"", dice.pick(&USERS)),
-            1 => format!("principal in Role::\"{}\"", dice.pick(&ROLES)),
-            2 => "principal is User".to_owned(),
+        let principal = match dice.below(8) {
+            0 | 1 => format!("principal == User::\"{}\"", dice.pick(&USERS)),
+            2 => format!("principal in Role::\"{}\"", dice.pick(&ROLES)),
+            3 => format!("principal is User in Role::\"{}\"", dice.pick(&ROLES)),
+            4 => format!("principal in User::\"{}\"", dice.pick(&USERS)),
+            5 => "principal is User".to_owned(),
             _ => "principal".to_owned(),
         };
         let action = match dice.below(6) {
@@ -129,10 +146,13 @@ fn policies(dice: &mut Dice, world: &World) -> String {
                 format!("action in [Action::\"read\", {}]", names.join(", "))
             }
         };
-        let resource = match dice.below(4) {
-            0 => "resource == Doc::\"d1\"",
-            1 => "resource is Doc",
-            _ => "resource",
+        let resource = match dice.below(9) {
+            0 | 1 => format!("resource == Doc::\"{}\"", dice.pick(&["d1", "d2"])),
+            2 | 3 => format!("resource in Folder::\"{}\"", dice.pick(&FOLDERS)),
+            4 => format!("resource is Doc in Folder::\"{}\"", dice.pick(&FOLDERS)),
+            5 => "resource in Doc::\"d1\"".to_owned(),
+            6 => "resource is Doc".to_owned(),
+            _ => "resource".to_owned(),
         };
         let effect = if forbids { "forbid" } else { "permit" };
         let mut body = String::new();
@@ -145,6 +165,12 @@ fn policies(dice: &mut Dice, world: &World) -> String {
     text
 }
 
+const FOLDERS_STORED: &str = r#"[
+    { "uid": { "type": "Folder", "id": "top" }, "attrs": {}, "parents": [] },
+    { "uid": { "type": "Folder", "id": "work" }, "attrs": {}, "parents": [{ "type": "Folder", "id": "top" }] },
+    { "uid": { "type": "Folder", "id": "drafts" }, "attrs": {}, "parents": [{ "type": "Folder", "id": "work" }] }
+]"#;
+
 /// A random bundle; `==` on a group or a condition that can't be true may not validate, so some dice are thrown again.
 fn bundle(dice: &mut Dice) -> (World, Bundle) {
     loop {
@@ -153,7 +179,7 @@ fn bundle(dice: &mut Dice) -> (World, Bundle) {
         let files = BundleFiles {
             schemas: vec![file("w.cedarschema", world.schema.clone())],
             policies: vec![file("w.cedar", policies(dice, &world))],
-            entities: None,
+            entities: Some(file("entities.json", FOLDERS_STORED.to_owned())),
         };
         if let Ok(bundle) = Bundle::compile(files, &BundleOptions::default()) {
             return (world, bundle);
@@ -199,7 +225,7 @@ fn document(dice: &mut Dice) -> Resource {
             ("open".to_owned(), RawValue::Bool(dice.one_in(2))),
             ("size".to_owned(), RawValue::Integer(size)),
         ]),
-        parents: Vec::new(),
+        parents: FOLDERS.into_iter().filter(|_| dice.one_in(4)).map(|folder| uid("Folder", folder)).collect(),
     }
 }
 
@@ -213,18 +239,34 @@ fn ask(bundle: &Bundle, subject: &SubjectData, question: &Question) -> (Authoriz
     (request, ruling)
 }
 
+/// What Cedar's own authorizer says, with deny if any forbid erred.
+struct Plainly {
+    allowed: bool,
+    /// The permits that hold if it is allowed, the forbids that hold if not.
+    determining: Vec<String>,
+    errors: Vec<String>,
+}
+
+fn plainly(bundle: &Bundle, request: &AuthorizationRequest, field: Option<&str>) -> Plainly {
+    let (holds, mut determining, errors) = dangerous::plain(request, field).unwrap();
+    let forbids = |id: &String| bundle.policies().iter().any(|policy| policy.forbids && policy.id == *id);
+    let allowed = holds && !errors.iter().any(forbids);
+    if allowed != holds {
+        determining.clear();
+    }
+    Plainly { allowed, determining, errors }
+}
+
 /// Cedar's own authorizer over the whole set, and deny if any forbid erred.
 pub fn plainly_allowed(bundle: &Bundle, request: &AuthorizationRequest, field: Option<&str>) -> bool {
-    let (allowed, _, errors) = dangerous::plain(request, field).unwrap();
-    let forbids = |id: &String| bundle.policies().iter().any(|policy| policy.forbids && policy.id == *id);
-    allowed && !errors.iter().any(forbids)
+    plainly(bundle, request, field).allowed
 }
 
 #[test]
 fn a_mask_is_one_plain_cedar_question_per_field() {
     let mut dice = Dice(20_261_124);
-    let (mut masks, mut fields_asked, mut erring, mut nonempty, mut whole) = (0, 0, 0, 0, 0);
-    while masks < 20_000 {
+    let (mut masks, mut asked_of_cedar, mut erring, mut nonempty, mut whole) = (0, 0, 0, 0, 0);
+    while asked_of_cedar < cases() {
         let (world, bundle) = bundle(&mut dice);
         for _ in 0..40 {
             let strict = dice.one_in(4);
@@ -250,9 +292,13 @@ fn a_mask_is_one_plain_cedar_question_per_field() {
             let (request, ruling) = ask(&bundle, &subject(&mut dice), &question);
 
             assert!(dangerous::conforms(&request), "what we typed is what Cedar would take: {question:?}");
-            let base = plainly_allowed(&bundle, &request, None);
+            let of_base = plainly(&bundle, &request, None);
+            let base = of_base.allowed;
+            let by_field: BTreeMap<&String, Plainly> =
+                asked.iter().filter(|_| base).map(|field| (field, plainly(&bundle, &request, Some(field)))).collect();
             let granted: BTreeSet<String> =
-                asked.iter().filter(|field| base && plainly_allowed(&bundle, &request, Some(field))).cloned().collect();
+                by_field.iter().filter(|(_, told)| told.allowed).map(|(field, _)| (*field).clone()).collect();
+            asked_of_cedar += 1 + by_field.len();
             let expect_allow = if strict { base && granted == asked } else { !granted.is_empty() };
             assert_eq!(ruling.decision == Decision::Allow, expect_allow, "{question:?}\n{ruling:?}\n{granted:?}");
             let covers = |mask: &FieldPath, field: &str| {
@@ -279,13 +325,25 @@ fn a_mask_is_one_plain_cedar_question_per_field() {
                 let refused: BTreeSet<String> = denial.refused_fields.iter().map(ToString::to_string).collect();
                 assert_eq!(refused, asked.difference(&granted).cloned().collect());
             }
+            // Those who settled the fields with the base, or the forbids that refused fields; nobody else.
+            let mut determining: BTreeSet<&String> = by_field
+                .values()
+                .filter(|told| told.allowed == expect_allow)
+                .flat_map(|told| &told.determining)
+                .collect();
+            if expect_allow || !base {
+                determining.extend(&of_base.determining);
+            }
+            assert!(ruling.determining.iter().eq(determining), "{question:?}\n{ruling:?}");
+            let errors: BTreeSet<&String> =
+                by_field.values().flat_map(|told| &told.errors).chain(&of_base.errors).collect();
+            assert!(ruling.errors.iter().map(|error| &error.policy).eq(errors), "{question:?}\n{ruling:?}");
             masks += 1;
-            fields_asked += asked.len();
             erring += usize::from(!ruling.errors.is_empty());
         }
     }
     println!(
-        "{masks} masks over {fields_asked} fields: {nonempty} granted, {whole} with a whole subtree, {erring} with erring policies"
+        "{masks} masks, {asked_of_cedar} questions to Cedar: {nonempty} granted, {whole} with a whole subtree, {erring} with erring policies"
     );
     assert!(nonempty > 2000 && erring > 500 && whole > 50, "the dice reach every corner: {nonempty} {erring} {whole}");
 }
@@ -301,7 +359,7 @@ fn the_function_level_never_contradicts_the_object_level() {
             let (subject, context) = (subject(&mut dice), context(&mut dice));
             let action = dice.pick(&["read", "list"]);
             let mut of_type = document(&mut dice);
-            (of_type.id, of_type.attributes) = (None, BTreeMap::new());
+            (of_type.id, of_type.attributes, of_type.parents) = (None, BTreeMap::new(), Vec::new());
             let (_, function) = ask(&bundle, &subject, &question(action, of_type, context.clone(), None));
             *seen
                 .entry(match function.decision {

@@ -1,0 +1,179 @@
+//! Which policies can match a question at all, found by their scopes instead of by trying each one.
+//!
+//! A policy is looked up by what its scope names: first by the action, when the bundle is loaded ([`ByAction`]), then by
+//! the principal, the resource and what stands above them, at each question ([`ByScope`]). A policy that is not found has a
+//! scope that does not match. Scopes can't fail, so it would neither decide nor err: leaving it out is exact. What is found
+//! need not match, and is checked whole by [`CompiledPolicy::covers`].
+
+use std::collections::{HashMap, HashSet};
+
+use cedar_policy_core::ast::{EntityType, EntityUID};
+use cedar_policy_core::entities::{Dereference, Entities};
+
+use super::compile::{ActionScope, CompiledPolicy, SideScope};
+
+/// The policies of a bundle by the actions that their scopes cover, groups included.
+#[derive(Debug, Default)]
+pub(crate) struct ByAction {
+    /// Those whose scope says nothing of the action.
+    open: Vec<usize>,
+    /// The others, under every action they cover.
+    covering: HashMap<EntityUID, Vec<usize>>,
+}
+
+impl ByAction {
+    /// Files every policy under all that its action scope covers, by the schema's groups.
+    pub(crate) fn new(policies: &[CompiledPolicy], groups: &Entities) -> Self {
+        let mut below: HashMap<&EntityUID, Vec<&EntityUID>> = HashMap::new();
+        for action in groups.iter() {
+            for above in action.ancestors() {
+                below.entry(above).or_default().push(action.uid());
+            }
+        }
+        let mut index = Self::default();
+        for (position, policy) in policies.iter().enumerate() {
+            match policy.action_scope() {
+                ActionScope::Open => index.open.push(position),
+                ActionScope::Is(wanted) => index.covering.entry(wanted.clone()).or_default().push(position),
+                ActionScope::In(wanted) => {
+                    let members = wanted.iter().flat_map(|group| below.get(group)).flatten().copied();
+                    let covered: HashSet<&EntityUID> = wanted.iter().copied().chain(members).collect();
+                    for action in covered {
+                        index.covering.entry(action.clone()).or_default().push(position);
+                    }
+                }
+            }
+        }
+        index
+    }
+
+    /// The policies whose scope covers `action`, in order.
+    pub(crate) fn covering(&self, action: &EntityUID) -> Vec<usize> {
+        let mut found: Vec<usize> = self.open.iter().chain(self.naming(action)).copied().collect();
+        found.sort_unstable();
+        found
+    }
+
+    /// The policies whose scope says nothing of the action, in order.
+    pub(crate) fn open(&self) -> &[usize] {
+        &self.open
+    }
+
+    /// The policies whose scope names `action` or a group that it is in, in order.
+    pub(crate) fn naming(&self, action: &EntityUID) -> &[usize] {
+        self.covering.get(action).map_or(&[], Vec::as_slice)
+    }
+}
+
+/// Some policies by what their scopes say of principal and resource. Each is filed once, under what fewest of the others
+/// share with it.
+#[derive(Debug, Default)]
+pub(crate) struct ByScope {
+    by_entity: HashMap<EntityUID, Named>,
+    by_principal_type: HashMap<EntityType, Vec<usize>>,
+    by_resource_type: HashMap<EntityType, Vec<usize>>,
+    /// Those that match whatever the principal and the resource.
+    open: Vec<usize>,
+}
+
+/// What is filed under one entity, by the part that it plays.
+#[derive(Debug, Default)]
+struct Named {
+    as_resource: Vec<usize>,
+    as_principal: Vec<usize>,
+    above_principal: Vec<usize>,
+    above_resource: Vec<usize>,
+}
+
+/// What a policy can be filed under, the most exact first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Key<'p> {
+    Resource(&'p EntityUID),
+    Principal(&'p EntityUID),
+    AbovePrincipal(&'p EntityUID),
+    AboveResource(&'p EntityUID),
+    ResourceType(&'p EntityType),
+    PrincipalType(&'p EntityType),
+}
+
+impl ByScope {
+    /// Files `policies`, each with the number that it is to be found as.
+    pub(crate) fn new<'p>(policies: impl Iterator<Item = (usize, &'p CompiledPolicy)> + Clone) -> Self {
+        let mut sharing: HashMap<Key<'p>, usize> = HashMap::new();
+        for (_, policy) in policies.clone() {
+            for key in keys(policy).into_iter().flatten() {
+                *sharing.entry(key).or_default() += 1;
+            }
+        }
+        let mut index = Self::default();
+        for (number, policy) in policies {
+            if !policy.can_match() {
+                continue;
+            }
+            let rarest = keys(policy).into_iter().flatten().min_by_key(|key| (sharing.get(key), *key));
+            index.shelf(rarest).push(number);
+        }
+        index
+    }
+
+    fn shelf(&mut self, key: Option<Key<'_>>) -> &mut Vec<usize> {
+        match key {
+            None => &mut self.open,
+            Some(Key::Resource(uid)) => &mut self.by_entity.entry(uid.clone()).or_default().as_resource,
+            Some(Key::Principal(uid)) => &mut self.by_entity.entry(uid.clone()).or_default().as_principal,
+            Some(Key::AbovePrincipal(uid)) => &mut self.by_entity.entry(uid.clone()).or_default().above_principal,
+            Some(Key::AboveResource(uid)) => &mut self.by_entity.entry(uid.clone()).or_default().above_resource,
+            Some(Key::ResourceType(name)) => self.by_resource_type.entry(name.clone()).or_default(),
+            Some(Key::PrincipalType(name)) => self.by_principal_type.entry(name.clone()).or_default(),
+        }
+    }
+
+    /// The numbers of all that can match, ascending: every other has a scope that does not.
+    pub(crate) fn candidates(&self, principal: &EntityUID, resource: &EntityUID, entities: &Entities) -> Vec<usize> {
+        let mut found = Vec::with_capacity(self.open.len() + 16);
+        found.extend_from_slice(&self.open);
+        found.extend(self.by_principal_type.get(principal.entity_type()).into_iter().flatten());
+        found.extend(self.by_resource_type.get(resource.entity_type()).into_iter().flatten());
+        // `in` holds of an entity and itself.
+        if let Some(named) = self.by_entity.get(principal) {
+            found.extend(named.as_principal.iter().chain(&named.above_principal));
+        }
+        if let Some(named) = self.by_entity.get(resource) {
+            found.extend(named.as_resource.iter().chain(&named.above_resource));
+        }
+        for above in ancestors(principal, entities) {
+            found.extend(self.by_entity.get(above).into_iter().flat_map(|named| &named.above_principal));
+        }
+        for above in ancestors(resource, entities) {
+            found.extend(self.by_entity.get(above).into_iter().flat_map(|named| &named.above_resource));
+        }
+        found.sort_unstable();
+        found.dedup();
+        found
+    }
+}
+
+fn ancestors<'e>(uid: &EntityUID, entities: &'e Entities) -> impl Iterator<Item = &'e EntityUID> {
+    let entity = match entities.entity(uid) {
+        Dereference::Data(entity) => Some(entity),
+        Dereference::NoSuchEntity | Dereference::Residual(_) => None,
+    };
+    entity.into_iter().flat_map(|entity| entity.ancestors())
+}
+
+/// Everything that a policy could be filed under: one key for each side of its scope that says something.
+fn keys(policy: &CompiledPolicy) -> [Option<Key<'_>>; 2] {
+    let principal = match policy.principal_scope() {
+        SideScope::Is(uid) => Some(Key::Principal(uid)),
+        SideScope::In(uid) => Some(Key::AbovePrincipal(uid)),
+        SideScope::OfType(name) => Some(Key::PrincipalType(name)),
+        SideScope::Open | SideScope::Never => None,
+    };
+    let resource = match policy.resource_scope() {
+        SideScope::Is(uid) => Some(Key::Resource(uid)),
+        SideScope::In(uid) => Some(Key::AboveResource(uid)),
+        SideScope::OfType(name) => Some(Key::ResourceType(name)),
+        SideScope::Open | SideScope::Never => None,
+    };
+    [principal, resource]
+}
