@@ -370,7 +370,8 @@ impl Site {
                 }
             }
         };
-        let spent = |before: Option<u64>, id: Option<u32>| cpu(id).zip(before).map(|(now, then)| now.saturating_sub(then));
+        let spent =
+            |before: Option<u64>, id: Option<u32>| cpu(id).zip(before).map(|(now, then)| now.saturating_sub(then));
         let rate = match pace {
             Pace::Closed { .. } => None,
             Pace::Open { rate, .. } => Some(rate),

@@ -109,7 +109,8 @@ impl Crew {
             let share = connections / threads + usize::from(which < connections % threads);
             let common =
                 Common { questions: Arc::clone(questions), clock: Arc::clone(&route.clock), stop: stop.clone() };
-            let (route, (orders, heard), (opened, lines)) = (route.clone(), mpsc::unbounded_channel(), oneshot::channel());
+            let (route, (orders, heard), (opened, lines)) =
+                (route.clone(), mpsc::unbounded_channel(), oneshot::channel());
             let place = (u32::try_from(which).unwrap_or(0), u32::try_from(threads).unwrap_or(1));
             std::thread::Builder::new()
                 .name(format!("bench-{which}"))
@@ -280,12 +281,7 @@ async fn open(lines: &[Arc<Line>], common: &Common, order: &Order, schedule: Sch
 }
 
 /// A thread that says when a question is due: a runtime's timers are a millisecond coarse.
-fn pace(
-    schedule: Schedule,
-    common: Common,
-    order: &Order,
-    due: mpsc::Sender<Duration>,
-) -> std::io::Result<()> {
+fn pace(schedule: Schedule, common: Common, order: &Order, due: mpsc::Sender<Duration>) -> std::io::Result<()> {
     /// So often a pause looks whether it is to end.
     const GLANCE: Duration = Duration::from_millis(50);
     let (begin, length, tally) = (order.begin, order.length, Arc::clone(&order.tally));

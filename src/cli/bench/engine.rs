@@ -187,7 +187,8 @@ fn put(bundle: &Bundle, options: &BundleOptions, row: &Row, count: u64) -> Measu
         }
     }
     let name = format!("{}: {}", row.file, row.name);
-    let mean = |sum: Duration, of: u64| Duration::from_nanos(u64::try_from(sum.as_nanos()).unwrap_or(u64::MAX) / of.max(1));
+    let mean =
+        |sum: Duration, of: u64| Duration::from_nanos(u64::try_from(sum.as_nanos()).unwrap_or(u64::MAX) / of.max(1));
     let ruled = mean(ruling, rulings.count());
     Measured { name, ruling: told, request: mean(asking, count), ruled, rulings, count }
 }
@@ -195,9 +196,10 @@ fn put(bundle: &Bundle, options: &BundleOptions, row: &Row, count: u64) -> Measu
 /// Means of all questions: of the requests, and of the rulings.
 fn means(measured: &[Measured]) -> (f64, f64) {
     let weighted = |figure: fn(&Measured) -> (Duration, u64)| {
-        let (sum, count) = measured.iter().map(figure).fold((0.0, 0_u64), |(sum, count), (mean, of)| {
-            (sum + mean.as_secs_f64() * 1e9 * as_float(of), count + of)
-        });
+        let (sum, count) = measured
+            .iter()
+            .map(figure)
+            .fold((0.0, 0_u64), |(sum, count), (mean, of)| (sum + mean.as_secs_f64() * 1e9 * as_float(of), count + of));
         sum / as_float(count.max(1))
     };
     (weighted(|one| (one.request, one.count)), weighted(|one| (one.ruled, one.rulings.count())))

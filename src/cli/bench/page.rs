@@ -105,12 +105,21 @@ fn percentiles(report: &Report) -> String {
     let micros = |time: std::time::Duration| (time.as_secs_f64() * 1e6).max(1.0);
     let ends = curves.iter().flat_map(|(_, histogram)| [micros(histogram.at(0.0)), micros(histogram.longest())]);
     let (least, greatest) = ends.fold((f64::MAX, 1.0_f64), |(least, most), end| (least.min(end), most.max(end)));
-    let (low, high) = (least.min(greatest).log10().floor(), (greatest.log10().ceil()).max(least.min(greatest).log10().floor() + 1.0));
+    let (low, high) =
+        (least.min(greatest).log10().floor(), (greatest.log10().ceil()).max(least.min(greatest).log10().floor() + 1.0));
     let x = |share: f64| LEFT + (WIDTH - LEFT - RIGHT) * (-(1.0 - share).log10() / nines).clamp(0.0, 1.0);
     let y = |us: f64| HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * ((us.log10() - low) / (high - low)).clamp(0.0, 1.0);
 
     let mut svg = opening("Latency of answers by percentile");
-    let marks: [(f64, &str); 7] = [(0.0, "0"), (0.5, "50 %"), (0.9, "90 %"), (0.99, "99 %"), (0.999, "99.9 %"), (0.9999, "99.99 %"), (0.99999, "99.999 %")];
+    let marks: [(f64, &str); 7] = [
+        (0.0, "0"),
+        (0.5, "50 %"),
+        (0.9, "90 %"),
+        (0.99, "99 %"),
+        (0.999, "99.9 %"),
+        (0.9999, "99.99 %"),
+        (0.99999, "99.999 %"),
+    ];
     for (share, name) in marks.iter().filter(|(share, _)| -(1.0 - share).log10() <= nines + 1e-9) {
         upright(&mut svg, x(*share), name);
     }

@@ -230,9 +230,11 @@ impl Written {
         }
         subjects.extend(self.caller.map(|_| Subject::Caller(())));
         subjects.extend(self.anonymous.map(|_| Subject::Anonymous(())));
-        subjects.extend(self.api_key.map(|key| {
-            Subject::ApiKey(v1::ApiKeyCredential { value: key.value, client_address: key.client_address })
-        }));
+        subjects.extend(
+            self.api_key.map(|key| {
+                Subject::ApiKey(v1::ApiKeyCredential { value: key.value, client_address: key.client_address })
+            }),
+        );
         if subjects.is_empty() {
             subjects.extend(token.map(|token| Subject::Token(token.to_owned())));
         }
@@ -400,8 +402,7 @@ fn batches(questions: &[v1::CheckRequest], items: usize, fresh: bool) -> Result<
     use v1::batch_check_request::Subject as BatchSubject;
     use v1::check_request::Subject;
     let Some(first) = questions.first() else { return Ok(Vec::new()) };
-    let shared =
-        |one: &v1::CheckRequest| (one.subject.clone(), one.context.clone(), one.entities.clone(), one.options);
+    let shared = |one: &v1::CheckRequest| (one.subject.clone(), one.context.clone(), one.entities.clone(), one.options);
     if let Some(other) = questions.iter().position(|question| shared(question) != shared(first)) {
         return Err(format!(
             "a batch has one subject, context, list of entities and options: question {} has others than question 1",
@@ -424,7 +425,8 @@ fn batches(questions: &[v1::CheckRequest], items: usize, fresh: bool) -> Result<
             if fresh {
                 marks.push(mark(&mut resource)?);
             }
-            let item = v1::BatchCheckItem { action: question.action.clone(), resource, fields: question.fields.clone() };
+            let item =
+                v1::BatchCheckItem { action: question.action.clone(), resource, fields: question.fields.clone() };
             of_batch.push(item);
         }
         let batch = v1::BatchCheckRequest {
@@ -539,7 +541,11 @@ questions:
             let error = parse(text, None).unwrap_err();
             assert!(error.contains(expected) && !error.contains("secret"), "{why}: {error}");
         }
-        let deep = format!("{{action: a, token: t, resource: {{type: T, attributes: {{x: {}{}}}}}}}", "[".repeat(20), "]".repeat(20));
+        let deep = format!(
+            "{{action: a, token: t, resource: {{type: T, attributes: {{x: {}{}}}}}}}",
+            "[".repeat(20),
+            "]".repeat(20)
+        );
         assert!(parse(&deep, None).unwrap_err().contains("nest deeper"));
     }
 
@@ -547,9 +553,8 @@ questions:
     fn several_questions_are_sent_in_turn_and_the_same_bytes_again() {
         let two = format!("[{ONE}, {}]", ONE.replace("o-1", "o-2"));
         let questions = Questions::prepare(&parse(&two, Some("t")).unwrap(), Shape::Check, false).unwrap();
-        let ids: Vec<String> = (0..4)
-            .map(|_| decode::<v1::CheckRequest>(&questions.next()).resource.unwrap().id.unwrap())
-            .collect();
+        let ids: Vec<String> =
+            (0..4).map(|_| decode::<v1::CheckRequest>(&questions.next()).resource.unwrap().id.unwrap()).collect();
         assert_eq!(ids, ["o-1", "o-2", "o-1", "o-2"]);
         assert_eq!((questions.asked(), questions.path()), (4, CHECK));
     }
@@ -589,7 +594,10 @@ questions:
             let batch: v1::BatchCheckRequest = decode(frame);
             batch.items.into_iter().map(|item| item.resource.unwrap().id.unwrap()).collect()
         };
-        assert_eq!((ids(&questions.next()), ids(&questions.next())), (vec!["o-1".into(), "o-2".into()], vec!["o-3".into(), "o-1".into()]));
+        assert_eq!(
+            (ids(&questions.next()), ids(&questions.next())),
+            (vec!["o-1".into(), "o-2".into()], vec!["o-3".into(), "o-1".into()])
+        );
         let mut mixed = three;
         mixed[1].subject = Some(v1::check_request::Subject::Caller(()));
         let error = Questions::prepare(&mixed, Shape::Batch(2), false).unwrap_err();

@@ -15,8 +15,20 @@ use super::{Report, Round};
 use crate::cli::check::counted;
 
 /// What a row of the table shows.
-pub(super) const HEAD: [&str; 12] =
-    ["round", "answers/s", "decisions/s", "p50", "p90", "p99", "p99.9", "max", "refused", "failed", "CPU/decision", "memory"];
+pub(super) const HEAD: [&str; 12] = [
+    "round",
+    "answers/s",
+    "decisions/s",
+    "p50",
+    "p90",
+    "p99",
+    "p99.9",
+    "max",
+    "refused",
+    "failed",
+    "CPU/decision",
+    "memory",
+];
 
 /// One line that is written over by the next.
 pub(super) fn progress(label: &str, spent: Duration, length: Duration, answers: u64, others: u64) {
@@ -90,7 +102,8 @@ fn arrivals_name(arrivals: Arrivals) -> &'static str {
 
 /// A row for each round, and one for all if there are several.
 pub(super) fn rows(report: &Report) -> Vec<[String; HEAD.len()]> {
-    let mut rows: Vec<_> = report.rounds.iter().enumerate().map(|(at, round)| row(name(report, at, round), round)).collect();
+    let mut rows: Vec<_> =
+        report.rounds.iter().enumerate().map(|(at, round)| row(name(report, at, round), round)).collect();
     if report.overload.is_none() && report.rounds.len() > 1 {
         let sum = |figure: fn(&Round) -> Option<u64>| report.rounds.iter().map(figure).sum::<Option<u64>>();
         let all = Round {
@@ -198,7 +211,9 @@ pub(super) fn cautions(report: &Report) -> Vec<String> {
     }
     let late: u64 = report.rounds.iter().map(|round| round.tally.late).sum();
     if late > 0 {
-        lines.push(format!("{late} calls were sent more than 1 ms after their time: the load had no processor for them"));
+        lines.push(format!(
+            "{late} calls were sent more than 1 ms after their time: the load had no processor for them"
+        ));
     }
     let expired: u64 = report.rounds.iter().map(|round| round.tally.decisions.token_denied).sum();
     if expired > 0 {

@@ -257,16 +257,6 @@ impl Tally {
     pub fn calls(&self) -> u64 {
         self.answers.count() + self.refused() + self.failed()
     }
-
-    /// How long refusals of every kind took.
-    #[must_use]
-    pub fn refusal_latencies(&self) -> Histogram {
-        let mut all = Histogram::default();
-        for refused in self.refusals.values() {
-            all.merge(&refused.latencies);
-        }
-        all
-    }
 }
 
 #[cfg(test)]
