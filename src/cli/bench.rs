@@ -323,13 +323,11 @@ pub(crate) struct Round {
 }
 
 impl Report {
-    /// All rounds together; with --overload the steps have nothing in common.
+    /// All rounds together.
     fn total(&self) -> Tally {
         let mut rounds = self.rounds.iter();
         let mut total = rounds.next().map_or_else(|| Tally::over(Duration::ZERO), |round| round.tally.clone());
-        if self.overload.is_none() {
-            rounds.for_each(|round| total.append(&round.tally));
-        }
+        rounds.for_each(|round| total.append(&round.tally));
         total
     }
 }
@@ -420,6 +418,8 @@ async fn measure(args: &LoadArgs) -> Result<(Report, Option<Trouble>), Trouble> 
         .map_err(|why| Trouble::Unreachable(format!("no answer from {address}: {why}")))?;
     let pace = match args.rate {
         Some(rate) => Pace::Open { rate, arrivals: args.arrivals, in_flight },
+        // No more at once than gives the most answers: the steps alone are to be too much.
+        None if args.overload => Pace::Closed { in_flight: in_flight.min(16) },
         None => Pace::Closed { in_flight },
     };
     let progress = io::stderr().is_terminal();

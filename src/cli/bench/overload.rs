@@ -29,24 +29,25 @@ pub struct Overload {
 
 /// The peak, then each multiple of it, then the time until all is well.
 pub(super) async fn measure(site: &Site, args: &LoadArgs, in_flight: usize, report: &mut Report) {
-    // As the steps ask: on as many connections, but no more at once than gives the most answers.
-    let closed = site.round(Pace::Closed { in_flight: in_flight.min(16) }, args.duration, "peak").await;
+    let closed = site.round(report.pace, args.duration, "peak").await;
     let peak = closed.tally.answers_in_time as f64 / closed.tally.window().as_secs_f64().max(1e-3);
     report.rounds.push(closed);
     let gentle = Pace::Open { rate: (peak * GENTLE).clamp(50.0, 1_000_000.0), arrivals: Arrivals::Even, in_flight };
     let quiet = site.round(gentle, WINDOW * 5, "quiet").await.tally.answers.at(0.9);
     let mut found = Overload { peak, quiet, recovered: None };
+    let mut ended = site.clock.monotonic();
     for multiple in &args.steps {
         if site.stop.is_cancelled() || site.crew.is_lost() {
             break;
         }
         let rate = (peak * multiple).clamp(0.1, 10_000_000.0);
         let pace = Pace::Open { rate, arrivals: args.arrivals, in_flight };
+        // A round waits for its last answers; the burden ends before that.
+        ended = site.clock.monotonic() + args.duration;
         let mut round = site.round(pace, args.duration, &format!("{multiple} times the peak")).await;
         round.multiple = Some(*multiple);
         report.rounds.push(round);
     }
-    let ended = site.clock.monotonic();
     while !site.stop.is_cancelled() && !site.crew.is_lost() {
         let spent = site.clock.monotonic().saturating_sub(ended);
         if spent > PATIENCE {

@@ -79,6 +79,9 @@ pub(super) fn heading(report: &Report) -> Vec<String> {
     let questions = counted(report.different, "different call", "different calls");
     let keys = if report.fresh { "fresh ids: no ruling is in the cache" } else { "the same ids again and again" };
     let pace = match report.pace {
+        Pace::Closed { in_flight } if report.overload.is_some() => {
+            format!("overload: a closed loop for the peak, {in_flight} at once on each connection, then open loops")
+        }
         Pace::Closed { in_flight } => format!("closed loop, {in_flight} at once on each connection"),
         Pace::Open { rate, arrivals, .. } => format!("open loop, {rate} calls a second, {}", arrivals_name(arrivals)),
     };
@@ -225,6 +228,7 @@ pub(super) fn cautions(report: &Report) -> Vec<String> {
 /// The outcome as one object. docs/benchmarking.md names its members.
 pub(super) fn json(console: &mut impl Write, report: &Report) -> io::Result<()> {
     let (name, in_flight, rate, arrivals) = match report.pace {
+        Pace::Closed { in_flight } if report.overload.is_some() => ("overload", in_flight, None, None),
         Pace::Closed { in_flight } => ("closed", in_flight, None, None),
         Pace::Open { rate, arrivals, in_flight } => ("open", in_flight, Some(rate), Some(arrivals_name(arrivals))),
     };
