@@ -1,5 +1,5 @@
-//! The command line: `gatepost serve`, `config`, `doctor`, `demo`, `check`, `test`, `audit`, `apikey`, `revoke`,
-//! `completions`.
+//! The command line: `gatepost serve`, `config`, `doctor`, `demo`, `check`, `test`, `bench`, `audit`, `apikey`,
+//! `revoke`, `completions`.
 //!
 //! Results go to standard output, logs and complaints to standard error; colours only to a terminal.
 
@@ -11,6 +11,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 
 pub mod apikey;
 pub mod audit;
+pub mod bench;
 pub mod check;
 pub mod config;
 pub mod demo;
@@ -72,6 +73,8 @@ enum Command {
     Check(check::CheckArgs),
     /// Run a bundle's policy tests
     Test(test::TestArgs),
+    /// Measure how many questions a server answers, and how fast
+    Bench(bench::BenchArgs),
     /// Look at the audit trail, and check that it is whole
     Audit(audit::AuditArgs),
     /// Make, list and revoke API keys
@@ -104,6 +107,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Demo(args) => demo::run(&args, &mut out, colours),
         Command::Check(args) => check::run(&args, &mut out, colours),
         Command::Test(args) => test::run(&args, &mut out, colours),
+        Command::Bench(args) => bench::run(&args, &mut out, colours),
         Command::Audit(args) => audit::run(&args, &mut out, colours),
         Command::Apikey(args) => apikey::run(&args, &mut out),
         Command::Revoke(args) => revoke::run(&args, &mut out),

@@ -16,7 +16,7 @@ use super::{complain, exit, runtime};
 use crate::app::BuildError;
 use crate::clock::{SharedClock, SystemClock};
 
-mod bundle;
+pub(super) mod bundle;
 mod paste;
 mod show;
 mod stage;

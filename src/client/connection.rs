@@ -124,6 +124,13 @@ impl Connection {
         }
     }
 
+    /// A stream of its own, for whoever keeps connections himself: `gatepost bench`.
+    pub(crate) async fn stream(&self) -> std::io::Result<TlsStream<TcpStream>> {
+        let tls = Arc::clone(&self.identity.current.load().tls);
+        let dialled = tokio::time::timeout(CONNECT_TIMEOUT, dial(&self.target, tls)).await;
+        dialled.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
+    }
+
     fn open(&self) -> Channel {
         let (identity, target) = (Arc::clone(&self.identity), self.target.clone());
         Endpoint::from(self.target.endpoint.clone())

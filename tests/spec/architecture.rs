@@ -154,13 +154,14 @@ fn what_must_be_absent_is_absent() {
                 "client.rs",
                 "client/",
                 "proto.rs",
+                "cli/bench/",
                 "cli/demo/",
                 "cli/revoke.rs",
                 "cli/revoke/",
                 "audit/sinks/otlp.rs",
             ],
-            "gRPC is known to its doors, to the house, and to who asks: the client, the demo, `gatepost revoke`, and the sink \
-             that hands records to a collector",
+            "gRPC is known to its doors, to the house, and to who asks: the client, the demo, `gatepost bench`, `gatepost revoke`, and \
+             the sink that hands records to a collector",
         ),
         (&["kafka_protocol"], &["audit/sinks/kafka.rs", "audit/sinks/kafka/"], "one sink speaks it"),
         (

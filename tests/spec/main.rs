@@ -25,6 +25,7 @@ mod audit_trail;
 mod authorization_server;
 mod bad_input;
 mod bad_start;
+mod bench_command;
 mod bond;
 mod bundles;
 mod caching;

@@ -102,6 +102,8 @@ Results go to standard output, logs and complaints to standard error.
         "demo",
         "check",
         "test",
+        "bench",
+        "bench engine",
         "apikey",
         "apikey new",
         "apikey list",
