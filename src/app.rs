@@ -32,6 +32,7 @@ use crate::grpc::service::Service;
 use crate::model::entity::EntityType;
 use crate::ops::{self, Readiness};
 use crate::pdp::Pdp;
+use crate::pdp::stream::OpenStreams;
 use crate::policy::store::{Reload, Store};
 use crate::policy::{Bundle, BundleOptions, BundleReport};
 use crate::proto;
@@ -202,6 +203,7 @@ pub async fn build(
         limits: config.limits.clone(),
         principals: config.policies.clone(),
         slots: Semaphore::new(config.limits.concurrent_decisions),
+        streams: OpenStreams::new(config.limits.open_streams),
         listener: address,
         caller_reuse: config.cache.caller_reuse,
     });

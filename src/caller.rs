@@ -143,6 +143,12 @@ impl Caller {
         self.enrolled.batch_items
     }
 
+    /// Its share of `whole` things of which there are so many for everybody.
+    #[must_use]
+    pub fn share_of(&self, whole: usize) -> usize {
+        self.enrolled.capacity.of(whole)
+    }
+
     /// One place of its share, given back when it is dropped, whatever ends the decision; `None` when all are taken.
     #[must_use]
     pub fn take_place(&self) -> Option<OwnedSemaphorePermit> {

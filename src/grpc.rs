@@ -8,3 +8,4 @@ pub mod layers;
 pub mod server;
 pub mod service;
 pub mod status;
+mod stream;

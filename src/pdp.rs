@@ -46,6 +46,7 @@ use crate::token::{TokenError, TokenFacts, VerifiedToken, Verifier};
 mod asserted;
 pub mod error;
 mod explain;
+pub mod stream;
 
 pub use error::{DecideError, Refusal};
 pub use explain::Explained;
@@ -80,6 +81,8 @@ pub struct Pdp {
     pub principals: PolicyConfig,
     /// Decisions worked on at once.
     pub slots: Semaphore,
+    /// Streams open at once.
+    pub streams: stream::OpenStreams,
     /// Where the listener is bound.
     pub listener: SocketAddr,
     /// For how long callers may reuse an answer at most.
@@ -87,6 +90,7 @@ pub struct Pdp {
 }
 
 /// A call as it came in.
+#[derive(Clone)]
 pub struct Call {
     /// The RPC's name.
     pub operation: &'static str,
@@ -115,7 +119,7 @@ struct Known {
     question: Option<QuestionFacts>,
     subject: SubjectFacts,
     level: Option<&'static str>,
-    /// One of many questions: their stages are no spans of their own.
+    /// One of many questions, of a batch or a stream: their stages are no spans of their own.
     of_batch: bool,
 }
 
@@ -255,7 +259,7 @@ impl Pdp {
         let bundle = self.store.current();
         known.vouched = asserted::of_subject(&subject, &bundle);
         // A bad token denies every item, each with a record of its own.
-        let who = self.identify(&caller, subject).await?;
+        let who = self.identify(&caller, subject, true).await?;
         Ok(Opened { caller, who, items, bundle, _place: place })
     }
 
@@ -282,7 +286,7 @@ impl Pdp {
             question.bypass_cache = true;
         }
         caller.may_put(&question, self.tenant_type())?;
-        let who = self.identify(&caller, subject).await?;
+        let who = self.identify(&caller, subject, !known.of_batch).await?;
         let mut decided = self.decide_for(&caller, &who, &question, &bundle, known)?;
         if explaining {
             decided.reusable_for = Duration::ZERO;
@@ -408,7 +412,7 @@ impl Pdp {
         if self.revocations.certificate_is_revoked(peer.certificate_sha256()) {
             return Err(DecideError::NotIdentified("CERTIFICATE_REVOKED"));
         }
-        let stage = self.stage("admit", true);
+        let stage = self.stage("admit", !known.of_batch);
         let admitted = self.callers.admit(peer, now).map_err(DecideError::from);
         stage.end(admitted.as_ref().map_or_else(DecideError::reason, |_| "admitted"));
         let caller = admitted?;
@@ -417,8 +421,9 @@ impl Pdp {
         Ok(caller)
     }
 
-    /// Who the principal is. A bad token is a denial to come, no error: it is the user's, not the caller's.
-    async fn identify(&self, caller: &Caller, subject: Subject) -> Result<Who, DecideError> {
+    /// Who the principal is. A bad token is a denial to come, no error: it is the user's, not the caller's. `shown`: the
+    /// look at a token is a span of its own.
+    async fn identify(&self, caller: &Caller, subject: Subject, shown: bool) -> Result<Who, DecideError> {
         let kind = Some(subject.kind());
         let caller_data = self.caller_entity(caller);
         let plain = |principal: RawEntity| {
@@ -429,7 +434,7 @@ impl Pdp {
         let bare = |uid: EntityUid| RawEntity { uid, attributes: RawRecord::new(), parents: Vec::new() };
         match subject {
             Subject::Token(text) => {
-                let stage = self.stage("token", true);
+                let stage = self.stage("token", shown);
                 let verified = self.tokens.check(&text, self.clock.now()).await;
                 stage.end(verified.as_ref().map_or_else(|error| error.reason(), |_| "verified"));
                 Ok(self.presented(caller, kind, verified))
@@ -438,7 +443,7 @@ impl Pdp {
                 if !caller.presents_api_keys() {
                     return Err(DecideError::NotEntitled("PRESENT_API_KEYS"));
                 }
-                let stage = self.stage("token", true);
+                let stage = self.stage("token", shown);
                 let verified = self.api_keys.verify(&key, self.clock.now());
                 stage.end(verified.as_ref().map_or_else(|refusal| refusal.error.reason(), |_| "verified"));
                 let refused = verified.as_ref().err().and_then(|refusal| refusal.known.clone());

@@ -31,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
+use super::stream::Leaving;
 use crate::clock::SharedClock;
 use crate::config::{IdentityConfig, Limits};
 use crate::tls::peer::Peer;
@@ -254,12 +255,17 @@ impl House {
     /// HTTP/2 until the client leaves, or has to: it is idle, the house drains, or `outlived` is over.
     async fn converse(&self, stream: TlsStream<TcpStream>, peer: Arc<Peer>, outlived: impl Future<Output = ()>) {
         let calls = Arc::new(Calls::default());
+        // A stream would go on for ever: it is told, and ends.
+        let leaving = Leaving::default();
         let service = service_fn({
-            let (app, calls) = (self.app.clone(), Arc::clone(&calls));
+            let (app, calls, leaving) = (self.app.clone(), Arc::clone(&calls), leaving.clone());
             move |request: Request<Incoming>| {
                 let call = Calls::begin(&calls);
                 let mut request = request.map(Body::new);
                 request.extensions_mut().insert(Arc::clone(&peer));
+                if request.uri().path() == super::stream::PATH {
+                    request.extensions_mut().insert(leaving.clone());
+                }
                 let answer = app.clone().oneshot(request);
                 async move {
                     let answer = answer.await?;
@@ -279,7 +285,10 @@ impl House {
         tokio::select! {
             // An error here is the client's: it left, or broke the protocol. There is nobody to tell.
             _ = connection.as_mut() => return,
-            () = reason_to_go => connection.as_mut().graceful_shutdown(),
+            () = reason_to_go => {
+                leaving.0.cancel();
+                connection.as_mut().graceful_shutdown();
+            }
         }
         tokio::select! {
             biased;
