@@ -32,6 +32,7 @@ use crate::grpc::service::Service;
 use crate::model::entity::EntityType;
 use crate::ops::{self, Readiness};
 use crate::pdp::Pdp;
+use crate::pdp::crew::Crew;
 use crate::pdp::stream::OpenStreams;
 use crate::policy::store::{Reload, Store};
 use crate::policy::{Bundle, BundleOptions, BundleReport};
@@ -91,6 +92,9 @@ pub enum BuildError {
     /// A deep forbid did not win on this thread: Cedar would skip it.
     #[error("the self-test of evaluation failed: a deep policy was not evaluated to its end")]
     SelfTest,
+    /// No threads.
+    #[error("the system gives no thread to decide batches on: {0}")]
+    Threads(#[source] std::io::Error),
     /// No randomness.
     #[error("the system gives no random bytes")]
     Random,
@@ -204,6 +208,7 @@ pub async fn build(
         principals: config.policies.clone(),
         slots: Semaphore::new(config.limits.concurrent_decisions),
         streams: OpenStreams::new(config.limits.open_streams),
+        crew: Crew::of_this_machine().map_err(BuildError::Threads)?,
         listener: address,
         caller_reuse: config.cache.caller_reuse,
     });

@@ -37,7 +37,7 @@ pub(super) fn exit_code(error: &BuildError) -> u8 {
         | BuildError::Sinks(SinkError::Io { .. })
         | BuildError::Listen { .. }
         | BuildError::Revocations(_) => exit::UNAVAILABLE,
-        BuildError::SelfTest | BuildError::Random => exit::SOFTWARE,
+        BuildError::SelfTest | BuildError::Random | BuildError::Threads(_) => exit::SOFTWARE,
     }
 }
 

@@ -243,12 +243,7 @@ impl Conversation {
         }
     }
 
-    async fn renewed(
-        &self,
-        token: SecretString,
-        holder: Option<&Holder>,
-        memory: &mut Memory,
-    ) -> Result<(), Misfit> {
+    async fn renewed(&self, token: SecretString, holder: Option<&Holder>, memory: &mut Memory) -> Result<(), Misfit> {
         if holder.is_none() || self.pdp.holder(&token).await.as_ref() != holder {
             return Err(rule("renew.token", "must be good, and of the principal whose good token opened the stream"));
         }

@@ -4,8 +4,8 @@ use std::fmt::{Debug, Formatter, Result};
 
 use super::admin::v1::{RevokeSessionRequest, RevokeTokenRequest, revoke_token_request};
 use super::v1::{
-    ApiKeyCredential, BatchCheckRequest, CheckRequest, StreamOpening, StreamRenewal, batch_check_request, check_request,
-    stream_opening,
+    ApiKeyCredential, BatchCheckRequest, CheckRequest, StreamOpening, StreamRenewal, batch_check_request,
+    check_request, stream_opening,
 };
 
 impl Debug for ApiKeyCredential {

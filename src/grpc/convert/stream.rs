@@ -158,7 +158,10 @@ impl Memory {
     /// The remembered entity that a question is about.
     fn recalled(&self, resource: v1::Resource, limits: &Limits) -> Result<Resource, Misfit> {
         let (Some(id), None, true) = (resource.id, &resource.attributes, resource.parents.is_empty()) else {
-            return Err(misfit("resource", "is said to be remembered: its type and id, and nothing else, must be given"));
+            return Err(misfit(
+                "resource",
+                "is said to be remembered: its type and id, and nothing else, must be given",
+            ));
         };
         let reference = v1::EntityRef { r#type: resource.r#type, id };
         let entity = self.remembered(&reference, "resource", limits)?.clone();
@@ -194,9 +197,10 @@ impl Memory {
         if self.common.entities.len().saturating_add(named.len()) > limits.entities {
             return Err(misfit("entities", "are more than `limits.entities`, with the opening's"));
         }
-        let recalled = named.iter().enumerate().map(|(index, reference)| {
-            self.remembered(reference, &format!("entities[{index}]"), limits).cloned()
-        });
+        let recalled = named
+            .iter()
+            .enumerate()
+            .map(|(index, reference)| self.remembered(reference, &format!("entities[{index}]"), limits).cloned());
         self.common.entities.iter().cloned().map(Ok).chain(recalled).collect()
     }
 }
@@ -223,9 +227,38 @@ fn keys(of: &Struct) -> usize {
         match &value.kind {
             Some(Kind::StructValue(inner)) => keys(inner),
             Some(Kind::ListValue(list)) => list.values.iter().map(within).sum(),
-            None
-            | Some(Kind::NullValue(_) | Kind::NumberValue(_) | Kind::StringValue(_) | Kind::BoolValue(_)) => 0,
+            None | Some(Kind::NullValue(_) | Kind::NumberValue(_) | Kind::StringValue(_) | Kind::BoolValue(_)) => 0,
         }
     }
     of.fields.values().map(|value| 1 + within(value)).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_waited_for_as_long_as_the_question_says_and_no_longer_than_it_may() {
+        let limits = Limits {
+            default_deadline: Duration::from_millis(200),
+            max_deadline: Duration::from_secs(2),
+            ..Limits::default()
+        };
+        let time = |seconds, nanos| Some(prost_types::Duration { seconds, nanos });
+        let table = [
+            (None, Some(200), "none is named"),
+            (time(0, 50_000_000), Some(50), "shorter"),
+            (time(2, 0), Some(2000), "the longest"),
+            (time(3, 0), Some(2000), "longer than that"),
+            (time(i64::MAX, 999_999_999), Some(2000), "for ever"),
+            (time(0, 0), None, "no time"),
+            (time(-1, 0), None, "less"),
+            (time(0, -1), None, "less"),
+            (time(i64::MIN, i32::MIN), None, "far less"),
+        ];
+        for (asked, expected, why) in table {
+            let read = deadline(asked.as_ref(), &limits).ok();
+            assert_eq!(read, expected.map(Duration::from_millis), "{why}");
+        }
+    }
 }
