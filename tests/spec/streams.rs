@@ -238,6 +238,7 @@ async fn a_bad_question_spoils_only_itself() {
         (v1::StreamQuestion { resource: None, ..question(1, "alice") }, "resource", "no resource"),
         (v1::StreamQuestion { deadline: time(0, 0), ..question(1, "alice") }, "deadline", "no time"),
         (v1::StreamQuestion { deadline: time(-1, 0), ..question(1, "alice") }, "deadline", "less than none"),
+        (v1::StreamQuestion { deadline: time(i64::MIN, i32::MIN), ..question(1, "alice") }, "deadline", "far less"),
         (
             v1::StreamQuestion { context: Some(attributes([("channel", text("app"))])), ..question(1, "alice") },
             "context",

@@ -211,8 +211,12 @@ impl Memory {
 /// When it is no time at all.
 pub fn deadline(asked: Option<&prost_types::Duration>, limits: &Limits) -> Result<Duration, Misfit> {
     let Some(asked) = asked else { return Ok(limits.default_deadline) };
-    let time = Duration::try_from(*asked).ok().filter(|time| !time.is_zero());
-    let time = time.ok_or_else(|| misfit("deadline", "must be more than no time"))?;
+    // By hand: the library's own conversion panics on the least number of seconds.
+    let time = match (u64::try_from(asked.seconds), u32::try_from(asked.nanos)) {
+        (Ok(seconds), Ok(nanos)) if nanos < 1_000_000_000 => Some(Duration::new(seconds, nanos)),
+        _ => None,
+    };
+    let time = time.filter(|time| !time.is_zero()).ok_or_else(|| misfit("deadline", "must be more than no time"))?;
     Ok(time.min(limits.max_deadline))
 }
 
@@ -255,6 +259,7 @@ mod tests {
             (time(-1, 0), None, "less"),
             (time(0, -1), None, "less"),
             (time(i64::MIN, i32::MIN), None, "far less"),
+            (time(1, 1_000_000_000), None, "a second too many among the nanoseconds"),
         ];
         for (asked, expected, why) in table {
             let read = deadline(asked.as_ref(), &limits).ok();
