@@ -13,10 +13,12 @@ const SERVICES: [(&str, &str); 2] = [
 ];
 
 /// What holds a credential, or names one, does not print by itself: `src/proto/debug.rs` says what is shown of it.
-const UNPRINTED: [&str; 5] = [
+const UNPRINTED: [&str; 7] = [
     ".gatepost.v1.ApiKeyCredential",
     ".gatepost.v1.CheckRequest",
     ".gatepost.v1.BatchCheckRequest",
+    ".gatepost.v1.StreamOpening",
+    ".gatepost.v1.StreamRenewal",
     ".gatepost.admin.v1.RevokeTokenRequest",
     ".gatepost.admin.v1.RevokeSessionRequest",
 ];

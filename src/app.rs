@@ -32,6 +32,8 @@ use crate::grpc::service::Service;
 use crate::grpc::short::Decisions;
 use crate::model::entity::EntityType;
 use crate::ops::{self, Readiness};
+use crate::pdp::crew::Crew;
+use crate::pdp::stream::OpenStreams;
 use crate::pdp::{Pdp, Recalls};
 use crate::policy::store::{Reload, Store};
 use crate::policy::{Bundle, BundleOptions, BundleReport};
@@ -210,6 +212,8 @@ pub async fn build(
         limits: config.limits.clone(),
         principals: config.policies.clone(),
         admission: Admission::new(&config.callers, &config.limits, Arc::clone(&clock)),
+        streams: OpenStreams::new(config.limits.open_streams),
+        crew: Crew::of_this_machine().map_err(BuildError::Threads)?,
         listener: address,
         caller_reuse: config.cache.caller_reuse,
     });

@@ -126,7 +126,7 @@ pub struct CallEntry {
     pub time: SystemTime,
     /// How long the answer took.
     pub duration: Duration,
-    /// The RPC: `Check`, `BatchCheck`, `Explain`.
+    /// The RPC: `Check`, `BatchCheck`, `CheckStream`, `Explain`.
     pub operation: &'static str,
     /// The calling workload.
     pub caller: CallerFacts,

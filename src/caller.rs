@@ -134,6 +134,12 @@ impl Caller {
         self.enrolled.batch_items
     }
 
+    /// Its share of `whole` things of which there are so many for everybody.
+    #[must_use]
+    pub fn share_of(&self, whole: usize) -> usize {
+        self.enrolled.capacity.of(whole)
+    }
+
     /// Its place in the enrolment, from 0: the same for all its connections, and for as long as the server runs.
     #[must_use]
     pub fn number(&self) -> usize {

@@ -36,10 +36,11 @@ use tonic_types::StatusExt as _;
 
 pub use self::answer::Answer;
 use self::ask::{About, Asked};
-pub use self::ask::{Ask, Batch, EntityData};
+pub use self::ask::{Ask, Batch, EntityData, Opening};
 pub use self::connection::IdentityError;
 use self::connection::{Connection, Files, Target};
 pub use self::mask::{Mask, MaskError, leaf_paths};
+pub use self::stream::AskStream;
 use crate::clock::{SharedClock, SystemClock};
 use crate::proto::v1;
 use crate::proto::v1::decision_service_client::DecisionServiceClient;
@@ -48,6 +49,7 @@ mod answer;
 mod ask;
 pub(crate) mod connection;
 mod mask;
+mod stream;
 #[cfg(test)]
 mod tests;
 
@@ -233,8 +235,14 @@ type Service = DecisionServiceClient<Channel>;
 
 impl About {
     fn request<Q>(&self, question: Q, remaining: Duration) -> Request<Q> {
-        let mut request = Request::new(question);
+        let mut request = self.named(question);
         request.set_timeout(remaining);
+        request
+    }
+
+    /// With the caller's names for it, and for as long as it takes.
+    fn named<Q>(&self, question: Q) -> Request<Q> {
+        let mut request = Request::new(question);
         let names = [("traceparent", &self.traceparent), ("x-request-id", &self.request_id)];
         for (key, value) in names {
             let value = value.as_deref().filter(|value| !value.is_empty() && value.len() <= HEADER_BYTES);

@@ -589,6 +589,16 @@ pub struct Limits {
     pub batch_bytes: usize,
     /// Items of a batch.
     pub batch_items: usize,
+    /// Questions of one CheckStream that are not answered yet.
+    pub stream_window: usize,
+    /// Entities that one CheckStream remembers.
+    pub stream_entities: usize,
+    /// The same, encoded bytes.
+    pub stream_entity_bytes: usize,
+    /// How long a CheckStream may be without a question.
+    pub stream_idle_timeout: Duration,
+    /// CheckStreams open at once, of all callers together.
+    pub open_streams: usize,
     /// The context, encoded bytes.
     pub context_bytes: usize,
     /// The context's keys, nested ones included.
@@ -702,6 +712,11 @@ impl Default for Limits {
             request_bytes: 256 * KIB,
             batch_bytes: MIB,
             batch_items: 100,
+            stream_window: 64,
+            stream_entities: 1000,
+            stream_entity_bytes: 256 * KIB,
+            stream_idle_timeout: Duration::from_secs(60),
+            open_streams: 512,
             context_bytes: 64 * KIB,
             context_keys: 256,
             id_bytes: 1024,

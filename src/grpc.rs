@@ -9,3 +9,4 @@ pub mod server;
 pub mod service;
 pub mod short;
 pub mod status;
+mod stream;

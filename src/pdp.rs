@@ -44,9 +44,12 @@ use crate::token::api_key::ApiKeys;
 use crate::token::{TokenError, TokenFacts, VerifiedToken, Verifier};
 
 mod asserted;
+mod batch;
+pub mod crew;
 pub mod error;
 mod explain;
 mod recall;
+pub mod stream;
 
 pub use error::{DecideError, Refusal};
 pub use explain::Explained;
@@ -84,6 +87,10 @@ pub struct Pdp {
     pub principals: PolicyConfig,
     /// Whether there is room for a call.
     pub admission: Admission,
+    /// Streams open at once.
+    pub streams: stream::OpenStreams,
+    /// Who helps with large batches.
+    pub crew: crew::Crew,
     /// Where the listener is bound.
     pub listener: SocketAddr,
     /// For how long callers may reuse an answer at most.
@@ -91,6 +98,7 @@ pub struct Pdp {
 }
 
 /// A call as it came in.
+#[derive(Clone)]
 pub struct Call {
     /// The RPC's name.
     pub operation: &'static str,
@@ -133,10 +141,12 @@ struct Known {
     question: Option<QuestionFacts>,
     subject: SubjectFacts,
     level: Option<&'static str>,
-    /// One of many questions: their stages are no spans of their own.
+    /// One of many questions, of a batch or a stream: their stages are no spans of their own.
     of_batch: bool,
     /// Whether there was room. Held until the record is written: what waits for the disk is in the house.
     seat: Option<Result<Seat, TurnedAway>>,
+    /// What the items of a batch share is worked out already; what it says of entities is among `vouched`.
+    common: Option<Arc<batch::Common>>,
 }
 
 /// The subject, once it is known who it is.
@@ -200,7 +210,7 @@ impl Pdp {
     /// # Errors
     /// Why there is no decision on any of them.
     pub async fn check_batch(
-        &self,
+        self: &Arc<Self>,
         call: &Call,
         asked: impl FnOnce() -> Result<Shared, Misfit> + Send,
     ) -> Result<Vec<Result<Answer, Refusal>>, Refusal> {
@@ -209,7 +219,7 @@ impl Pdp {
         let mut known = Known::default();
         let deadline = self.left(call);
         let opened = self.within(deadline, self.open_batch(call, asked, &mut known)).await;
-        let Opened { caller, who, items, bundle } = match opened {
+        let opened = match opened {
             Ok(opened) => opened,
             Err(error) => {
                 let refused = self.conclude(call, &begun, known, call.circumstances.clone(), Err(error), None).await;
@@ -220,37 +230,19 @@ impl Pdp {
                 };
             }
         };
-        let of = items.len();
+        let of = opened.items.len();
         traces::batch_of(of);
         let deciding = traces::stage_span("items");
-        let mut answers = Vec::with_capacity(of);
-        for (index, item) in items.into_iter().enumerate() {
-            let item_begun = self.begin();
-            let mut known = Known {
-                caller: known.caller.clone(),
-                vouched: known.vouched.clone(),
-                subject: who.facts.clone(),
-                of_batch: true,
-                ..Known::default()
-            };
-            // Decisions don't wait, so the deadline is looked at between them.
-            let late = self.clock.monotonic().saturating_sub(begun.monotonic) >= deadline;
-            let decided = match item {
-                _ if late => Err(DecideError::Deadline),
-                Ok(question) => self.decide_for(&caller, &who, &question, &bundle, &mut known),
-                Err(misfit) => Err(DecideError::Invalid(misfit)),
-            };
-            let mut circumstances = call.circumstances.clone();
-            circumstances.batch = Some(BatchPosition { index, of });
-            circumstances.batch_id = Some(begun.id);
-            answers.push((item_begun, known, circumstances, decided));
-            // A long batch must not keep a thread from everybody else's questions.
-            tokio::task::yield_now().await;
-        }
+        // Decisions don't wait, so the deadline is looked at between them.
+        let due = begun.monotonic.saturating_add(deadline);
+        let looked = self.look_at_all(opened, &known, due).await;
         drop(deciding);
         let recording = traces::stage_span("record");
         // Records are written together, so that a batch waits for the sink once and not once an item.
-        let writing = answers.into_iter().map(|(begun, known, circumstances, decided)| async move {
+        let batch_id = Some(begun.id);
+        let writing = looked.into_iter().enumerate().map(|(index, (begun, known, decided))| async move {
+            let batch = Some(BatchPosition { index, of });
+            let circumstances = Circumstances { batch, batch_id, ..call.circumstances.clone() };
             self.conclude(call, &begun, known, circumstances, decided, None).await
         });
         let answers = futures_util::future::join_all(writing).await;
@@ -281,7 +273,7 @@ impl Pdp {
         let bundle = self.store.current();
         known.vouched = asserted::of_subject(&subject, &bundle);
         // A bad token denies every item, each with a record of its own.
-        let who = self.identify(&caller, subject).await?;
+        let who = self.identify(&caller, subject, true).await?;
         Ok(Opened { caller, who, items, bundle })
     }
 
@@ -299,7 +291,7 @@ impl Pdp {
         known.subject.kind = Some(subject.kind());
         let bundle = self.store.current();
         known.vouched = asserted::of_subject(&subject, &bundle);
-        known.question = Some(self.describe(&question, &known.vouched, &bundle));
+        known.question = Some(self.describe(&question, &known.vouched, &question.entities, &bundle));
         if explaining {
             if !caller.may_explain() {
                 return Err(Lacks::Explain.into());
@@ -307,7 +299,7 @@ impl Pdp {
             question.bypass_cache = true;
         }
         caller.may_put(&question, self.tenant_type())?;
-        let who = self.identify(&caller, subject).await?;
+        let who = self.identify(&caller, subject, !known.of_batch).await?;
         let mut decided = self.decide_for(&caller, &who, &question, &bundle, known)?;
         if explaining {
             decided.reusable_for = Duration::ZERO;
@@ -326,7 +318,8 @@ impl Pdp {
     ) -> Result<Decided, DecideError> {
         known.subject = who.facts.clone();
         if known.question.is_none() {
-            known.question = Some(self.describe(question, &known.vouched, bundle));
+            let entities = if known.common.is_some() { &[][..] } else { &question.entities };
+            known.question = Some(self.describe(question, &known.vouched, entities, bundle));
         }
         if let Some(facts) = &mut known.question
             && who.facts.client_address.is_some()
@@ -346,13 +339,17 @@ impl Pdp {
         if let Some(code) = who.refusal {
             return Ok(denied(code));
         }
-        self.of_its_tenants(caller, &who.data.principal, question, bundle)?;
+        let principal = &who.data.principal;
+        let common = known.common.as_deref();
+        self.of_its_tenants(caller, question, bundle, || {
+            common.map_or_else(|| self.serves_principal(caller, principal, bundle), |common| common.serves_principal)
+        })?;
         if let Some(facts) = &mut known.question {
-            facts.kept.extend(self.redaction.kept(
-                Place::Principal(&who.data.principal.uid.entity_type),
-                &who.data.principal.attributes,
-                self.clock.now(),
-            ));
+            let place = Place::Principal(&principal.uid.entity_type);
+            facts.kept.extend(match common {
+                Some(common) => common.kept.clone(),
+                None => self.redaction.kept(place, &principal.attributes, self.clock.now()),
+            });
         }
         let now = self.clock.now();
         let stage = self.stage("request", !known.of_batch);
@@ -406,9 +403,9 @@ impl Pdp {
     fn of_its_tenants(
         &self,
         caller: &Caller,
-        principal: &RawEntity,
         question: &Question,
         bundle: &Bundle,
+        serves_principal: impl FnOnce() -> bool,
     ) -> Result<(), DecideError> {
         if self.tenant_type().is_none() || caller.serves_all() {
             return Ok(());
@@ -416,11 +413,16 @@ impl Pdp {
         let parents = std::iter::once(&question.resource.parents);
         let parents = parents.chain(question.entities.iter().map(|entity| &entity.parents));
         let mut above = parents.filter(|parents| !parents.is_empty()).flat_map(|parents| bundle.tenants_above(parents));
-        let of_principal = bundle.tenants_of(principal);
-        if of_principal.iter().any(|tenant| !caller.serves(tenant)) || above.any(|tenant| !caller.serves(&tenant)) {
+        if !serves_principal() || above.any(|tenant| !caller.serves(&tenant)) {
             return Err(Lacks::Tenant.into());
         }
         Ok(())
+    }
+
+    /// Whether the caller serves every tenant that the principal belongs to.
+    fn serves_principal(&self, caller: &Caller, principal: &RawEntity, bundle: &Bundle) -> bool {
+        let is_held = self.tenant_type().is_some() && !caller.serves_all();
+        !is_held || bundle.tenants_of(principal).iter().all(|tenant| caller.serves(tenant))
     }
 
     fn tenant_type(&self) -> Option<&EntityType> {
@@ -437,7 +439,7 @@ impl Pdp {
         if self.revocations.certificate_is_revoked(peer.certificate_sha256()) {
             return Err(DecideError::NotIdentified("CERTIFICATE_REVOKED"));
         }
-        let stage = self.stage("admit", true);
+        let stage = self.stage("admit", !known.of_batch);
         let admitted = self.callers.admit(peer, now).map_err(DecideError::from);
         stage.end(admitted.as_ref().map_or_else(DecideError::reason, |_| "admitted"));
         let caller = admitted?;
@@ -454,8 +456,9 @@ impl Pdp {
         }
     }
 
-    /// Who the principal is. A bad token is a denial to come, no error: it is the user's, not the caller's.
-    async fn identify(&self, caller: &Caller, subject: Subject) -> Result<Who, DecideError> {
+    /// Who the principal is. A bad token is a denial to come, no error: it is the user's, not the caller's. `shown`: the
+    /// look at a token is a span of its own.
+    async fn identify(&self, caller: &Caller, subject: Subject, shown: bool) -> Result<Who, DecideError> {
         let kind = Some(subject.kind());
         let caller_data = self.caller_entity(caller);
         let plain = |principal: RawEntity| {
@@ -466,7 +469,7 @@ impl Pdp {
         let bare = |uid: EntityUid| RawEntity { uid, attributes: RawRecord::new(), parents: Vec::new() };
         match subject {
             Subject::Token(text) => {
-                let stage = self.stage("token", true);
+                let stage = self.stage("token", shown);
                 let verified = self.tokens.check(&text, self.clock.now()).await;
                 stage.end(verified.as_ref().map_or_else(|error| error.reason(), |_| "verified"));
                 Ok(self.presented(caller, kind, verified))
@@ -475,7 +478,7 @@ impl Pdp {
                 if !caller.presents_api_keys() {
                     return Err(DecideError::NotEntitled("PRESENT_API_KEYS"));
                 }
-                let stage = self.stage("token", true);
+                let stage = self.stage("token", shown);
                 let verified = self.api_keys.verify(&key, self.clock.now());
                 stage.end(verified.as_ref().map_or_else(|refusal| refusal.error.reason(), |_| "verified"));
                 let refused = verified.as_ref().err().and_then(|refusal| refusal.known.clone());
@@ -577,8 +580,15 @@ impl Pdp {
         Some(CallerData { uid: EntityUid { entity_type: self.principals.caller_type.clone(), id } })
     }
 
-    /// The question, as far as a record may show it. `vouched`: what the caller said of the subject.
-    fn describe(&self, question: &Question, vouched: &[String], bundle: &Bundle) -> QuestionFacts {
+    /// The question, as far as a record may show it. `vouched`: what the caller said of the subject, and of entities that
+    /// are not among `entities`.
+    fn describe(
+        &self,
+        question: &Question,
+        vouched: &[String],
+        entities: &[RawEntity],
+        bundle: &Bundle,
+    ) -> QuestionFacts {
         use crate::model::question::FieldSelection;
         let resource = &question.resource;
         let now = self.clock.now();
@@ -594,7 +604,7 @@ impl Pdp {
             }),
             context_sha256: None,
             kept,
-            asserted: asserted::in_all(vouched, question, bundle),
+            asserted: asserted::in_all(vouched, question, entities, bundle),
         }
     }
 

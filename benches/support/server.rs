@@ -115,6 +115,15 @@ impl DecisionService for Echo {
         Ok(Response::new(self.many.clone()))
     }
 
+    type CheckStreamStream = tokio_stream::Empty<Result<v1::CheckStreamResponse, Status>>;
+
+    async fn check_stream(
+        &self,
+        _: Request<tonic::Streaming<v1::CheckStreamRequest>>,
+    ) -> Result<Response<Self::CheckStreamStream>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
     async fn explain(&self, _: Request<v1::ExplainRequest>) -> Result<Response<v1::ExplainResponse>, Status> {
         Ok(Response::new(v1::ExplainResponse { response: Some(self.one.clone()), ..v1::ExplainResponse::default() }))
     }

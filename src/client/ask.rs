@@ -42,6 +42,16 @@ pub struct Ask {
     resource: Option<EntityData>,
     fields: Option<FieldSelectionText>,
     mode: Option<FieldMode>,
+    /// Of a stream alone: the resource, and others, are entities that it remembers.
+    resource_remembered: bool,
+    remembered: Vec<(String, String)>,
+}
+
+/// What the questions of a stream have in common; see [`Client::stream`](super::Client::stream).
+#[derive(Debug, Clone, Default)]
+#[must_use = "a stream does nothing until a client opens it"]
+pub struct Opening {
+    about: About,
 }
 
 /// Many questions with one subject and one context; see [`Client::batch`](super::Client::batch).
@@ -99,7 +109,15 @@ pub(super) struct Asked {
 impl Ask {
     /// A question about `action`, for example `Account.read`. It needs a subject and a resource before it can be asked.
     pub fn new(action: impl Into<String>) -> Self {
-        Self { about: About::default(), action: action.into(), resource: None, fields: None, mode: None }
+        Self {
+            about: About::default(),
+            action: action.into(),
+            resource: None,
+            fields: None,
+            mode: None,
+            resource_remembered: false,
+            remembered: Vec::new(),
+        }
     }
 
     /// The object: object level.
@@ -136,6 +154,19 @@ impl Ask {
     /// What the resource belongs to. Name the resource first.
     pub fn parent(mut self, entity_type: impl Into<String>, id: impl Into<String>) -> Self {
         self.resource = self.resource.map(|resource| resource.parent(entity_type, id));
+        self
+    }
+
+    /// The object is an entity that the stream remembers. Only for a question of a stream.
+    pub fn remembered_resource(mut self, entity_type: impl Into<String>, id: impl Into<String>) -> Self {
+        self.resource = Some(EntityData::new(entity_type, id));
+        self.resource_remembered = true;
+        self
+    }
+
+    /// Besides, the policies need this entity, which the stream remembers. Only for a question of a stream.
+    pub fn remembered(mut self, entity_type: impl Into<String>, id: impl Into<String>) -> Self {
+        self.remembered.push((entity_type.into(), id.into()));
         self
     }
 
@@ -214,7 +245,37 @@ impl Ask {
         })
     }
 
+    /// As a question of a stream that shares everything but some context.
+    pub(super) fn to_stream(&self, id: u64, deadline: std::time::Duration) -> Result<v1::StreamQuestion, AskError> {
+        let alone = About { context: self.about.context.clone(), ..About::default() };
+        if !(About { context: Vec::new(), ..self.about.clone() }).is_blank() {
+            return Err(AskError::Question("the subject and circumstances of a stream belong to its opening"));
+        }
+        let item = self.item()?;
+        let references = self.remembered.iter();
+        Ok(v1::StreamQuestion {
+            id,
+            action: item.action,
+            resource: item.resource.map(|resource| match self.resource_remembered {
+                true => v1::Resource { attributes: None, ..resource },
+                false => resource,
+            }),
+            resource_remembered: self.resource_remembered,
+            fields: item.fields,
+            context: alone.context()?,
+            entities: references.map(|(r#type, id)| v1::EntityRef { r#type: r#type.clone(), id: id.clone() }).collect(),
+            deadline: prost_types::Duration::try_from(deadline).ok(),
+        })
+    }
+
     fn to_item(&self) -> Result<v1::BatchCheckItem, AskError> {
+        if self.resource_remembered || !self.remembered.is_empty() {
+            return Err(AskError::Question("only a stream remembers entities"));
+        }
+        self.item()
+    }
+
+    fn item(&self) -> Result<v1::BatchCheckItem, AskError> {
         let Some(resource) = &self.resource else { return Err(AskError::Question("no resource")) };
         let asked = self.asked()?;
         let fields = asked.fields.map(|fields| {
@@ -287,7 +348,35 @@ impl Batch {
     }
 }
 
-/// A question and a batch take the same subject and circumstances.
+impl Opening {
+    /// Nothing said yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    pub(super) fn about(&self) -> &About {
+        &self.about
+    }
+
+    pub(super) fn to_wire(&self) -> Result<v1::StreamOpening, AskError> {
+        use v1::stream_opening::Subject as Wire;
+        let subject = match self.about.subject()? {
+            Subject::Token(token) => Wire::Token(token.expose_secret().to_owned()),
+            Subject::Asserted(entity) => Wire::Asserted(asserted(entity)?),
+            Subject::ApiKey(key) => Wire::ApiKey(api_key(key)),
+            Subject::Caller => Wire::Caller(()),
+            Subject::Anonymous => Wire::Anonymous(()),
+        };
+        Ok(v1::StreamOpening {
+            subject: Some(subject),
+            context: self.about.context()?,
+            entities: self.about.entities()?,
+            options: self.about.options(),
+        })
+    }
+}
+
+/// A question, a batch and a stream take the same subject and circumstances.
 macro_rules! takes_circumstances {
     ($asks:ty) => {
         impl $asks {
@@ -357,6 +446,7 @@ macro_rules! takes_circumstances {
 }
 takes_circumstances!(Ask);
 takes_circumstances!(Batch);
+takes_circumstances!(Opening);
 
 impl EntityData {
     /// An entity without attributes and parents yet.
@@ -379,6 +469,15 @@ impl EntityData {
     pub fn parent(mut self, entity_type: impl Into<String>, id: impl Into<String>) -> Self {
         self.parents.push((entity_type.into(), id.into()));
         self
+    }
+
+    pub(super) fn to_wire(&self) -> Result<v1::Entity, AskError> {
+        Ok(v1::Entity {
+            r#type: self.entity_type.clone(),
+            id: self.id.clone().unwrap_or_default(),
+            attributes: record(&self.attributes)?,
+            parents: self.parents(),
+        })
     }
 
     fn parents(&self) -> Vec<v1::EntityRef> {
@@ -427,17 +526,7 @@ impl About {
     }
 
     fn entities(&self) -> Result<Vec<v1::Entity>, AskError> {
-        self.entities
-            .iter()
-            .map(|entity| {
-                Ok(v1::Entity {
-                    r#type: entity.entity_type.clone(),
-                    id: entity.id.clone().unwrap_or_default(),
-                    attributes: record(&entity.attributes)?,
-                    parents: entity.parents(),
-                })
-            })
-            .collect()
+        self.entities.iter().map(EntityData::to_wire).collect()
     }
 
     fn options(&self) -> Option<v1::CheckOptions> {

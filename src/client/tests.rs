@@ -150,6 +150,15 @@ impl DecisionService for Handle {
         Ok(Response::new(v1::BatchCheckResponse { results: results.collect() }))
     }
 
+    type CheckStreamStream = tokio_stream::Empty<Result<v1::CheckStreamResponse, Status>>;
+
+    async fn check_stream(
+        &self,
+        _: Request<tonic::Streaming<v1::CheckStreamRequest>>,
+    ) -> Result<Response<Self::CheckStreamStream>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
     async fn explain(&self, _: Request<v1::ExplainRequest>) -> Result<Response<v1::ExplainResponse>, Status> {
         Err(Status::unimplemented("the client library does not ask why"))
     }

@@ -782,6 +782,16 @@ limits! {
     batch_bytes: RawSize, size("1B", "16MiB");
     /// Items of a batch.
     batch_items: RawCount, count(1, 10000);
+    /// Questions of one CheckStream that are not answered yet. Past it no more are read until answers have left.
+    stream_window: RawCount, count(1, 10000);
+    /// Entities that one CheckStream remembers.
+    stream_entities: RawCount, count(1, 100000);
+    /// The entities that one CheckStream remembers, encoded bytes.
+    stream_entity_bytes: RawSize, size("1B", "16MiB");
+    /// How long a CheckStream may be without a question before it is ended.
+    stream_idle_timeout: RawDuration, duration("1s", "1h");
+    /// CheckStreams open at once, of all callers together; one caller has at most its `callers[].capacity` of them.
+    open_streams: RawCount, count(1, 100000);
     /// The context, encoded bytes.
     context_bytes: RawSize, size("1B", "4MiB");
     /// The context's keys, nested ones included.

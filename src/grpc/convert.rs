@@ -19,6 +19,8 @@ use crate::policy::Misfit;
 use crate::proto::v1;
 use crate::secret::SecretString;
 
+pub mod stream;
+
 /// A CheckRequest as a question.
 ///
 /// # Errors
@@ -177,9 +179,7 @@ fn question(
     common: &Common,
     limits: &Limits,
 ) -> Result<Question, Misfit> {
-    if action.is_empty() || action.len() > 256 || action.chars().any(is_hidden) {
-        return Err(misfit("action", "must be 1 to 256 printable bytes"));
-    }
+    let action = self::action(action)?;
     let Some(resource) = resource else { return Err(misfit("resource", "must be given")) };
     let at = "resource";
     let entity_type = entity_type(&resource.r#type, at)?;
@@ -191,13 +191,20 @@ fn question(
         parents: parents(&resource.parents, &format!("{at}.parents"), limits)?,
     };
     Ok(Question {
-        action: action.to_owned(),
+        action,
         resource,
         fields: fields.map(|query| field_query(query, "fields", limits)).transpose()?,
         context: common.context.clone(),
         entities: Arc::clone(&common.entities),
         bypass_cache: common.bypass_cache,
     })
+}
+
+fn action(text: &str) -> Result<String, Misfit> {
+    if text.is_empty() || text.len() > 256 || text.chars().any(is_hidden) {
+        return Err(misfit("action", "must be 1 to 256 printable bytes"));
+    }
+    Ok(text.to_owned())
 }
 
 fn field_query(query: v1::FieldQuery, at: &str, limits: &Limits) -> Result<FieldQuery, Misfit> {

@@ -17,11 +17,14 @@ use tonic::Code;
 use tower::Service;
 use tracing::Instrument as _;
 
+use self::paced::paced;
 use super::service::call;
-use super::status;
+use super::{status, stream};
 use crate::pdp::{DecideError, Pdp, Refusal};
 use crate::telemetry::traces;
 use crate::tls::peer::Peer;
+
+mod paced;
 
 /// Makes sure that no call ends without a record.
 #[derive(Clone)]
@@ -68,7 +71,11 @@ where
                 *response.status_mut() = http;
                 return Ok(response);
             }
-            let request = if exempt { request } else { timely(request, pdp.limits.max_deadline) };
+            let request = match request.uri().path() {
+                _ if exempt => request,
+                stream::PATH => paced(request, pdp.limits.max_deadline),
+                _ => timely(request, pdp.limits.max_deadline),
+            };
             let response = inner.call(request).await?;
             let Some(error) = unrecorded(&response).filter(|_| !exempt) else { return Ok(response) };
             let refusal = refused(&pdp, &headers, peer, error).await;

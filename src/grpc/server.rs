@@ -34,6 +34,7 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
 use super::service::Arrived;
+use super::stream::Leaving;
 use crate::clock::SharedClock;
 use crate::config::{IdentityConfig, Limits};
 use crate::tls::peer::Peer;
@@ -275,13 +276,19 @@ impl House {
     /// HTTP/2 until the client leaves, or has to: it is idle, the house drains, or `outlived` is over.
     async fn converse(&self, stream: TlsStream<TcpStream>, peer: Arc<Peer>, outlived: impl Future<Output = ()>) {
         let calls = Arc::new(Calls::default());
+        // A stream would go on for ever: it is told, and ends.
+        let leaving = Leaving::default();
         let service = service_fn({
             let (app, calls, clock) = (self.app.clone(), Arc::clone(&calls), Arc::clone(&self.clock));
+            let leaving = leaving.clone();
             move |request: Request<Incoming>| {
                 let call = Calls::begin(&calls);
                 let mut request = request.map(Body::new);
                 request.extensions_mut().insert(Arc::clone(&peer));
                 request.extensions_mut().insert(Arrived(clock.monotonic()));
+                if request.uri().path() == super::stream::PATH {
+                    request.extensions_mut().insert(leaving.clone());
+                }
                 let answer = app.clone().oneshot(request);
                 async move {
                     let answer = answer.await?;
@@ -301,7 +308,10 @@ impl House {
         tokio::select! {
             // An error here is the client's: it left, or broke the protocol. There is nobody to tell.
             _ = connection.as_mut() => return,
-            () = reason_to_go => connection.as_mut().graceful_shutdown(),
+            () = reason_to_go => {
+                leaving.0.cancel();
+                connection.as_mut().graceful_shutdown();
+            }
         }
         tokio::select! {
             biased;

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message as _;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 use tracing::Instrument as _;
 
-use super::{convert, status};
+use super::{convert, status, stream};
 use crate::config::Limits;
 use crate::model::ids::RequestId;
 use crate::model::question::Circumstances;
@@ -93,6 +93,22 @@ impl DecisionService for Service {
             Ok(explained) => Ok(Response::new(convert::explanation(&explained))),
             Err(refusal) => Err(status::to_status(&refusal)),
         }
+    }
+
+    type CheckStreamStream = stream::Answers;
+
+    async fn check_stream(
+        &self,
+        request: Request<Streaming<v1::CheckStreamRequest>>,
+    ) -> Result<Response<stream::Answers>, Status> {
+        let (metadata, extensions, asked) = request.into_parts();
+        let headers = metadata.into_headers();
+        let span = traces::call_span("CheckStream", &headers);
+        let call = call("CheckStream", &headers, extensions.get::<Arc<Peer>>().cloned(), &span, &self.pdp.limits);
+        let patience = headers.get("grpc-timeout").and_then(|value| grpc_timeout(value.to_str().ok()?));
+        let leaving = extensions.get::<stream::Leaving>().cloned().unwrap_or_default();
+        let opened = stream::open(&self.pdp, call, patience, leaving, asked).instrument(span).await;
+        opened.map(Response::new)
     }
 }
 

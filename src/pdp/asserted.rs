@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::model::entity::RawRecord;
+use crate::model::entity::{RawEntity, RawRecord};
 use crate::model::question::{Question, Subject};
 use crate::policy::Bundle;
 
@@ -24,32 +24,39 @@ pub(super) fn of_subject(subject: &Subject, bundle: &Bundle) -> Vec<String> {
     said
 }
 
-/// All of it, sorted: what was said of the subject, of the resource, of other entities, of the circumstances.
-pub(super) fn in_all(of_subject: &[String], question: &Question, bundle: &Bundle) -> Vec<String> {
-    let resource = &question.resource;
-    // Of many entities of one type, what is said of any. Names are put together last: there are few, and entities many.
-    let mut of_entities = BTreeSet::new();
-    for entity in question.entities.iter() {
+/// What is said of entities, by type: of many of one type, what is said of any.
+pub(super) fn of_entities(entities: &[RawEntity], bundle: &Bundle) -> BTreeSet<String> {
+    // Names are put together last: there are few, and entities many.
+    let mut said = BTreeSet::new();
+    for entity in entities {
         let kind = &entity.uid.entity_type;
         let names = declared(&entity.attributes, |name| bundle.declares(kind, name));
-        of_entities.extend(names.into_iter().map(|name| (kind, Some(name))));
+        said.extend(names.into_iter().map(|name| (kind, Some(name))));
         if !entity.parents.is_empty() {
-            of_entities.insert((kind, Some("parents")));
+            said.insert((kind, Some("parents")));
         }
         if entity.attributes.is_empty() && entity.parents.is_empty() {
-            of_entities.insert((kind, None));
+            said.insert((kind, None));
         }
     }
-    let mut said: BTreeSet<String> = of_subject.iter().cloned().collect();
+    let named = said.into_iter().map(|(kind, name)| match name {
+        Some(name) => format!("entities[{kind}].{name}"),
+        None => format!("entities[{kind}]"),
+    });
+    named.collect()
+}
+
+/// All of it, sorted: what was said of the subject, of the resource, of other entities, of the circumstances. `before`:
+/// what is named already.
+pub(super) fn in_all(before: &[String], question: &Question, entities: &[RawEntity], bundle: &Bundle) -> Vec<String> {
+    let resource = &question.resource;
+    let mut said: BTreeSet<String> = before.iter().cloned().collect();
     let names = declared(&resource.attributes, |name| bundle.declares(&resource.entity_type, name));
     said.extend(names.into_iter().map(|name| format!("resource.{name}")));
     said.extend((!resource.parents.is_empty()).then(|| "resource.parents".to_owned()));
     let names = declared(&question.context, |name| bundle.declares_context(&question.action, name));
     said.extend(names.into_iter().map(|name| format!("context.{name}")));
-    said.extend(of_entities.into_iter().map(|(kind, name)| match name {
-        Some(name) => format!("entities[{kind}].{name}"),
-        None => format!("entities[{kind}]"),
-    }));
+    said.extend(of_entities(entities, bundle));
     bounded(said)
 }
 

@@ -3,7 +3,10 @@
 use std::fmt::{Debug, Formatter, Result};
 
 use super::admin::v1::{RevokeSessionRequest, RevokeTokenRequest, revoke_token_request};
-use super::v1::{ApiKeyCredential, BatchCheckRequest, CheckRequest, batch_check_request, check_request};
+use super::v1::{
+    ApiKeyCredential, BatchCheckRequest, CheckRequest, StreamOpening, StreamRenewal, batch_check_request,
+    check_request, stream_opening,
+};
 
 impl Debug for ApiKeyCredential {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
@@ -46,6 +49,30 @@ impl Debug for batch_check_request::Subject {
             Self::Anonymous(_) => "Anonymous",
             Self::ApiKey(_) => "ApiKey(..)",
         })
+    }
+}
+
+impl Debug for StreamOpening {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        f.debug_struct("StreamOpening").field("subject", &self.subject).finish_non_exhaustive()
+    }
+}
+
+impl Debug for stream_opening::Subject {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        f.write_str(match self {
+            Self::Token(_) => "Token(..)",
+            Self::Asserted(_) => "Asserted(..)",
+            Self::Caller(_) => "Caller",
+            Self::Anonymous(_) => "Anonymous",
+            Self::ApiKey(_) => "ApiKey(..)",
+        })
+    }
+}
+
+impl Debug for StreamRenewal {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        f.write_str("StreamRenewal(..)")
     }
 }
 

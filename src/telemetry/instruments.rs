@@ -94,7 +94,7 @@ pub fn series_at_most(extent: Extent) -> usize {
     INSTRUMENTS.iter().map(|instrument| instrument.series(extent)).sum()
 }
 
-const OPERATIONS: usize = 3;
+const OPERATIONS: usize = 4;
 const LEVELS: usize = 3;
 const OUTCOMES: usize = 3;
 const USES: usize = 3;
@@ -117,7 +117,7 @@ pub(super) const CLASSES: [&str; 10] = [
     "partial",
 ];
 
-const OPERATION: (&str, &str) = ("operation", "`Check`, `BatchCheck`, `Explain`");
+const OPERATION: (&str, &str) = ("operation", "`Check`, `BatchCheck`, `CheckStream`, `Explain`");
 const LEVEL: (&str, &str) = ("level", "`function`, `object`, `field`");
 const OUTCOME: (&str, &str) = ("outcome", "`allow`, `deny`, `conditional`");
 const SINK: (&str, &str) = ("sink", "a sink of the configuration");

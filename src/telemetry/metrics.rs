@@ -149,7 +149,7 @@ impl ActionLabel {
 /// How a question was answered, in words of closed lists.
 #[derive(Debug, Clone)]
 pub struct Answered {
-    /// `Check`, `BatchCheck` or `Explain`.
+    /// `Check`, `BatchCheck`, `CheckStream` or `Explain`.
     pub operation: &'static str,
     /// What was asked for.
     pub action: ActionLabel,

@@ -154,6 +154,7 @@ fn what_must_be_absent_is_absent() {
                 "client.rs",
                 "client/",
                 "proto.rs",
+                "proto/codec.rs",
                 "cli/bench/",
                 "cli/demo/",
                 "cli/revoke.rs",

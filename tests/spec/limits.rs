@@ -24,10 +24,11 @@ const DOOR: &str = "src/grpc/server/tests.rs";
 const TOKENS: &str = "src/token/tests.rs";
 const OPAQUE: &str = "tests/spec/opaque_tokens.rs";
 const API_KEYS: &str = "src/token/api_key/tests.rs";
+const STREAMS: &str = "tests/spec/streams.rs";
 const STATUSES: &str = "tests/spec/status_lists.rs";
 
 /// Which test holds which limit. A new limit without a row fails the test below.
-const HELD: [(&str, &str, &str); 58] = [
+const HELD: [(&str, &str, &str); 63] = [
     ("token_bytes", HERE, "a_token_past_a_limit_is_denied"),
     ("token_json_depth", HERE, "a_token_past_a_limit_is_denied"),
     ("token_claims", HERE, "a_token_past_a_limit_is_denied"),
@@ -37,6 +38,11 @@ const HELD: [(&str, &str, &str); 58] = [
     ("batch_bytes", HERE, "a_message_past_its_size_is_refused"),
     ("context_bytes", HERE, "a_message_past_its_size_is_refused"),
     ("batch_items", HERE, "a_question_past_a_limit_is_refused_by_its_part_and_the_limit_s_name"),
+    ("stream_window", STREAMS, "whoever_does_not_read_answers_is_not_read_from"),
+    ("stream_entities", STREAMS, "a_stream_that_breaks_the_rules_ends_and_that_is_on_record"),
+    ("stream_entity_bytes", STREAMS, "a_stream_that_breaks_the_rules_ends_and_that_is_on_record"),
+    ("stream_idle_timeout", STREAMS, "a_stream_on_which_nothing_is_asked_is_ended"),
+    ("open_streams", STREAMS, "there_are_so_many_streams_and_each_caller_has_its_share"),
     ("context_keys", HERE, "a_question_past_a_limit_is_refused_by_its_part_and_the_limit_s_name"),
     ("id_bytes", HERE, "a_question_past_a_limit_is_refused_by_its_part_and_the_limit_s_name"),
     ("string_bytes", HERE, "a_question_past_a_limit_is_refused_by_its_part_and_the_limit_s_name"),

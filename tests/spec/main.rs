@@ -63,6 +63,7 @@ mod service_manager;
 mod shutdown;
 mod sinks;
 mod status_lists;
+mod streams;
 mod telemetry;
 mod three_levels;
 mod token_mutations;

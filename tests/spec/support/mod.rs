@@ -248,9 +248,18 @@ pub fn first_line(members: &str) -> String {
 
 /// A connection to `address` with these files.
 pub async fn channel_to(address: SocketAddr, files: &ClientFiles) -> Result<Channel, tonic::transport::Error> {
+    channel_of(Endpoint::from_static("https://localhost"), address, files).await
+}
+
+/// The same with other settings of HTTP/2.
+pub async fn channel_of(
+    endpoint: Endpoint,
+    address: SocketAddr,
+    files: &ClientFiles,
+) -> Result<Channel, tonic::transport::Error> {
     let config = tls(files);
     let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
-    Endpoint::from_static("https://localhost")
+    endpoint
         .connect_with_connector(tower::service_fn(move |_: http::Uri| {
             let connector = connector.clone();
             async move {

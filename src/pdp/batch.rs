@@ -1,0 +1,148 @@
+//! The items of a batch, looked at: what they share is worked out once, and many are shared out to several threads.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use super::{Begun, DecideError, Decided, Known, Opened, Pdp, Who, asserted};
+use crate::audit::{CallerFacts, Place};
+use crate::caller::Caller;
+use crate::model::entity::RawValue;
+use crate::model::question::Question;
+use crate::policy::{Bundle, Misfit};
+
+/// Items that are worth waking a thread for.
+const WORTH: usize = 16;
+
+/// What is the same for every item.
+struct Batch {
+    caller: Caller,
+    who: Who,
+    bundle: Arc<Bundle>,
+    /// What every record says.
+    facts: CallerFacts,
+    vouched: Vec<String>,
+    common: Arc<Common>,
+    /// By the monotonic clock.
+    due: Duration,
+}
+
+/// What is worked out once and not for every item.
+pub(super) struct Common {
+    /// Whether the caller serves every tenant that the principal belongs to.
+    pub(super) serves_principal: bool,
+    /// What records show of the principal.
+    pub(super) kept: Vec<(String, RawValue)>,
+}
+
+/// An item before it has its record.
+pub(super) type Looked = (Begun, Known, Result<Decided, DecideError>);
+
+impl Pdp {
+    /// Looks at every item, in order; those past `due` are not looked at any more. `known` is what is known of the call.
+    pub(super) async fn look_at_all(self: &Arc<Self>, opened: Opened, known: &Known, due: Duration) -> Vec<Looked> {
+        let Opened { caller, who, mut items, bundle } = opened;
+        let mut vouched = known.vouched.clone();
+        if let Some(Ok(first)) = items.iter().find(|item| item.is_ok()) {
+            // Every item has the same entities.
+            vouched.extend(asserted::of_entities(&first.entities, &bundle));
+        }
+        let principal = &who.data.principal;
+        let common = Common {
+            serves_principal: who.refusal.is_some() || self.serves_principal(&caller, principal, &bundle),
+            kept: match who.refusal {
+                Some(_) => Vec::new(),
+                None => {
+                    let place = Place::Principal(&principal.uid.entity_type);
+                    self.redaction.kept(place, &principal.attributes, self.clock.now())
+                }
+            },
+        };
+        let facts = known.caller.clone();
+        let batch = Arc::new(Batch { caller, who, bundle, facts, vouched, common: Arc::new(common), due });
+
+        let parts = (items.len() / WORTH).clamp(1, self.crew.threads().saturating_add(1));
+        let size = items.len().div_ceil(parts).max(1);
+        let mut elsewhere = Vec::new();
+        while items.len() > size {
+            let part = items.split_off(items.len() - size);
+            match self.share_out(&batch, part) {
+                Ok(part) => elsewhere.push(part),
+                Err(part) => {
+                    items.extend(part);
+                    break;
+                }
+            }
+        }
+        let mut looked = Vec::with_capacity(items.len());
+        for item in items {
+            looked.push(self.look_at(&batch, item));
+            // A long batch must not keep a thread from everybody else's questions.
+            tokio::task::yield_now().await;
+        }
+        // The last part was handed out first.
+        for (size, coming) in elsewhere.into_iter().rev() {
+            match coming.await {
+                Ok(part) => looked.extend(part),
+                Err(_) => looked.extend((0..size).map(|_| self.spoilt(&batch))),
+            }
+        }
+        looked
+    }
+
+    /// Hands a part to another thread, or gives it back.
+    #[expect(clippy::type_complexity, reason = "a part's size, and where it comes; or the part")]
+    fn share_out(
+        self: &Arc<Self>,
+        batch: &Arc<Batch>,
+        part: Vec<Result<Question, Misfit>>,
+    ) -> Result<(usize, oneshot::Receiver<Vec<Looked>>), Vec<Result<Question, Misfit>>> {
+        let size = part.len();
+        let (tell, coming) = oneshot::channel();
+        let part = Arc::new(Mutex::new(part));
+        let (pdp, batch, taken) = (Arc::clone(self), Arc::clone(batch), Arc::clone(&part));
+        let is_taken = self.crew.take(move || {
+            let part = std::mem::take(&mut *taken.lock());
+            // Nobody waits any more if the call has ended.
+            let _ = tell.send(part.into_iter().map(|item| pdp.look_at(&batch, item)).collect());
+        });
+        if is_taken { Ok((size, coming)) } else { Err(std::mem::take(&mut *part.lock())) }
+    }
+
+    /// One item. A panic is the end of this one, and of no other.
+    fn look_at(&self, batch: &Batch, item: Result<Question, Misfit>) -> Looked {
+        let begun = self.begin();
+        let mut known = self.known_of(batch);
+        let decided = match item {
+            _ if begun.monotonic >= batch.due => Err(DecideError::Deadline),
+            Ok(question) => {
+                let decide = || self.decide_for(&batch.caller, &batch.who, &question, &batch.bundle, &mut known);
+                catch_unwind(AssertUnwindSafe(decide)).unwrap_or(Err(DecideError::Panicked))
+            }
+            Err(misfit) => Err(DecideError::Invalid(misfit)),
+        };
+        if known.subject.kind.is_none() {
+            known.subject = batch.who.facts.clone();
+        }
+        (begun, known, decided)
+    }
+
+    /// An item of a part that is lost.
+    fn spoilt(&self, batch: &Batch) -> Looked {
+        let known = Known { subject: batch.who.facts.clone(), ..self.known_of(batch) };
+        (self.begin(), known, Err(DecideError::Panicked))
+    }
+
+    fn known_of(&self, batch: &Batch) -> Known {
+        Known {
+            caller: batch.facts.clone(),
+            vouched: batch.vouched.clone(),
+            of_batch: true,
+            common: Some(Arc::clone(&batch.common)),
+            ..Known::default()
+        }
+    }
+}
