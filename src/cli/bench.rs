@@ -66,7 +66,7 @@ A server that is there already, asked as a service that is enrolled there:
 A file of questions holds one `CheckRequest` or a list, as grpcurl takes them, in JSON or YAML:
 
     - action: Order.read
-      resource: { type: Order, id: ord-1, attributes: { customer: { type: User, id: alice } } }
+      resource: { type: Order, id: ord-1, attributes: { status: paid, total: 4200, .. } }
       fields: { all: true }
 
 In an open loop, latency counts from the instant at which a question was to be asked. Ctrl-C ends early and shows what was \
@@ -541,9 +541,11 @@ async fn first_answers(route: &Route, questions: &Questions, address: &str) -> R
                 return Err(Trouble::Refused(format!("{address} refuses the questions: {}{reason}", why.code)));
             }
             Outcome::Failed(failure) => {
-                // The connection may tell why a moment after the call.
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                return Err(unreachable(line.last_words().unwrap_or_else(|| failure.as_str().to_owned())));
+                let why = match line::unasked(route).await {
+                    Some(why) => why,
+                    None => line.last_words().unwrap_or_else(|| failure.as_str().to_owned()),
+                };
+                return Err(unreachable(why));
             }
         }
     }

@@ -180,6 +180,15 @@ impl Line {
     }
 }
 
+/// Connects and says nothing, to hear why the server hangs up; `None`: it does not. Whoever is asked something may lose
+/// the alert of a refused certificate to the write that fails first.
+pub async fn unasked(route: &Route) -> Option<String> {
+    use tokio::io::AsyncReadExt as _;
+    let heard = async { route.connection.stream().await?.read_u8().await };
+    let heard = tokio::time::timeout(SILENCE, heard).await.ok()?;
+    heard.err().map(|error| innermost(&error))
+}
+
 /// The innermost cause alone: whoever passed it on said no more than that it is a transport's error.
 fn innermost(error: &dyn std::error::Error) -> String {
     let mut innermost = error;

@@ -278,7 +278,7 @@ fn round_json(round: &Round) -> Value {
         },
         "latency_us": latencies(&tally.answers),
         "refusals": refusals, "failures": failures, "unsent": tally.unsent, "late": tally.late,
-        "server_cpu_us_per_decision": server_us(round), "load_cpu_us_per_call": own_us(round),
+        "server_cpu_us": server_us(round), "load_cpu_us": own_us(round),
         "server_memory_bytes": round.resident,
     })
 }
