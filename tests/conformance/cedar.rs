@@ -75,10 +75,10 @@ impl World {
             .unwrap_or_else(|| panic!("{action} can be asked about"));
         let account = Account { caller: "corpus", issuer: "", ends: None };
         let rule = || self.bundle.rule(&asked);
-        let (plain, used) = rulings(0).get_or(account, &asked, false, rule);
+        let (plain, used, _) = rulings(0).get_or(account, &asked, false, rule);
         assert_eq!(used, CacheUse::Bypass);
-        let (first, _) = cache.get_or(account, &asked, false, rule);
-        let (second, used) = cache.get_or(account, &asked, false, rule);
+        let (first, ..) = cache.get_or(account, &asked, false, rule);
+        let (second, used, _) = cache.get_or(account, &asked, false, rule);
         assert_eq!(used == CacheUse::Hit, plain.errors.is_empty() && !asked.reads_now(), "errors are never cached");
         assert!(plain == first && plain == second, "the cache changes nothing");
         (*plain).clone()
