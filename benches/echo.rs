@@ -4,10 +4,11 @@
 //! cargo bench --bench echo -- --seconds 2 --connections 4 --in-flight 32
 //! ```
 //!
-//! In one run, against child processes on loopback: a bare tonic server that sends back stored answers over the same
-//! mutual TLS, and the real `gatepost serve` with the bundle in `policies/`. The same requests go to both, and the stored
-//! answers are Gatepost's own, so that messages have the same size. Rounds are interleaved (echo, hit, miss, echo, ..),
-//! so that a machine that gets slower harms all alike; medians over rounds are printed. CPU is what the kernel charged
+//! In one run, against child processes on loopback: two servers that send back stored answers over the same mutual TLS, and
+//! the real `gatepost serve` with the bundle in `policies/`. The *stock echo* is tonic as its examples set it up; the *tuned
+//! echo* (`gatepost bench echo`) has Gatepost's own threads, allocator, codec and build. The same requests go to all, and
+//! the stored answers are Gatepost's own, so that messages have the same size. Rounds are interleaved, so that a machine
+//! that gets slower harms all alike; medians over rounds are printed. CPU is what the kernel charged
 //! to the threads of the server, not to the load generator beside it. The figures to compare are the ratios.
 
 use std::io::Write as _;
@@ -49,6 +50,9 @@ struct Options {
     /// Calls under way at once, over all connections
     #[arg(long, default_value_t = 32)]
     in_flight: usize,
+    /// Only the rows whose names hold this
+    #[arg(long)]
+    only: Option<String>,
     /// Print JSON instead of a table
     #[arg(long)]
     json: bool,
@@ -62,13 +66,6 @@ struct Options {
     port: Option<u16>,
 }
 
-/// One row: what is asked of whom.
-struct Subject<'a> {
-    name: &'static str,
-    server: &'a ServerProcess,
-    questions: Questions,
-}
-
 fn main() -> Result<(), Failure> {
     let options = Options::parse();
     let runtime = tokio::runtime::Runtime::new()?;
@@ -80,35 +77,47 @@ fn main() -> Result<(), Failure> {
 }
 
 async fn measure(options: &Options) -> Result<Vec<(&'static str, Measured)>, Failure> {
-    let fixture = Fixture::make(free_port()?, free_port()?, "written")?;
-    let mut gatepost = Command::new(env!("CARGO_BIN_EXE_gatepost"));
-    gatepost.arg("serve").arg("--config").arg(fixture.config());
-    let gatepost = ServerProcess::start(gatepost.stdout(Stdio::null()), fixture.port()).await?;
-
-    let (one, many) = load::first_answers(&fixture, &gatepost).await?;
+    let queued = gatepost("async").await?;
+    let durable = gatepost("durable").await?;
+    let fixture = &queued.0;
+    let (one, many) = load::first_answers(fixture, &queued.1).await?;
     std::fs::write(fixture.path("check.answer"), one)?;
     std::fs::write(fixture.path("batch.answer"), many)?;
     let port = free_port()?;
-    let mut echo = Command::new(std::env::current_exe()?);
-    echo.arg("--serve-echo").arg(fixture.path("")).arg("--port").arg(port.to_string());
-    let echo = ServerProcess::start(&mut echo, port).await?;
+    let mut stock = Command::new(std::env::current_exe()?);
+    stock.arg("--serve-echo").arg(fixture.path("")).arg("--port").arg(port.to_string());
+    let stock = ServerProcess::start(&mut stock, port).await?;
+    let port = free_port()?;
+    let mut tuned = Command::new(env!("CARGO_BIN_EXE_gatepost"));
+    tuned.args(["bench", "echo", "--folder"]).arg(fixture.path("")).arg("--port").arg(port.to_string());
+    let tuned = ServerProcess::start(&mut tuned, port).await?;
 
-    let subjects = [
-        Subject { name: "echo", server: &echo, questions: Questions::Same },
-        Subject { name: "Check, cache hit", server: &gatepost, questions: Questions::Same },
-        Subject { name: "Check, cache miss", server: &gatepost, questions: Questions::Fresh },
-        Subject { name: "echo of 100", server: &echo, questions: Questions::SameBatch },
-        Subject { name: "BatchCheck of 100, cache hits", server: &gatepost, questions: Questions::SameBatch },
-        Subject { name: "BatchCheck of 100, cache misses", server: &gatepost, questions: Questions::FreshBatch },
+    let (queued, durable) = ((&queued.0, &queued.1), (&durable.0, &durable.1));
+    let (stock, tuned) = ((queued.0, &stock), (queued.0, &tuned));
+    let subjects: [(&'static str, (&Fixture, &ServerProcess), Questions); 12] = [
+        ("tuned echo", tuned, Questions::Same),
+        ("stock echo", stock, Questions::Same),
+        ("Check, known, async", queued, Questions::Same),
+        ("Check, known, durable", durable, Questions::Same),
+        ("Check, new, async", queued, Questions::Fresh),
+        ("Check, new, durable", durable, Questions::Fresh),
+        ("tuned echo of 100", tuned, Questions::SameBatch),
+        ("BatchCheck of 100, known, async", queued, Questions::SameBatch),
+        ("BatchCheck of 100, new, async", queued, Questions::FreshBatch),
+        ("tuned echo, streams", tuned, Questions::SameStream),
+        ("CheckStream, known, async", queued, Questions::SameStream),
+        ("CheckStream, known, durable", durable, Questions::SameStream),
     ];
     let clock = SystemClock::shared();
     let duration = Duration::try_from_secs_f64(options.seconds)?;
     let mut loads = Vec::new();
-    for subject in &subjects {
-        let load =
-            Load::connect(&fixture, subject.server, subject.questions, options.connections, options.in_flight).await?;
+    for (name, (fixture, server), questions) in subjects {
+        if options.only.as_ref().is_some_and(|only| !name.contains(only.as_str())) {
+            continue;
+        }
+        let load = Load::connect(fixture, server, questions, options.connections, options.in_flight).await?;
         load.run(&clock, duration / 4).await?;
-        loads.push((subject.name, load, Vec::new()));
+        loads.push((name, load, Vec::new()));
     }
     for round in 1..=options.rounds.max(1) {
         writeln!(std::io::stderr(), "round {round} of {}", options.rounds.max(1))?;
@@ -119,45 +128,52 @@ async fn measure(options: &Options) -> Result<Vec<(&'static str, Measured)>, Fai
     Ok(loads.into_iter().map(|(name, _, rounds)| (name, Measured::median(&rounds))).collect())
 }
 
+/// The real server, keeping records in this mode.
+async fn gatepost(mode: &str) -> Result<(Fixture, ServerProcess), Failure> {
+    let fixture = Fixture::make(free_port()?, free_port()?, mode)?;
+    let mut gatepost = Command::new(env!("CARGO_BIN_EXE_gatepost"));
+    gatepost.arg("serve").arg("--config").arg(fixture.config());
+    let server = ServerProcess::start(gatepost.stdout(Stdio::null()).stderr(Stdio::null()), fixture.port()).await?;
+    Ok((fixture, server))
+}
+
 fn print(options: &Options, rows: &[(&'static str, Measured)]) -> Result<(), Failure> {
     let mut out = std::io::stdout();
-    let (_, one_echo) = rows.first().ok_or("nothing was measured")?;
-    // Each row beside the echo of the same messages.
-    let echo = |row: &Measured| {
-        let same = |(name, echo): &&(&str, Measured)| name.starts_with("echo") && echo.per_call == row.per_call;
-        rows.iter().find(same).map_or(*one_echo, |(_, echo)| *echo)
-    };
+    let cpu_of = |name: &str| rows.iter().find(|(row, _)| *row == name).map_or(f64::NAN, |(_, echo)| echo.cpu_us());
+    let (tuned, stock) = (cpu_of("tuned echo"), cpu_of("stock echo"));
     if options.json {
         let rows: Vec<_> = rows
             .iter()
             .map(|(name, row)| {
                 json!({
-                    "name": name, "calls_per_second": row.calls_per_second, "decisions_per_second": row.decisions_per_second(),
-                    "p50_us": row.p50_us, "p99_us": row.p99_us, "server_cpu_us_per_decision": row.cpu_us(),
-                    "cpu_ratio_to_one_echo": row.cpu_us() / one_echo.cpu_us(), "cpu_ratio_to_echo": row.cpu_us() / echo(row).cpu_us(),
-                    "p50_ratio_to_echo": row.p50_us / echo(row).p50_us, "p99_ratio_to_echo": row.p99_us / echo(row).p99_us,
+                    "name": name,
+                    "calls_per_second": row.calls_per_second,
+                    "decisions_per_second": row.decisions_per_second(),
+                    "p50_us": row.p50_us,
+                    "p99_us": row.p99_us,
+                    "server_cpu_us_per_decision": row.cpu_us(),
+                    "cpu_to_tuned_echo": row.cpu_us() / tuned,
+                    "cpu_to_stock_echo": row.cpu_us() / stock,
                 })
             })
             .collect();
-        let run = json!({
-            "seconds": options.seconds, "rounds": options.rounds, "connections": options.connections,
-            "in_flight": options.in_flight, "cores": std::thread::available_parallelism()?.get(), "rows": rows,
-        });
-        return Ok(writeln!(out, "{run:#}")?);
+        writeln!(out, "{}", serde_json::to_string_pretty(&rows)?)?;
+        return Ok(());
     }
     let mut table = Table::new();
-    table.load_style(presets::ASCII_MARKDOWN).set_header([
+    table.load_preset(presets::ASCII_MARKDOWN).set_header([
         "",
         "calls/s",
         "decisions/s",
         "p50 µs",
         "p99 µs",
         "server CPU µs/decision",
-        "CPU : one echo",
-        "CPU : echo",
-        "p50 : echo",
-        "p99 : echo",
+        "CPU : tuned echo",
+        "CPU : stock echo",
     ]);
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
     for (name, row) in rows {
         table.add_row([
             (*name).to_owned(),
@@ -166,26 +182,21 @@ fn print(options: &Options, rows: &[(&'static str, Measured)]) -> Result<(), Fai
             format!("{:.0}", row.p50_us),
             format!("{:.0}", row.p99_us),
             format!("{:.1}", row.cpu_us()),
-            format!("{:.2}", row.cpu_us() / one_echo.cpu_us()),
-            format!("{:.2}", row.cpu_us() / echo(row).cpu_us()),
-            format!("{:.2}", row.p50_us / echo(row).p50_us),
-            format!("{:.2}", row.p99_us / echo(row).p99_us),
+            format!("{:.2}", row.cpu_us() / tuned),
+            format!("{:.2}", row.cpu_us() / stock),
         ]);
     }
-    for column in table.column_iter_mut().skip(1) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
     writeln!(out, "{table}")?;
-    Ok(writeln!(
+    writeln!(
         out,
-        "{} rounds of {} s each, {} connections, {} calls in flight, {} cores shared by server and load;\n\
-         `echo` is the echo of the same messages, `one echo` that of a single question",
+        "{} rounds of {} s each, {} connections, {} calls in flight, {} cores shared by servers and load",
         options.rounds.max(1),
         options.seconds,
         options.connections,
         options.in_flight,
-        std::thread::available_parallelism()?.get()
-    )?)
+        std::thread::available_parallelism()?,
+    )?;
+    Ok(())
 }
 
 fn free_port() -> Result<u16, Failure> {

@@ -30,12 +30,14 @@ pub enum Questions {
     SameBatch,
     /// 100 questions, about other objects each time.
     FreshBatch,
+    /// One question over a stream, always the same; as many streams as connections.
+    SameStream,
 }
 
 impl Questions {
     fn per_call(self) -> u64 {
         match self {
-            Self::Same | Self::Fresh => 1,
+            Self::Same | Self::Fresh | Self::SameStream => 1,
             Self::SameBatch | Self::FreshBatch => 100,
         }
     }
@@ -111,6 +113,9 @@ impl Load {
 
     /// Asks for `duration`, as fast as answers come.
     pub async fn run(&self, clock: &SharedClock, duration: Duration) -> Result<Measured, Failure> {
+        if self.questions == Questions::SameStream {
+            return self.run_streams(clock, duration).await;
+        }
         let (started, cpu) = (clock.monotonic(), cpu_time(self.server)?);
         let mut loops = tokio::task::JoinSet::new();
         for channel in self.channels.iter().cycle().take(self.in_flight) {
@@ -120,7 +125,7 @@ impl Load {
                 let mut latencies = Vec::new();
                 while clock.monotonic() - started < duration {
                     let first = match questions {
-                        Questions::Same | Questions::SameBatch => 0,
+                        Questions::Same | Questions::SameBatch | Questions::SameStream => 0,
                         Questions::Fresh | Questions::FreshBatch => {
                             objects.fetch_add(questions.per_call(), Ordering::Relaxed)
                         }
@@ -133,6 +138,58 @@ impl Load {
                 Ok::<_, Failure>(latencies)
             });
         }
+        self.gather(loops, clock, started, cpu).await
+    }
+
+    /// One stream on each connection, its share of the questions under way on each.
+    async fn run_streams(&self, clock: &SharedClock, duration: Duration) -> Result<Measured, Failure> {
+        let (started, cpu) = (clock.monotonic(), cpu_time(self.server)?);
+        let window = self.in_flight.div_ceil(self.channels.len()).clamp(1, 64);
+        let mut loops = tokio::task::JoinSet::new();
+        for channel in &self.channels {
+            let (mut channel, clock, token) = (channel.clone(), Arc::clone(clock), self.token.clone());
+            loops.spawn(async move {
+                use v1::check_stream_request::Message;
+                use v1::check_stream_response::Result as Said;
+                let (ask, asking) = tokio::sync::mpsc::channel(window + 1);
+                let opening = v1::StreamOpening {
+                    subject: Some(v1::stream_opening::Subject::Token(token)),
+                    ..v1::StreamOpening::default()
+                };
+                ask.send(v1::CheckStreamRequest { message: Some(Message::Open(opening)) }).await?;
+                let mut answers =
+                    channel.check_stream(tokio_stream::wrappers::ReceiverStream::new(asking)).await?.into_inner();
+                let (mut sent, mut latencies) = (std::collections::VecDeque::new(), Vec::new());
+                let mut id = 0;
+                loop {
+                    while sent.len() < window && clock.monotonic() - started < duration {
+                        ask.send(v1::CheckStreamRequest { message: Some(Message::Ask(question(id))) }).await?;
+                        sent.push_back((id, clock.monotonic()));
+                        id += 1;
+                    }
+                    if sent.is_empty() {
+                        return Ok(latencies);
+                    }
+                    let answer = answers.message().await?.ok_or("the stream ended")?;
+                    let Some(Said::Response(response)) = answer.result else { return Err("no answer".into()) };
+                    allowed(&response)?;
+                    let at =
+                        sent.iter().position(|(id, _)| *id == answer.id).ok_or("an answer that nobody asked for")?;
+                    let (_, asked) = sent.remove(at).ok_or("it was there")?;
+                    latencies.push(clock.monotonic() - asked);
+                }
+            });
+        }
+        self.gather(loops, clock, started, cpu).await
+    }
+
+    async fn gather(
+        &self,
+        mut loops: tokio::task::JoinSet<Result<Vec<Duration>, Failure>>,
+        clock: &SharedClock,
+        started: Duration,
+        cpu: u64,
+    ) -> Result<Measured, Failure> {
         let mut latencies = Vec::new();
         while let Some(finished) = loops.join_next().await {
             latencies.extend(finished??);
@@ -170,7 +227,7 @@ enum Call {
 fn request(questions: Questions, token: &str, first: u64) -> Call {
     let timeout = Duration::from_secs(2);
     match questions {
-        Questions::Same | Questions::Fresh => {
+        Questions::Same | Questions::Fresh | Questions::SameStream => {
             let mut request = Request::new(check(token, first));
             request.set_timeout(timeout);
             Call::One(request)
@@ -229,6 +286,12 @@ fn batch(token: &str, first: u64) -> v1::BatchCheckRequest {
         items: (first..first + 100).map(item).collect(),
         ..Default::default()
     }
+}
+
+/// The same over a stream.
+fn question(id: u64) -> v1::StreamQuestion {
+    let v1::BatchCheckItem { action, resource, fields } = item(0);
+    v1::StreamQuestion { id, action, resource, fields, ..Default::default() }
 }
 
 /// May Alice read her order, and which of its fields?

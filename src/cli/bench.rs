@@ -25,6 +25,7 @@ use crate::client::connection::{Connection, Files, Target};
 use crate::clock::{SharedClock, SystemClock};
 
 mod crew;
+mod echo;
 mod engine;
 mod here;
 mod histogram;
@@ -91,6 +92,9 @@ pub struct BenchArgs {
 pub enum What {
     /// Measure what the policies alone take: no network, no token, no record
     Engine(engine::EngineArgs),
+    /// Serve stored answers and decide nothing
+    #[command(hide = true)]
+    Echo(echo::EchoArgs),
 }
 
 /// A load, and on what.
@@ -254,8 +258,10 @@ impl Trouble {
 /// # Errors
 /// The console's own, or no runtime.
 pub fn run(args: &BenchArgs, console: &mut impl Write, colours: bool) -> io::Result<u8> {
-    if let Some(What::Engine(args)) = &args.what {
-        return engine::run(args, console, colours);
+    match &args.what {
+        Some(What::Engine(args)) => return engine::run(args, console, colours),
+        Some(What::Echo(args)) => return echo::run(args),
+        None => {}
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (report, trouble) = match runtime.block_on(measure(&args.load)) {

@@ -386,8 +386,11 @@ mod tests {
     #[test]
     fn a_reason_from_outside_is_a_word_or_unreadable() {
         let info = |reason: &str| {
-            let details =
-                tonic_types::ErrorDetails::with_error_info(reason, "gatepost.dev", std::collections::HashMap::<String, String>::new());
+            let details = tonic_types::ErrorDetails::with_error_info(
+                reason,
+                "gatepost.dev",
+                std::collections::HashMap::<String, String>::new(),
+            );
             match refused(&Status::with_error_details(tonic::Code::ResourceExhausted, "", details)) {
                 Outcome::Refused { why, retry: false } => (why.code, why.reason),
                 other => panic!("{other:?}"),

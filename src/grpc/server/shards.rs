@@ -56,7 +56,8 @@ impl Shards {
 
 impl Dealer {
     /// Each in turn.
-    pub(super) fn next(&self, number: u64) -> &Handle {
+    #[must_use]
+    pub fn next(&self, number: u64) -> &Handle {
         let among = self.others.len() as u64 + 1;
         let at = usize::try_from(number % among).unwrap_or_default();
         at.checked_sub(1).and_then(|at| self.others.get(at)).unwrap_or(&self.first)
