@@ -11,6 +11,8 @@ use std::thread;
 
 use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::{CancellationToken, DropGuard};
+use tracing::dispatcher;
+use tracing::subscriber::NoSubscriber;
 
 /// The threads. They end, with whatever still runs on them, when this is dropped.
 #[derive(Debug)]
@@ -72,10 +74,13 @@ impl Dealer {
 fn shard(number: usize, end: CancellationToken) -> io::Result<Handle> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let handle = runtime.handle().clone();
-    thread::Builder::new()
-        .name(format!("shard-{number}"))
-        .stack_size(crate::policy::STACK)
-        .spawn(move || runtime.block_on(end.cancelled()))?;
+    let starter = dispatcher::get_default(Clone::clone);
+    thread::Builder::new().name(format!("shard-{number}")).stack_size(crate::policy::STACK).spawn(move || {
+        // Where nobody listens to the whole process, whoever listens to the thread that starts us listens here too.
+        let unheard = dispatcher::get_default(|own| own.is::<NoSubscriber>());
+        let _heard = unheard.then(|| dispatcher::set_default(&starter));
+        runtime.block_on(end.cancelled());
+    })?;
     Ok(handle)
 }
 
