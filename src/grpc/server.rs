@@ -279,13 +279,12 @@ impl House {
         // A stream would go on for ever: it is told, and ends.
         let leaving = Leaving::default();
         let service = service_fn({
-            let (app, calls, clock) = (self.app.clone(), Arc::clone(&calls), Arc::clone(&self.clock));
-            let leaving = leaving.clone();
+            let (app, calls, leaving) = (self.app.clone(), Arc::clone(&calls), leaving.clone());
             move |request: Request<Incoming>| {
                 let call = Calls::begin(&calls);
                 let mut request = request.map(Body::new);
                 request.extensions_mut().insert(Arc::clone(&peer));
-                request.extensions_mut().insert(Arrived(clock.monotonic()));
+                request.extensions_mut().insert(Arrived(tokio::time::Instant::now()));
                 if request.uri().path() == super::stream::PATH {
                     request.extensions_mut().insert(leaving.clone());
                 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message as _;
+use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::Instrument as _;
 
@@ -112,9 +113,9 @@ impl DecisionService for Service {
     }
 }
 
-/// When a call's headers came in, by our monotonic clock.
+/// When a call's headers came in.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Arrived(pub Duration);
+pub(super) struct Arrived(pub Instant);
 
 /// With the time at which it came, where its connection says so.
 fn come_in(call: Call, extensions: &tonic::Extensions) -> Call {

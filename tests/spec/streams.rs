@@ -12,7 +12,7 @@ use gatepost::proto::v1;
 use gatepost::proto::v1::check_stream_request::Message;
 use gatepost::proto::v1::decision_service_client::DecisionServiceClient;
 use prost::Message as _;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Endpoint;
@@ -468,7 +468,11 @@ async fn there_are_so_many_streams_and_each_caller_has_its_share() {
             let status = Talk::begin(&gatepost, "storefront").await.err().unwrap();
             let info = status.get_error_details().error_info().cloned().unwrap();
             assert_eq!((status.code(), info.reason.as_str()), (Code::ResourceExhausted, "CALLER_OVER_SHARE"));
-            gatepost.record_of(&info.metadata["decision_id"]);
+            // Nobody waits for the record of a call that was turned away.
+            let id = info.metadata["decision_id"].clone();
+            let recorded = |record: &Value| record["metadata"]["original_event_uid"] == id.as_str();
+            eventually("it is on record", || gatepost.call_records().iter().any(recorded)).await;
+            gatepost.record_of(&id);
         }
         open.push(Talk::begin(&gatepost, service).await.unwrap());
     }
