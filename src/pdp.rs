@@ -20,8 +20,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tokio::time::Instant;
-
 use crate::admission::{Admission, Seat, TurnedAway};
 use crate::audit::{
     AuditError, CallEntry, CallerFacts, Entry, Outcome, Place, QuestionFacts, Redaction, SubjectFacts, Trail,
@@ -112,16 +110,16 @@ pub struct Call {
     pub deadline: Duration,
     /// Whether it said so itself.
     pub deadline_named: bool,
-    /// When it will wait no longer, by the runtime's clock; `None` when it named no time. Counted from when the call came:
+    /// When it will wait no longer, by our monotonic clock; `None` when it named no time. Counted from when the call came:
     /// until its message is whole its time runs and not ours, so a time that it did not name begins with the question.
-    pub due: Option<Instant>,
+    pub due: Option<Duration>,
 }
 
 impl Call {
-    /// The same, come in at `arrived`.
+    /// The same, come in at `arrived` by our monotonic clock.
     #[must_use]
-    pub fn come_in_at(self, arrived: Instant) -> Self {
-        let due = if self.deadline_named { arrived.checked_add(self.deadline) } else { None };
+    pub fn come_in_at(self, arrived: Duration) -> Self {
+        let due = self.deadline_named.then(|| arrived.saturating_add(self.deadline));
         Self { due, ..self }
     }
 }
@@ -452,7 +450,7 @@ impl Pdp {
 
     /// A seat for this call, asked for once however many ways the call goes.
     fn seat(&self, caller: &Caller, call: &Call, known: &mut Known) -> Result<(), DecideError> {
-        match known.seat.get_or_insert_with(|| self.admission.enter(caller, self.due(call))) {
+        match known.seat.get_or_insert_with(|| self.admission.enter(caller, call.due)) {
             Ok(_) => Ok(()),
             Err(away) => Err((*away).into()),
         }
@@ -733,12 +731,7 @@ impl Pdp {
 
     /// How long the caller still waits.
     fn left(&self, call: &Call) -> Duration {
-        call.due.map_or(call.deadline, |due| due.saturating_duration_since(Instant::now()))
-    }
-
-    /// When the caller will wait no longer, by our monotonic clock.
-    fn due(&self, call: &Call) -> Option<Duration> {
-        call.due.map(|_| self.clock.monotonic().saturating_add(self.left(call)))
+        call.due.map_or(call.deadline, |due| due.saturating_sub(self.clock.monotonic()))
     }
 
     fn since(&self, begun: Duration) -> f64 {

@@ -279,12 +279,13 @@ impl House {
         // A stream would go on for ever: it is told, and ends.
         let leaving = Leaving::default();
         let service = service_fn({
-            let (app, calls, leaving) = (self.app.clone(), Arc::clone(&calls), leaving.clone());
+            let (app, calls, clock) = (self.app.clone(), Arc::clone(&calls), Arc::clone(&self.clock));
+            let leaving = leaving.clone();
             move |request: Request<Incoming>| {
                 let call = Calls::begin(&calls);
                 let mut request = request.map(Body::new);
                 request.extensions_mut().insert(Arc::clone(&peer));
-                request.extensions_mut().insert(Arrived(tokio::time::Instant::now()));
+                request.extensions_mut().insert(Arrived(clock.monotonic()));
                 if request.uri().path() == super::stream::PATH {
                     request.extensions_mut().insert(leaving.clone());
                 }

