@@ -161,7 +161,7 @@ fn print(options: &Options, rows: &[(&'static str, Measured)]) -> Result<(), Fai
         return Ok(());
     }
     let mut table = Table::new();
-    table.load_preset(presets::ASCII_MARKDOWN).set_header([
+    table.load_style(presets::ASCII_MARKDOWN).set_header([
         "",
         "calls/s",
         "decisions/s",

@@ -60,7 +60,7 @@ fn main() -> Result<(), Failure> {
     }
     let sizes = if options.policies.is_empty() { vec![10, 100, 1000, 10_000, 100_000] } else { options.policies };
     let mut table = Table::new();
-    table.load_preset(presets::ASCII_MARKDOWN);
+    table.load_style(presets::ASCII_MARKDOWN);
     table.set_header(HEADINGS);
     for column in table.column_iter_mut() {
         column.set_cell_alignment(CellAlignment::Right);

@@ -41,7 +41,8 @@ mod tests {
 
     #[test]
     fn whoever_asks_for_less_than_its_part_gets_it_all_and_the_rest_is_shared_by_weight() {
-        let table: [(&[(f64, f64)], f64, &[f64], &str); 6] = [
+        type Row = (&'static [(f64, f64)], f64, &'static [f64], &'static str);
+        let table: [Row; 6] = [
             (&[(10.0, 1.0), (20.0, 1.0)], 30.0, &[10.0, 20.0], "enough for all"),
             (&[(100.0, 1.0), (100.0, 1.0)], 100.0, &[50.0, 50.0], "alike"),
             (&[(10.0, 1.0), (1000.0, 1.0)], 100.0, &[10.0, 90.0], "the modest one gets all it asks for"),

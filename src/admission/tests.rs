@@ -154,7 +154,8 @@ fn a_call_that_can_not_be_answered_in_time_is_not_begun() {
 
 #[test]
 fn one_hiccup_is_no_overload_and_every_runtime_counts() {
-    let table: [(&[(usize, u64)], bool, &str); 6] = [
+    type Row = (&'static [(usize, u64)], bool, &'static str);
+    let table: [Row; 6] = [
         (&[(0, 0), (0, 300), (0, 0), (0, 0)], false, "once, and then in time"),
         (&[(0, 21), (0, 50), (0, 30), (0, 21)], true, "every time"),
         (&[(1, 800), (0, 0), (0, 0), (0, 0)], true, "one of two, so late that it hardly looks"),

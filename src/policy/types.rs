@@ -394,9 +394,9 @@ impl ActionTest {
 pub(crate) fn action_tests(body: &Expr) -> Option<Vec<ActionTest>> {
     use cedar_policy_core::ast::{BinaryOp, ExprKind, Literal, Var};
     let is_action = |part: &Expr| matches!(part.expr_kind(), ExprKind::Var(Var::Action));
-    let literal = |part: &Expr| match part.expr_kind() {
-        ExprKind::Lit(Literal::EntityUID(uid)) => Some(uid.as_ref().clone()),
-        _ => None,
+    let literal = |part: &Expr| {
+        let ExprKind::Lit(Literal::EntityUID(uid)) = part.expr_kind() else { return None };
+        Some(uid.as_ref().clone())
     };
     let mut looks = 0usize;
     let mut tests = Vec::new();
@@ -408,10 +408,13 @@ pub(crate) fn action_tests(body: &Expr) -> Option<Vec<ActionTest>> {
         let test = match (op, is_action(arg1), is_action(arg2)) {
             (BinaryOp::Eq, true, false) => literal(arg2).map(ActionTest::Is),
             (BinaryOp::Eq, false, true) => literal(arg1).map(ActionTest::Is),
-            (BinaryOp::In, true, false) => match arg2.expr_kind() {
-                ExprKind::Set(members) => members.iter().map(literal).collect::<Option<_>>().map(ActionTest::In),
-                _ => literal(arg2).map(|wanted| ActionTest::In(vec![wanted])),
-            },
+            (BinaryOp::In, true, false) => {
+                if let ExprKind::Set(members) = arg2.expr_kind() {
+                    members.iter().map(literal).collect::<Option<_>>().map(ActionTest::In)
+                } else {
+                    literal(arg2).map(|wanted| ActionTest::In(vec![wanted]))
+                }
+            }
             _ => None,
         };
         tests.extend(test);

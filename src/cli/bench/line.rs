@@ -393,7 +393,7 @@ mod tests {
             );
             match refused(&Status::with_error_details(tonic::Code::ResourceExhausted, "", details)) {
                 Outcome::Refused { why, retry: false } => (why.code, why.reason),
-                other => panic!("{other:?}"),
+                other @ (Outcome::Answered(_) | Outcome::Refused { .. } | Outcome::Failed(_)) => panic!("{other:?}"),
             }
         };
         assert_eq!(info("OVERLOADED"), ("RESOURCE_EXHAUSTED".into(), "OVERLOADED".into()));
