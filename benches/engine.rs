@@ -152,7 +152,7 @@ fn schema() -> String {
     let mut text = "entity Role; entity User in [Role] = { level: Long }; entity Folder;\n".to_owned();
     for fields in KINDS {
         let members: String =
-            (0..fields).map(|at| format!("@read(\"{}\") f{at:03}?: String, ", ["basic", "pii"][at % 2])).collect();
+            (0..fields).map(|at| format!("@read(\"{}\") f{at:03}?: String, ", if at % 2 == 0 { "basic" } else { "pii" })).collect();
         let _ = writeln!(
             text,
             "entity D{fields} in [Folder] = {{ owner: User, {members} }};
@@ -167,7 +167,7 @@ fn texts(policies: usize) -> Vec<SourceFile> {
     let mut files = Vec::new();
     let mut text = String::new();
     for number in 0..policies {
-        let kind = KINDS[(number / 10) % 3];
+        let kind = KINDS.iter().cycle().nth((number / 10) % 3).copied().unwrap_or_default();
         let _ = writeln!(text, "@id(\"p{number}\") {}", policy(number, kind, policies));
         if number % 2000 == 1999 || number + 1 == policies {
             files.push(SourceFile { name: format!("p{number}.cedar"), text: std::mem::take(&mut text) });
@@ -230,7 +230,7 @@ fn question(number: usize, kind: usize, masked: bool, policies: usize) -> Result
             parents: vec![uid("Folder", format!("f{group}"))?],
         },
         fields: masked.then_some(fields),
-        context: BTreeMap::from([("mfa".to_owned(), RawValue::Bool(number % 4 != 0))]),
+        context: BTreeMap::from([("mfa".to_owned(), RawValue::Bool(!number.is_multiple_of(4)))]),
         entities: [].into(),
         bypass_cache: true,
     };
