@@ -151,8 +151,9 @@ fn measure(policies: usize, options: &Options) -> Result<(), Failure> {
 fn schema() -> String {
     let mut text = "entity Role; entity User in [Role] = { level: Long }; entity Folder;\n".to_owned();
     for fields in KINDS {
-        let members: String =
-            (0..fields).map(|at| format!("@read(\"{}\") f{at:03}?: String, ", if at % 2 == 0 { "basic" } else { "pii" })).collect();
+        let members: String = (0..fields)
+            .map(|at| format!("@read(\"{}\") f{at:03}?: String, ", if at % 2 == 0 { "basic" } else { "pii" }))
+            .collect();
         let _ = writeln!(
             text,
             "entity D{fields} in [Folder] = {{ owner: User, {members} }};

@@ -55,6 +55,8 @@ pub use error::{DecideError, Refusal};
 pub use explain::Explained;
 pub use recall::Recalls;
 
+use batch::Looked;
+
 /// Everything a decision needs. Built once by `app.rs`.
 pub struct Pdp {
     /// Who may ask.
@@ -128,8 +130,20 @@ impl Call {
 pub struct Shared {
     /// On whose behalf.
     pub subject: Subject,
-    /// The questions; each may be malformed on its own.
-    pub items: Vec<Result<Question, Misfit>>,
+    /// All of what the items share, as it came.
+    pub common: Vec<u8>,
+    /// What else the policies may need to know, for each of them.
+    pub entities: Arc<[RawEntity]>,
+    /// The questions.
+    pub items: Vec<Unread>,
+}
+
+/// A question of a batch that nobody has read yet: what was answered before need not be.
+pub struct Unread {
+    /// As it came.
+    pub bytes: Vec<u8>,
+    /// Reads it; each may be malformed on its own.
+    pub read: Box<dyn FnOnce(&Limits) -> Result<Question, Misfit> + Send>,
 }
 
 /// What is learned on the way, for the record: it must be there even when the call ends early.
@@ -165,7 +179,10 @@ struct Who {
 struct Opened {
     caller: Caller,
     who: Who,
-    items: Vec<Result<Question, Misfit>>,
+    items: Vec<Unread>,
+    entities: Arc<[RawEntity]>,
+    /// What they share, from this caller: [`recall`] knows them by it.
+    key: Option<recall::Key>,
     /// For every item, so that a batch is of one revision.
     bundle: Arc<Bundle>,
 }
@@ -240,10 +257,15 @@ impl Pdp {
         let recording = traces::stage_span("record");
         // Records are written together, so that a batch waits for the sink once and not once an item.
         let batch_id = Some(begun.id);
-        let writing = looked.into_iter().enumerate().map(|(index, (begun, known, decided))| async move {
+        let writing = looked.into_iter().enumerate().map(|(index, looked)| async move {
             let batch = Some(BatchPosition { index, of });
             let circumstances = Circumstances { batch, batch_id, ..call.circumstances.clone() };
-            self.conclude(call, &begun, known, circumstances, decided, None).await
+            match looked {
+                Looked::At { begun, known, decided, key } => {
+                    self.conclude(call, &begun, *known, circumstances, decided, key).await
+                }
+                Looked::Up(begun, again) => self.conclude_again(call, &begun, &again, &circumstances).await,
+            }
         });
         let answers = futures_util::future::join_all(writing).await;
         drop(recording);
@@ -260,7 +282,7 @@ impl Pdp {
         let caller = self.admit(call, known)?;
         // Until the last item is answered.
         self.seat(&caller, call, known)?;
-        let Shared { subject, items } = asked().map_err(DecideError::Invalid)?;
+        let Shared { subject, common, entities, items } = asked().map_err(DecideError::Invalid)?;
         if let Some(Ok(seat)) = &mut known.seat {
             seat.holds(items.len());
         }
@@ -274,7 +296,8 @@ impl Pdp {
         known.vouched = asserted::of_subject(&subject, &bundle);
         // A bad token denies every item, each with a record of its own.
         let who = self.identify(&caller, subject, true).await?;
-        Ok(Opened { caller, who, items, bundle })
+        let key = self.recalls.shared_key(call.peer.as_deref(), &common, items.len() > 1);
+        Ok(Opened { caller, who, items, entities, key, bundle })
     }
 
     async fn decide(

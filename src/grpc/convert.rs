@@ -14,7 +14,7 @@ use crate::model::decision::{Answer, Decision, DenialCode};
 use crate::model::entity::{EntityId, EntityType, EntityUid, NameError, RawEntity, RawRecord, RawValue, is_hidden};
 use crate::model::field_path::FieldPath;
 use crate::model::question::{FieldMode, FieldQuery, FieldSelection, PresentedKey, Question, Resource, Subject};
-use crate::pdp::{Explained, Shared};
+use crate::pdp::{Explained, Shared, Unread};
 use crate::policy::Misfit;
 use crate::proto::v1;
 use crate::secret::SecretString;
@@ -67,6 +67,10 @@ pub fn batch(request: v1::BatchCheckRequest, limits: &Limits) -> Result<Shared, 
     if request.items.len() > limits.batch_items {
         return Err(misfit("items", "are more than `limits.batch_items`"));
     }
+    let mut request = request;
+    let items = std::mem::take(&mut request.items);
+    // What all items depend on, as it came.
+    let shared = request.encode_to_vec();
     use v1::batch_check_request::Subject as Wire;
     let subject = subject(
         request.subject.map(|subject| match subject {
@@ -78,14 +82,18 @@ pub fn batch(request: v1::BatchCheckRequest, limits: &Limits) -> Result<Shared, 
         }),
         limits,
     )?;
-    let common = Common::new(request.context, &request.entities, request.options, limits)?;
-    let items = request
-        .items
+    let common = Arc::new(Common::new(request.context, &request.entities, request.options, limits)?);
+    let entities = Arc::clone(&common.entities);
+    let items = items
         .into_iter()
-        // What is wrong with an item is told at its own place among the answers, so its number is not repeated.
-        .map(|item| question(&item.action, item.resource, item.fields, &common, limits))
+        .map(|item| {
+            let (bytes, common) = (item.encode_to_vec(), Arc::clone(&common));
+            // What is wrong with an item is told at its own place among the answers, so its number is not repeated.
+            let read = move |limits: &Limits| question(&item.action, item.resource, item.fields, &common, limits);
+            Unread { bytes, read: Box::new(read) }
+        })
         .collect();
-    Ok(Shared { subject, items })
+    Ok(Shared { subject, common: shared, entities, items })
 }
 
 enum AnySubject {

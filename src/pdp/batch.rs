@@ -7,12 +7,12 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::{Begun, DecideError, Decided, Known, Opened, Pdp, Who, asserted};
+use super::recall::{Key, LookedUp};
+use super::{Begun, DecideError, Decided, Known, Opened, Pdp, Unread, Who, asserted};
 use crate::audit::{CallerFacts, Place};
 use crate::caller::Caller;
 use crate::model::entity::RawValue;
-use crate::model::question::Question;
-use crate::policy::{Bundle, Misfit};
+use crate::policy::Bundle;
 
 /// Items that are worth waking a thread for.
 const WORTH: usize = 16;
@@ -26,6 +26,7 @@ struct Batch {
     facts: CallerFacts,
     vouched: Vec<String>,
     common: Arc<Common>,
+    key: Option<Key>,
     /// By the monotonic clock.
     due: Duration,
 }
@@ -39,17 +40,20 @@ pub(super) struct Common {
 }
 
 /// An item before it has its record.
-pub(super) type Looked = (Begun, Known, Result<Decided, DecideError>);
+pub(super) enum Looked {
+    /// It was looked at, and may be remembered under its key.
+    At { begun: Begun, known: Box<Known>, decided: Result<Decided, DecideError>, key: Option<Key> },
+    /// It was answered before.
+    Up(Begun, LookedUp),
+}
 
 impl Pdp {
     /// Looks at every item, in order; those past `due` are not looked at any more. `known` is what is known of the call.
     pub(super) async fn look_at_all(self: &Arc<Self>, opened: Opened, known: &Known, due: Duration) -> Vec<Looked> {
-        let Opened { caller, who, mut items, bundle } = opened;
+        let Opened { caller, who, mut items, entities, key, bundle } = opened;
         let mut vouched = known.vouched.clone();
-        if let Some(Ok(first)) = items.iter().find(|item| item.is_ok()) {
-            // Every item has the same entities.
-            vouched.extend(asserted::of_entities(&first.entities, &bundle));
-        }
+        // Every item has the same entities.
+        vouched.extend(asserted::of_entities(&entities, &bundle));
         let principal = &who.data.principal;
         let common = Common {
             serves_principal: who.refusal.is_some() || self.serves_principal(&caller, principal, &bundle),
@@ -62,7 +66,7 @@ impl Pdp {
             },
         };
         let facts = known.caller.clone();
-        let batch = Arc::new(Batch { caller, who, bundle, facts, vouched, common: Arc::new(common), due });
+        let batch = Arc::new(Batch { caller, who, bundle, facts, vouched, common: Arc::new(common), key, due });
 
         let parts = (items.len() / WORTH).clamp(1, self.crew.threads().saturating_add(1));
         let size = items.len().div_ceil(parts).max(1);
@@ -98,8 +102,8 @@ impl Pdp {
     fn share_out(
         self: &Arc<Self>,
         batch: &Arc<Batch>,
-        part: Vec<Result<Question, Misfit>>,
-    ) -> Result<(usize, oneshot::Receiver<Vec<Looked>>), Vec<Result<Question, Misfit>>> {
+        part: Vec<Unread>,
+    ) -> Result<(usize, oneshot::Receiver<Vec<Looked>>), Vec<Unread>> {
         let size = part.len();
         let (tell, coming) = oneshot::channel();
         let part = Arc::new(Mutex::new(part));
@@ -113,27 +117,39 @@ impl Pdp {
     }
 
     /// One item. A panic is the end of this one, and of no other.
-    fn look_at(&self, batch: &Batch, item: Result<Question, Misfit>) -> Looked {
+    fn look_at(&self, batch: &Batch, item: Unread) -> Looked {
         let begun = self.begin();
+        let key = batch.key.as_ref().map(|shared| self.recalls.item_key(shared, &item.bytes));
+        if let Some(key) = &key
+            && begun.monotonic < batch.due
+            && batch.who.refusal.is_none()
+            && let Some(again) = self.look_up(key, &batch.caller, &batch.bundle, batch.who.token.as_ref(), &begun)
+        {
+            return Looked::Up(begun, again);
+        }
         let mut known = self.known_of(batch);
+        let late = begun.monotonic >= batch.due;
+        let read = || (item.read)(&self.limits);
+        let item = if late { Ok(Err(DecideError::Deadline)) } else { catch_unwind(AssertUnwindSafe(read)).map(Ok) };
         let decided = match item {
-            _ if begun.monotonic >= batch.due => Err(DecideError::Deadline),
-            Ok(question) => {
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(DecideError::Panicked),
+            Ok(Ok(Ok(question))) => {
                 let decide = || self.decide_for(&batch.caller, &batch.who, &question, &batch.bundle, &mut known);
                 catch_unwind(AssertUnwindSafe(decide)).unwrap_or(Err(DecideError::Panicked))
             }
-            Err(misfit) => Err(DecideError::Invalid(misfit)),
+            Ok(Ok(Err(misfit))) => Err(DecideError::Invalid(misfit)),
         };
         if known.subject.kind.is_none() {
             known.subject = batch.who.facts.clone();
         }
-        (begun, known, decided)
+        Looked::At { begun, known: Box::new(known), decided, key }
     }
 
     /// An item of a part that is lost.
     fn spoilt(&self, batch: &Batch) -> Looked {
         let known = Known { subject: batch.who.facts.clone(), ..self.known_of(batch) };
-        (self.begin(), known, Err(DecideError::Panicked))
+        Looked::At { begun: self.begin(), known: Box::new(known), decided: Err(DecideError::Panicked), key: None }
     }
 
     fn known_of(&self, batch: &Batch) -> Known {

@@ -15,13 +15,16 @@ use moka::sync::Cache;
 
 use super::{Begun, Call, DecideError, Decided, Known, Pdp, Refusal, traces, what_became, words};
 use crate::audit::{Again, CallEntry, Repeated};
+use crate::caller::Caller;
 use crate::config::CacheConfig;
 use crate::model::decision::{Answer, CacheUse, Ruling};
+use crate::model::ids::PolicyRevision;
+use crate::model::question::Circumstances;
 use crate::policy::Bundle;
 use crate::telemetry::metrics::{ActionLabel, Answered};
 use crate::telemetry::traces::{End, Ending};
 use crate::tls::peer::Peer;
-use crate::token::Standing;
+use crate::token::{Standing, VerifiedToken};
 
 /// A keyed 256-bit hash (blake3): nobody outside can make two messages meet.
 pub(super) type Key = [u8; 32];
@@ -49,6 +52,14 @@ struct Recalled {
     level: &'static str,
     action: ActionLabel,
     reusable: bool,
+}
+
+/// What is known of a question that was answered before, once it is sure that the answer holds.
+pub(super) struct LookedUp {
+    recalled: Arc<Recalled>,
+    revision: PolicyRevision,
+    reusable_for: Duration,
+    show_policies: bool,
 }
 
 /// What an entry takes beside its template: itself, its key, its place in the cache, and the ruling that it shares.
@@ -80,6 +91,23 @@ impl Recalls {
         hasher.update(message);
         Some(*hasher.finalize().as_bytes())
     }
+
+    /// What stands for all that the questions of a batch share. Their records say whether there are several.
+    pub(super) fn shared_key(&self, peer: Option<&Peer>, common: &[u8], several: bool) -> Option<Key> {
+        let (_, caller) = (self.kept.as_ref()?, peer?.name_text());
+        let mut hasher = blake3::Hasher::new_keyed(&self.hash_key);
+        // No name is so long: nothing of a batch is taken for anything else.
+        hasher.update(&u64::MAX.to_be_bytes()).update(&[u8::from(several)]);
+        hasher.update(&(caller.len() as u64).to_be_bytes()).update(caller.as_bytes()).update(common);
+        Some(*hasher.finalize().as_bytes())
+    }
+
+    /// What stands for one question of such a batch.
+    pub(super) fn item_key(&self, shared: &Key, item: &[u8]) -> Key {
+        let mut hasher = blake3::Hasher::new_keyed(&self.hash_key);
+        hasher.update(&(u64::MAX - 1).to_be_bytes()).update(shared).update(item);
+        *hasher.finalize().as_bytes()
+    }
 }
 
 impl Pdp {
@@ -91,61 +119,114 @@ impl Pdp {
         begun: &Begun,
         known: &mut Known,
     ) -> Option<Result<Answer, Refusal>> {
-        let recalled = self.recalls.kept.as_ref()?.get(key?)?;
+        let key = key?;
         let peer = call.peer.as_ref()?;
         if self.revocations.certificate_is_revoked(peer.certificate_sha256()) {
             return None;
         }
         let caller = self.callers.admit(peer, begun.wall).ok()?;
+        let recalled = self.recalls.kept.as_ref()?.get(key)?;
+        let token = recalled.standing.as_ref().map(Standing::token);
+        if let (Some(token), Some(standing)) = (token, &recalled.standing)
+            && (!standing.holds(begun.wall)
+                || self.bond.hold(&caller, token.facts()).is_err()
+                || self.revocations.revoked(token.facts()).is_some())
+        {
+            return None;
+        }
+        let again = self.look_again(recalled.clone(), &caller, &self.store.current(), begun)?;
         // Without one the long way tells why, and has it on record.
         self.seat(&caller, call, known).ok()?;
-        let bundle = self.store.current();
-        let current = std::ptr::eq(Arc::as_ptr(&bundle), recalled.bundle.as_ptr());
+        if recalled.standing.is_some() {
+            self.metrics.cache_lookup("tokens", "hit");
+        }
+        traces::called_by(caller.label());
+        Some(self.conclude_again(call, begun, &again, &call.circumstances).await)
+    }
+
+    /// What a question of a batch was answered before, by a subject that counts now: `token` was looked at for all of them.
+    pub(super) fn look_up(
+        &self,
+        key: &Key,
+        caller: &Caller,
+        bundle: &Arc<Bundle>,
+        token: Option<&Arc<VerifiedToken>>,
+        begun: &Begun,
+    ) -> Option<LookedUp> {
+        let recalled = self.recalls.kept.as_ref()?.get(key)?;
+        let same = match (&recalled.standing, token) {
+            (None, None) => true,
+            // Another one would be looked at as a whole.
+            (Some(standing), Some(token)) => {
+                std::ptr::eq(standing.token(), Arc::as_ptr(token)) && standing.holds(begun.wall)
+            }
+            (None, Some(_)) | (Some(_), None) => false,
+        };
+        if same { self.look_again(recalled, caller, bundle, begun) } else { None }
+    }
+
+    fn look_again(
+        &self,
+        recalled: Arc<Recalled>,
+        caller: &Caller,
+        bundle: &Arc<Bundle>,
+        begun: &Begun,
+    ) -> Option<LookedUp> {
+        let current = std::ptr::eq(Arc::as_ptr(bundle), recalled.bundle.as_ptr());
         if !current
             || begun.monotonic >= recalled.until
             || self.redaction.renames_between(recalled.recorded, begun.wall)
         {
             return None;
         }
-        let mut left = Duration::MAX;
-        if let Some(standing) = &recalled.standing {
-            let facts = standing.token().facts();
-            if !standing.holds(begun.wall)
-                || self.bond.hold(&caller, facts).is_err()
-                || self.revocations.revoked(facts).is_some()
-            {
-                return None;
-            }
-            left = standing.token().expires_at().duration_since(begun.wall).unwrap_or(Duration::ZERO);
-            self.metrics.cache_lookup("tokens", "hit");
-        }
-        traces::called_by(caller.label());
-        let again = Again {
+        let ends = recalled.standing.as_ref().map(|standing| standing.token().expires_at());
+        let left = ends.map_or(Duration::MAX, |ends| ends.duration_since(begun.wall).unwrap_or(Duration::ZERO));
+        let reusable_for = if recalled.reusable { self.caller_reuse.min(left) } else { Duration::ZERO };
+        let revision = bundle.revision().clone();
+        Some(LookedUp { recalled, revision, reusable_for, show_policies: caller.sees_policies() })
+    }
+
+    /// Puts one more call on record, and only then lets its answer leave.
+    pub(super) async fn conclude_again(
+        &self,
+        call: &Call,
+        begun: &Begun,
+        again: &LookedUp,
+        circumstances: &Circumstances,
+    ) -> Result<Answer, Refusal> {
+        let LookedUp { recalled, revision, reusable_for, show_policies } = again;
+        let failed = |error: DecideError| {
+            self.metrics.refused(error.status(), error.reason());
+            Refusal { id: begun.id, error }
+        };
+        let Some(peer) = &call.peer else { return Err(failed(DecideError::NotIdentified("NO_CERTIFICATE"))) };
+        let shown = circumstances.batch.is_none();
+        let record = Again {
             decision_id: begun.id,
             time: begun.wall,
             duration: self.clock.monotonic().saturating_sub(begun.monotonic),
             address: peer.address(),
             certificate_sha256: peer.certificate_sha256_hex(),
-            circumstances: &call.circumstances,
+            circumstances,
         };
-        let stage = self.stage("record", true);
-        let written = self.trail.write_again(&recalled.record, &again).await;
+        let stage = self.stage("record", shown);
+        let written = self.trail.write_again(&recalled.record, &record).await;
         let result = what_became(&written);
         stage.end(result);
         self.metrics.audit_record(result);
         let tell = |end: End<'_>| {
-            let level = Some(recalled.level);
-            traces::ended(&Ending { decision_id: &begun.id, action: &recalled.action, level, end });
+            if shown {
+                let level = Some(recalled.level);
+                traces::ended(&Ending { decision_id: &begun.id, action: &recalled.action, level, end });
+            }
         };
         if let Err(error) = written {
-            let error = DecideError::Audit(error);
-            let (status, reason) = (error.status(), error.reason());
-            self.metrics.refused(status, reason);
+            let refusal = failed(DecideError::Audit(error));
+            let (status, reason) = (refusal.error.status(), refusal.error.reason());
             tell(End::Refused { status, reason, failed: true });
-            return Some(Err(Refusal { id: begun.id, error }));
+            return Err(refusal);
         }
         let ((outcome, denial), cache) = (words(&recalled.ruling), CacheUse::Hit);
-        let revision = bundle.revision();
         tell(End::Answered { outcome, denial, cache: cache.as_str(), revision: revision.short() });
         self.metrics.cache_lookup("decisions", cache.as_str());
         self.metrics.decision(Answered {
@@ -157,15 +238,14 @@ impl Pdp {
             cache: cache.as_str(),
             seconds: self.since(begun.monotonic),
         });
-        let reusable_for = if recalled.reusable { self.caller_reuse.min(left) } else { Duration::ZERO };
-        Some(Ok(Answer {
+        Ok(Answer {
             decision_id: begun.id,
             ruling: Arc::clone(&recalled.ruling),
             revision: revision.clone(),
             cache,
-            reusable_for,
-            show_policies: caller.sees_policies(),
-        }))
+            reusable_for: *reusable_for,
+            show_policies: *show_policies,
+        })
     }
 
     /// Keeps what answered the message behind `key`, if it may be given again.

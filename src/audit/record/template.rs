@@ -40,6 +40,7 @@ enum Hole {
     /// As `Correlation`.
     Trace,
     DurationMicros,
+    /// And the batch, if it is one.
     Certificate,
 }
 
@@ -68,7 +69,7 @@ const SPAN: &str = "1";
 impl Template {
     /// Of a record like that of `call`. `None`: it has not the form that is looked for, and must be written each time.
     pub(in crate::audit) fn of(call: &CallEntry, frame: &Frame) -> Option<Self> {
-        if call.circumstances.batch.is_some() || call.caller.address.is_none() || call.caller.refusal.is_some() {
+        if call.caller.address.is_none() || call.caller.refusal.is_some() {
             return None;
         }
         let mut call = call.clone();
@@ -80,7 +81,8 @@ impl Template {
         };
         let json = render_call(&call, frame).ok()?;
         let text = Body::of(json)?.into_rest();
-        let certificate = call.caller.certificate_sha256.as_deref()?;
+        // What tells a batch would follow it.
+        let certificate = format!("{}\"", call.caller.certificate_sha256.as_deref()?);
         let source = call.caller.address.map(source)?;
         let time = unix_millis(call.time);
         let millis = whole_millis(call.duration);
@@ -101,7 +103,7 @@ impl Template {
             ("\"src_endpoint\":{", Seek::Is(&source), ",\"svc_name\":", Hole::Source),
             ("", Seek::Is(&trace), ",\"device\":", Hole::Trace),
             ("\"decision_us\":", Seek::Is(&micros), ",", Hole::DurationMicros),
-            ("\"certificate_sha256\":\"", Seek::Is(certificate), "\"", Hole::Certificate),
+            ("\"certificate_sha256\":\"", Seek::Is(&certificate), "", Hole::Certificate),
         ];
         let (mut pieces, mut rest) = (Vec::with_capacity(holes.len()), text.as_slice());
         for (before, seek, after, hole) in holes {
@@ -134,6 +136,8 @@ impl Template {
                     if let Some(id) = &circumstances.request_id {
                         put(&mut out, format_args!(",\"correlation_uid\":"));
                         text(&mut out, id.as_str());
+                    } else if let Some(id) = circumstances.batch_id {
+                        put(&mut out, format_args!(",\"correlation_uid\":\"{id}\""));
                     }
                 }
                 Hole::Millis => put(&mut out, format_args!("{}", unix_millis(again.time))),
@@ -154,7 +158,17 @@ impl Template {
                     }
                 }
                 Hole::DurationMicros => put(&mut out, format_args!("{}", whole_micros(again.duration))),
-                Hole::Certificate => out.extend_from_slice(again.certificate_sha256.as_bytes()),
+                Hole::Certificate => {
+                    out.extend_from_slice(again.certificate_sha256.as_bytes());
+                    out.push(b'"');
+                    if let Some(at) = circumstances.batch {
+                        put(&mut out, format_args!(",\"batch\":{{"));
+                        if let Some(id) = circumstances.batch_id {
+                            put(&mut out, format_args!("\"id\":\"{id}\","));
+                        }
+                        put(&mut out, format_args!("\"index\":{},\"of\":{}}}", at.index, at.of));
+                    }
+                }
             }
         }
         out.extend_from_slice(&self.end);

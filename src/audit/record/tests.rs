@@ -421,6 +421,8 @@ fn a_record_from_a_template_is_byte_for_byte_the_one_that_would_be_written() {
                 request_id: [None, RequestId::parse("x"), RequestId::parse("req/1:2-3._")][request].clone(),
                 trace_id: [None, Some("0".repeat(31) + "1"), Some("f".repeat(32))][trace].clone(),
                 span_id: (trace > 0 && span > 0).then(|| "e".repeat(16)),
+                batch: (span > 0).then_some(BatchPosition { index: 99, of: 100 }),
+                batch_id: (span > 0).then(|| DecisionId::mint(again.time)),
                 ..Circumstances::default()
             };
             let filled = template.fill(&Again {
