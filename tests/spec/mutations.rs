@@ -562,12 +562,12 @@ impl Judge<'_> {
             return Err(format!("{} answers to {} questions", results.len(), shared.items.len()));
         }
         let mut ids = Vec::new();
-        for (question, result) in shared.items.iter().zip(results) {
+        for (question, result) in shared.items.into_iter().zip(results) {
             match result.result.ok_or("an empty result")? {
                 v1::batch_check_result::Result::Response(answer) => {
                     count(format!("item {}", told(&answer)));
-                    let question = question.as_ref().map_err(|misfit| format!("answered, though {misfit:?}"))?;
-                    self.judge(subject.as_ref(), question, &answer)?;
+                    let question = (question.read)(limits).map_err(|misfit| format!("answered, though {misfit:?}"))?;
+                    self.judge(subject.as_ref(), &question, &answer)?;
                     ids.push(answer.decision_id);
                 }
                 v1::batch_check_result::Result::Error(error) => {
