@@ -143,8 +143,11 @@ pub struct Unread {
     /// As it came.
     pub bytes: Vec<u8>,
     /// Reads it; each may be malformed on its own.
-    pub read: Box<dyn FnOnce(&Limits) -> Result<Question, Misfit> + Send>,
+    pub read: Read,
 }
+
+/// Reads a question within limits.
+pub type Read = Box<dyn FnOnce(&Limits) -> Result<Question, Misfit> + Send>;
 
 /// What is learned on the way, for the record: it must be there even when the call ends early.
 #[derive(Default)]

@@ -98,7 +98,6 @@ impl Pdp {
     }
 
     /// Hands a part to another thread, or gives it back.
-    #[expect(clippy::type_complexity, reason = "a part's size, and where it comes; or the part")]
     fn share_out(
         self: &Arc<Self>,
         batch: &Arc<Batch>,

@@ -423,7 +423,6 @@ fn a_record_from_a_template_is_byte_for_byte_the_one_that_would_be_written() {
                 span_id: (trace > 0 && span > 0).then(|| "e".repeat(16)),
                 batch: (span > 0).then_some(BatchPosition { index: 99, of: 100 }),
                 batch_id: (span > 0).then(|| DecisionId::mint(again.time)),
-                ..Circumstances::default()
             };
             let filled = template.fill(&Again {
                 decision_id: again.decision_id,
