@@ -49,8 +49,10 @@ async fn rotation_under_load_refuses_no_valid_token() {
                 let token = signer.token("alice", gatepost.clock.now());
                 let question = order("Order.read", &format!("o-{task}"), "alice").token(token);
                 let answer = match client.check(question).await {
-                    // The clock is moved by minutes while calls are under way, and then their time is over.
+                    // The clock is moved by minutes while calls are under way. Then their time is over; and as calls seem to
+                    // take minutes, one with less time is not begun. Neither says anything of a token.
                     Err(AskError::Deadline) => continue,
+                    Err(AskError::Refused { reason: Some(reason), .. }) if reason == "OVERLOADED" => continue,
                     answered => answered.unwrap(),
                 };
                 assert!(answer.allowed(), "signed with {}: {:?}", signer.id, answer.denial());
