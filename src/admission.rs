@@ -71,6 +71,8 @@ pub struct Admission {
 }
 
 struct House {
+    /// The longest that a call may take, microseconds.
+    longest: u64,
     clock: SharedClock,
     /// Lag that is still normal.
     target: Duration,
@@ -191,6 +193,7 @@ impl Admission {
             active_weight: AtomicU32::new(0),
             usual_stay: AtomicU64::new(0),
             quickest: AtomicU64::new(0),
+            longest: micros(limits.max_deadline),
             lag: AtomicU64::new(0),
             accepted: AtomicU32::new(ALL),
             turned_away: AtomicU64::new(0),
@@ -417,7 +420,8 @@ impl House {
         self.limit.store(pace.places(), Ordering::Relaxed);
         self.usual_stay.store(micros(pace.usual_stay()), Ordering::Relaxed);
         // Nobody came through? Should that be because of this figure, it must not stay.
-        let known = (quickest < u64::MAX).then_some(quickest);
+        // Longer than any call may take: the clock was moved, and nothing was measured.
+        let known = (quickest < self.longest).then_some(quickest);
         let none_shorter = known.unwrap_or_else(|| self.quickest.load(Ordering::Relaxed) / 2);
         self.quickest.store(none_shorter, Ordering::Relaxed);
         let level = pace.budget().and_then(|budget| deal(&demands, budget));

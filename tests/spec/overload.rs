@@ -133,7 +133,7 @@ async fn a_flood_is_shed_on_record_and_keeps_neither_a_modest_caller_nor_health_
 /// What a runtime's probe would tell when calls wait for long before anybody looks at them.
 #[tokio::test(flavor = "multi_thread")]
 async fn while_a_runtime_is_late_calls_are_refused_before_they_are_read_and_then_no_more() {
-    let gatepost = Gatepost::start().await;
+    let gatepost = Gatepost::start_with(|settings| settings["limits"]["overload_target"] = json!("20ms")).await;
     let (storefront, health) = (channel(&gatepost, "storefront").await, channel(&gatepost, "back-office").await);
     let question = wire(&gatepost.token("alice", &[]));
     let admission = &gatepost.pdp.admission;

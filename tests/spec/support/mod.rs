@@ -73,8 +73,8 @@ impl Gatepost {
                 caller.as_object_mut().unwrap().remove("tenants");
             }
         }
-        // A busy machine must not turn a decision into a missed deadline.
-        settings["limits"] = json!({ "default_deadline": "20s", "max_deadline": "20s" });
+        // A busy machine must not turn a decision into a missed deadline, nor into one too many.
+        settings["limits"] = json!({ "default_deadline": "20s", "max_deadline": "20s", "overload_target": "10s" });
         change(&mut settings);
         world.write("gatepost.yaml", &settings.to_string()).unwrap();
         let config =
