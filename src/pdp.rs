@@ -20,6 +20,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use zeroize::Zeroizing;
+
 use crate::admission::{Admission, Seat, TurnedAway};
 use crate::audit::{
     AuditError, CallEntry, CallerFacts, Entry, Outcome, Place, QuestionFacts, Redaction, SubjectFacts, Trail,
@@ -131,7 +133,7 @@ pub struct Shared {
     /// On whose behalf.
     pub subject: Subject,
     /// All of what the items share, as it came.
-    pub common: Vec<u8>,
+    pub common: Zeroizing<Vec<u8>>,
     /// What else the policies may need to know, for each of them.
     pub entities: Arc<[RawEntity]>,
     /// The questions.
@@ -164,6 +166,8 @@ struct Known {
     seat: Option<Result<Seat, TurnedAway>>,
     /// What the items of a batch share is worked out already; what it says of entities is among `vouched`.
     common: Option<Arc<batch::Common>>,
+    /// What stands for the whole question, if its answer may be remembered.
+    key: Option<recall::Key>,
 }
 
 /// The subject, once it is known who it is.
@@ -216,13 +220,12 @@ impl Pdp {
     ) -> Result<Answer, Refusal> {
         let begun = self.begin();
         let _present = self.metrics.inflight();
-        let key = self.recalls.key(call.peer.as_deref(), message);
         let mut known = Known::default();
-        if let Some(answered) = self.recall(call, key.as_ref(), &begun, &mut known).await {
+        if let Some(answered) = self.recall(call, message, &begun, &mut known).await {
             return answered;
         }
         let decided = self.within(self.left(call), self.decide(call, asked, false, &mut known)).await;
-        self.conclude(call, &begun, known, call.circumstances.clone(), decided, key).await
+        self.conclude(call, &begun, known, call.circumstances.clone(), decided).await
     }
 
     /// Answers many questions of one subject, each on its own; one bad item spoils no other.
@@ -242,7 +245,7 @@ impl Pdp {
         let opened = match opened {
             Ok(opened) => opened,
             Err(error) => {
-                let refused = self.conclude(call, &begun, known, call.circumstances.clone(), Err(error), None).await;
+                let refused = self.conclude(call, &begun, known, call.circumstances.clone(), Err(error)).await;
                 return match refused {
                     Err(refusal) => Err(refusal),
                     // Nothing but an error was handed over.
@@ -264,9 +267,7 @@ impl Pdp {
             let batch = Some(BatchPosition { index, of });
             let circumstances = Circumstances { batch, batch_id, ..call.circumstances.clone() };
             match looked {
-                Looked::At { begun, known, decided, key } => {
-                    self.conclude(call, &begun, *known, circumstances, decided, key).await
-                }
+                Looked::At(begun, known, decided) => self.conclude(call, &begun, *known, circumstances, decided).await,
                 Looked::Up(begun, again) => self.conclude_again(call, &begun, &again, &circumstances).await,
             }
         });
@@ -643,7 +644,6 @@ impl Pdp {
         known: Known,
         circumstances: Circumstances,
         decided: Result<Decided, DecideError>,
-        key: Option<recall::Key>,
     ) -> Result<Answer, Refusal> {
         let duration = self.clock.monotonic().saturating_sub(begun.monotonic);
         let outcome = match &decided {
@@ -657,6 +657,7 @@ impl Pdp {
         let level = known.level.or(known.question.as_ref().map(QuestionFacts::level));
         let refusal = decided.as_ref().err().and_then(DecideError::caller_refusal);
         let mut known = known;
+        let key = known.key;
         // Before ids are renamed: those of the record are the record's.
         let action = self.metrics.action(known.question.as_ref().map(|question| question.action.as_str()));
         let shown = !known.of_batch;
@@ -744,7 +745,7 @@ impl Pdp {
         let mut known = Known::default();
         // Whether it would have been admitted does not matter any more, but who it was does.
         let _ = self.admit(call, &mut known);
-        match self.conclude(call, &begun, known, call.circumstances.clone(), Err(error), None).await {
+        match self.conclude(call, &begun, known, call.circumstances.clone(), Err(error)).await {
             Err(refusal) => refusal,
             Ok(answer) => Refusal { id: answer.decision_id, error: DecideError::Panicked },
         }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use prost::Message as _;
 use prost_types::value::Kind;
 use prost_types::{FieldMask, Struct, Value};
+use zeroize::Zeroizing;
 
 use crate::config::Limits;
 use crate::model::decision::{Answer, Decision, DenialCode};
@@ -70,7 +71,7 @@ pub fn batch(request: v1::BatchCheckRequest, limits: &Limits) -> Result<Shared, 
     let mut request = request;
     let items = std::mem::take(&mut request.items);
     // What all items depend on, as it came.
-    let shared = request.encode_to_vec();
+    let shared = Zeroizing::new(request.encode_to_vec());
     use v1::batch_check_request::Subject as Wire;
     let subject = subject(
         request.subject.map(|subject| match subject {

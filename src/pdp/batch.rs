@@ -42,7 +42,7 @@ pub(super) struct Common {
 /// An item before it has its record.
 pub(super) enum Looked {
     /// It was looked at, and may be remembered under its key.
-    At { begun: Begun, known: Box<Known>, decided: Result<Decided, DecideError>, key: Option<Key> },
+    At(Begun, Box<Known>, Result<Decided, DecideError>),
     /// It was answered before.
     Up(Begun, LookedUp),
 }
@@ -126,7 +126,7 @@ impl Pdp {
         {
             return Looked::Up(begun, again);
         }
-        let mut known = self.known_of(batch);
+        let mut known = Known { key, ..self.known_of(batch) };
         let late = begun.monotonic >= batch.due;
         let read = || (item.read)(&self.limits);
         let item = if late { Ok(Err(DecideError::Deadline)) } else { catch_unwind(AssertUnwindSafe(read)).map(Ok) };
@@ -142,13 +142,13 @@ impl Pdp {
         if known.subject.kind.is_none() {
             known.subject = batch.who.facts.clone();
         }
-        Looked::At { begun, known: Box::new(known), decided, key }
+        Looked::At(begun, Box::new(known), decided)
     }
 
     /// An item of a part that is lost.
     fn spoilt(&self, batch: &Batch) -> Looked {
         let known = Known { subject: batch.who.facts.clone(), ..self.known_of(batch) };
-        Looked::At { begun: self.begin(), known: Box::new(known), decided: Err(DecideError::Panicked), key: None }
+        Looked::At(self.begin(), Box::new(known), Err(DecideError::Panicked))
     }
 
     fn known_of(&self, batch: &Batch) -> Known {

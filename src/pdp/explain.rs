@@ -41,7 +41,7 @@ impl Pdp {
         let token_refusal = known.subject.token_refusal;
         // Whose a refused token is stands in the record. Whoever shows one that is not for it has no right to hear that.
         let principal = known.subject.principal.clone().filter(|_| token_refusal.is_none());
-        let answer = self.conclude(call, &begun, known, call.circumstances.clone(), decided, None).await?;
+        let answer = self.conclude(call, &begun, known, call.circumstances.clone(), decided).await?;
         Ok(Explained { answer, level, principal, token_refusal, asserted })
     }
 }

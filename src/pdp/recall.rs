@@ -83,8 +83,8 @@ impl Recalls {
     }
 
     /// What stands for this message from this caller; `None` when nothing is kept.
-    pub(super) fn key(&self, peer: Option<&Peer>, message: &[u8]) -> Option<Key> {
-        let (_, caller) = (self.kept.as_ref()?, peer?.name_text());
+    fn key(&self, peer: &Peer, message: &[u8]) -> Option<Key> {
+        let (_, caller) = (self.kept.as_ref()?, peer.name_text());
         let mut hasher = blake3::Hasher::new_keyed(&self.hash_key);
         hasher.update(&(caller.len() as u64).to_be_bytes());
         hasher.update(caller.as_bytes());
@@ -115,17 +115,22 @@ impl Pdp {
     pub(super) async fn recall(
         &self,
         call: &Call,
-        key: Option<&Key>,
+        message: &[u8],
         begun: &Begun,
         known: &mut Known,
     ) -> Option<Result<Answer, Refusal>> {
-        let key = key?;
         let peer = call.peer.as_ref()?;
         if self.revocations.certificate_is_revoked(peer.certificate_sha256()) {
             return None;
         }
         let caller = self.callers.admit(peer, begun.wall).ok()?;
-        let recalled = self.recalls.kept.as_ref()?.get(key)?;
+        // Without one the long way tells why, and has it on record.
+        self.seat(&caller, call, known).ok()?;
+        // Longer ones are no questions.
+        let message = Some(message).filter(|message| message.len() <= self.limits.request_bytes)?;
+        let key = self.recalls.key(peer, message)?;
+        known.key = Some(key);
+        let recalled = self.recalls.kept.as_ref()?.get(&key)?;
         let token = recalled.standing.as_ref().map(Standing::token);
         if let (Some(token), Some(standing)) = (token, &recalled.standing)
             && (!standing.holds(begun.wall)
@@ -134,9 +139,7 @@ impl Pdp {
         {
             return None;
         }
-        let again = self.look_again(recalled.clone(), &caller, &self.store.current(), begun)?;
-        // Without one the long way tells why, and has it on record.
-        self.seat(&caller, call, known).ok()?;
+        let again = self.look_again(Arc::clone(&recalled), &caller, &self.store.current(), begun)?;
         if recalled.standing.is_some() {
             self.metrics.cache_lookup("tokens", "hit");
         }

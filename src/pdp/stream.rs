@@ -109,7 +109,7 @@ impl Pdp {
         let decided = self
             .within(self.left(call), self.decide(call, || asked.map_err(DecideError::Invalid), false, &mut known))
             .await;
-        self.conclude(call, &begun, known, call.circumstances.clone(), decided, None).await
+        self.conclude(call, &begun, known, call.circumstances.clone(), decided).await
     }
 
     /// Whom `token` makes now, if it is good. Says nothing of whether it is this caller's to present: that is asked with
