@@ -21,7 +21,7 @@ use tokio::sync::{oneshot, watch};
 use super::checkpoint::{KeyError, SigningKey};
 use super::delivered::Delivered;
 use super::disk::{Disk, RealDisk};
-use super::format::Body;
+use super::format::{Body, OVERHEAD};
 use super::keeper::{Checkpoints, Keeper};
 use super::patterns::watch::{Facts, Told, Watch};
 use super::record::template::{Again, Template};
@@ -295,7 +295,9 @@ impl Trail {
 
     /// What it takes to record one more call that asks what `call` asks. `None`: nothing that is kept would help.
     pub(crate) fn template(&self, call: &CallEntry) -> Option<Repeated> {
-        let record = Template::of(call, &self.end.frame)?;
+        // Longer ones are refused, and put on record in another way than the rest: not from here.
+        let record = Template::of(call, &self.end.frame)
+            .filter(|record| record.longest() + OVERHEAD <= self.end.record_bytes)?;
         let keeping = self.end.config.keeping_of(call.question.as_ref().map(|asked| asked.action.as_str()));
         let seen = self.end.patterns.as_ref().map(|patterns| Arc::new(patterns.facts(call)));
         Some(Repeated { record, keeping, seen })

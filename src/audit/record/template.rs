@@ -175,14 +175,19 @@ impl Template {
         Body::from_rest(out)
     }
 
+    /// The longest that a record from it can get, without what numbers and chains it.
+    pub(in crate::audit) fn longest(&self) -> usize {
+        self.bytes
+    }
+
     /// How many bytes it holds, about.
     pub(in crate::audit) fn bytes(&self) -> usize {
         self.bytes + self.pieces.len() * size_of::<(Box<[u8]>, Hole)>()
     }
 }
 
-/// How much longer than its template a record may be: a request id twice, and a trace.
-const MORE: usize = 512;
+/// How much longer than its template a record may be: a request id twice, a trace, a batch, and longer numbers.
+const MORE: usize = 1024;
 const UUID: usize = 36;
 
 /// What stands where a hole is to be.

@@ -434,6 +434,7 @@ fn a_record_from_a_template_is_byte_for_byte_the_one_that_would_be_written() {
             });
             let mut written = render(&Entry::Call(Box::new(again)), &frame()).unwrap().into_rest();
             let mut filled = filled.into_rest();
+            assert!(filled.len() <= template.longest(), "{} of {}", filled.len(), template.longest());
             // Each has an id of its own, which stands after `,"version":"1.8.0","uid":"`.
             let at = br#","version":"1.8.0","uid":""#.len();
             assert_ne!(written[at..at + 36], filled[at..at + 36]);
