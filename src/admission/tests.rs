@@ -150,6 +150,8 @@ fn a_call_that_can_not_be_answered_in_time_is_not_begun() {
     assert!(admission.ask(0).is_ok(), "whoever names no time has all of it");
     (0..20).for_each(|_| turn(None));
     assert!(admission.ask_by(0, Some(now() + millis(30))).is_ok(), "what was long ago keeps nobody out for ever");
+    turn(Some(60_000));
+    assert!(admission.ask_by(0, Some(now() + millis(30))).is_ok(), "no call takes so long: the clock was moved");
 }
 
 #[test]
