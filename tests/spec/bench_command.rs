@@ -2,14 +2,15 @@
 //! test says how fast anything is.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::PATIENCE;
 use crate::support::process::{Place, Process};
+use crate::support::{PATIENCE, eventually};
 
 fn bench() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_gatepost"));
@@ -197,7 +198,7 @@ async fn a_table_is_for_people_and_an_interrupt_shows_what_was_measured() {
     let process = place.start().await;
     let mut command = against(&place, &process, &["--warmup", "0s", "--duration", "1h"]);
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    tokio::time::sleep(Duration::from_millis(800)).await;
+    being_asked(&place).await;
     assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
     let output = tokio::task::spawn_blocking(|| ended(child)).await.unwrap();
     let text = String::from_utf8(output.stdout.clone()).unwrap();
@@ -206,6 +207,13 @@ async fn a_table_is_for_people_and_an_interrupt_shows_what_was_measured() {
         assert!(text.contains(word), "{word}: {text}");
     }
     assert!(!text.contains('\u{1b}') && output.stderr.is_empty(), "no colours and no progress where nobody looks");
+}
+
+/// The records of a few hundred questions are there.
+async fn being_asked(place: &Place) {
+    let bytes =
+        || -> u64 { place.segments().iter().filter_map(|path| fs::metadata(path).ok()).map(|file| file.len()).sum() };
+    eventually("the server is asked", || bytes() > 256 * 1024).await;
 }
 
 /// Waits, but not for ever.
@@ -227,7 +235,7 @@ async fn a_server_that_goes_away_ends_the_run_with_what_was_measured() {
     let mut command = against(&place, &process, &["--warmup", "0s", "--duration", "1h", "--output", "json"]);
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let child = command.spawn().unwrap();
-    tokio::time::sleep(Duration::from_millis(800)).await;
+    being_asked(&place).await;
     process.kill();
     let output = tokio::task::spawn_blocking(|| ended(child)).await.unwrap();
     assert_eq!(output.status.code(), Some(69), "{}", complaint(&output));
