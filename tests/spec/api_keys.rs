@@ -77,6 +77,8 @@ async fn a_key_opens_what_its_scopes_open_and_the_record_says_whose_it_was() {
     assert_eq!(record["actor"]["user"]["uid"], "urn:gatepost:api-keys|nightly");
 
     let refused = Some(DenialCode::TokenRejected);
+    // One key in sixteen ends with a zero.
+    let other = if reader.ends_with('0') { '1' } else { '0' };
     let table = [
         ("read", reader.clone(), None, None, "where it came from need not be said where no network is named"),
         ("write", reader.clone(), None, Some(DenialCode::NoPermit), "another scope"),
@@ -85,7 +87,7 @@ async fn a_key_opens_what_its_scopes_open_and_the_record_says_whose_it_was() {
         ("write", writer.clone(), Some("10.21.3.4"), refused, "from another"),
         ("write", writer.clone(), Some("::ffff:10.21.3.4"), refused, "from another, in an IPv6 coat"),
         ("write", writer.clone(), None, refused, "from nobody knows where"),
-        ("read", format!("{}0", &reader[..92]), None, refused, "a typo"),
+        ("read", format!("{}{other}", &reader[..92]), None, refused, "a typo"),
         ("read", format!("{}{}", &reader[..21], &writer[21..]), None, refused, "an id and another's secret"),
         ("read", "x".repeat(200_000), None, refused, "endless"),
         ("read", gatepost.token("alice", &[]), None, refused, "a token is no key"),
