@@ -14,8 +14,6 @@ use tokio_util::sync::CancellationToken;
 use tonic::server::NamedService;
 use tonic::service::Routes;
 use tonic_health::ServingStatus;
-use tower::ServiceBuilder;
-use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::admission::Admission;
 use crate::audit::{
@@ -26,7 +24,8 @@ use crate::caller::Callers;
 use crate::caller::bond::Bond;
 use crate::clock::SharedClock;
 use crate::config::{Config, Limits, ListenerIdentity, PolicyConfig, TrustedIssuer};
-use crate::grpc::layers::{PanicToInternal, Recorded};
+use crate::grpc::front::Front;
+use crate::grpc::layers::Recorded;
 use crate::grpc::server::{ConnectionEvents, Door, Shards};
 use crate::grpc::service::Service;
 use crate::grpc::short::Decisions;
@@ -496,14 +495,18 @@ async fn record_start(trail: &Trail, clock: &SharedClock, drain: &CancellationTo
     }
 }
 
-/// Every gRPC service behind the listener, in the layers that hold for all of them.
-fn routes<H>(pdp: &Arc<Pdp>, health: tonic_health::pb::health_server::HealthServer<H>, reflection: bool) -> axum::Router
+/// Every gRPC service behind the listener, in the layer that holds for all of them.
+fn routes<H>(
+    pdp: &Arc<Pdp>,
+    health: tonic_health::pb::health_server::HealthServer<H>,
+    reflection: bool,
+) -> Recorded<Front>
 where
     H: tonic_health::pb::health_server::Health,
 {
     let message_bytes = pdp.limits.batch_bytes.max(pdp.limits.request_bytes);
     let decisions = Decisions::new(Service::new(Arc::clone(pdp)), message_bytes);
-    let mut routes = Routes::new(decisions).add_service(health.max_decoding_message_size(4096));
+    let mut routes = Routes::new(health.max_decoding_message_size(4096));
     if reflection {
         let builder = || {
             tonic_reflection::server::Builder::configure()
@@ -520,12 +523,7 @@ where
             }
         }
     }
-    let recorded = Arc::clone(pdp);
-    routes
-        .prepare()
-        .into_axum_router()
-        .layer(ServiceBuilder::new().layer(CatchPanicLayer::custom(PanicToInternal)))
-        .layer(tower::layer::layer_fn(move |inner| Recorded::new(inner, Arc::clone(&recorded))))
+    Recorded::new(Front::new(decisions, routes.prepare().into_axum_router()), Arc::clone(pdp))
 }
 
 /// Levels that are read when somebody looks.

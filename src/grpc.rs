@@ -4,6 +4,7 @@
 
 pub mod admin;
 pub mod convert;
+pub mod front;
 pub mod layers;
 pub mod server;
 pub mod service;

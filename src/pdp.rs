@@ -20,6 +20,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use zeroize::Zeroizing;
 
 use crate::admission::{Admission, Seat, TurnedAway};
@@ -55,7 +56,7 @@ pub mod stream;
 
 pub use error::{DecideError, Refusal};
 pub use explain::Explained;
-pub use recall::Recalls;
+pub use recall::{AskedKey, Recalls, Told};
 
 use batch::Looked;
 
@@ -136,20 +137,14 @@ pub struct Shared {
     pub common: Zeroizing<Vec<u8>>,
     /// What else the policies may need to know, for each of them.
     pub entities: Arc<[RawEntity]>,
-    /// The questions.
-    pub items: Vec<Unread>,
+    /// The questions, as they came: what was answered before need not be read.
+    pub items: Vec<Bytes>,
+    /// Reads one; each may be malformed on its own.
+    pub read: ReadItem,
 }
 
-/// A question of a batch that nobody has read yet: what was answered before need not be.
-pub struct Unread {
-    /// As it came.
-    pub bytes: Vec<u8>,
-    /// Reads it; each may be malformed on its own.
-    pub read: Read,
-}
-
-/// Reads a question within limits.
-pub type Read = Box<dyn FnOnce(&Limits) -> Result<Question, Misfit> + Send>;
+/// Reads a question of a batch within limits.
+pub type ReadItem = Arc<dyn Fn(&[u8], &Limits) -> Result<Question, Misfit> + Send + Sync>;
 
 /// What is learned on the way, for the record: it must be there even when the call ends early.
 #[derive(Default)]
@@ -186,7 +181,9 @@ struct Who {
 struct Opened {
     caller: Caller,
     who: Who,
-    items: Vec<Unread>,
+    peer: Option<Arc<Peer>>,
+    items: Vec<Bytes>,
+    read: ReadItem,
     entities: Arc<[RawEntity]>,
     /// What they share, from this caller: [`recall`] knows them by it.
     key: Option<recall::Key>,
@@ -235,7 +232,7 @@ impl Pdp {
     pub async fn check_batch(
         self: &Arc<Self>,
         call: &Call,
-        asked: impl FnOnce() -> Result<Shared, Misfit> + Send,
+        asked: impl FnOnce() -> Result<Shared, DecideError> + Send,
     ) -> Result<Vec<Result<Answer, Refusal>>, Refusal> {
         let begun = self.begin();
         let _present = self.metrics.inflight();
@@ -262,31 +259,38 @@ impl Pdp {
         drop(deciding);
         let recording = traces::stage_span("record");
         // Records are written together, so that a batch waits for the sink once and not once an item.
-        let batch_id = Some(begun.id);
-        let writing = looked.into_iter().enumerate().map(|(index, looked)| async move {
-            let batch = Some(BatchPosition { index, of });
-            let circumstances = Circumstances { batch, batch_id, ..call.circumstances.clone() };
+        let batch_id = begun.id;
+        let (mut anew, mut again) = (Vec::new(), Vec::new());
+        for (index, looked) in looked.into_iter().enumerate() {
             match looked {
-                Looked::At(begun, known, decided) => self.conclude(call, &begun, *known, circumstances, decided).await,
-                Looked::Up(begun, again) => self.conclude_again(call, &begun, &again, &circumstances).await,
+                Looked::At(begun, known, decided) => anew.push((index, begun, known, decided)),
+                Looked::Up(begun, found) => again.push((index, begun, found)),
             }
+        }
+        let writing = anew.into_iter().map(|(index, begun, known, decided)| async move {
+            let (batch, batch_id) = (Some(BatchPosition { index, of }), Some(batch_id));
+            let circumstances = Circumstances { batch, batch_id, ..call.circumstances.clone() };
+            (index, self.conclude(call, &begun, *known, circumstances, decided).await)
         });
-        let answers = futures_util::future::join_all(writing).await;
+        let writing = futures_util::future::join_all(writing);
+        let (mut answers, known) = tokio::join!(writing, self.conclude_all_again(call, (batch_id, of), again));
+        answers.extend(known);
+        answers.sort_unstable_by_key(|(index, _)| *index);
         drop(recording);
-        Ok(answers)
+        Ok(answers.into_iter().map(|(_, answer)| answer).collect())
     }
 
     /// Admission, entitlement and the subject, for a batch.
     async fn open_batch(
         &self,
         call: &Call,
-        asked: impl FnOnce() -> Result<Shared, Misfit> + Send,
+        asked: impl FnOnce() -> Result<Shared, DecideError> + Send,
         known: &mut Known,
     ) -> Result<Opened, DecideError> {
         let caller = self.admit(call, known)?;
         // Until the last item is answered.
         self.seat(&caller, call, known)?;
-        let Shared { subject, common, entities, items } = asked().map_err(DecideError::Invalid)?;
+        let Shared { subject, common, entities, items, read } = asked()?;
         if let Some(Ok(seat)) = &mut known.seat {
             seat.holds(items.len());
         }
@@ -301,7 +305,7 @@ impl Pdp {
         // A bad token denies every item, each with a record of its own.
         let who = self.identify(&caller, subject, true).await?;
         let key = self.recalls.shared_key(call.peer.as_deref(), &common, items.len() > 1);
-        Ok(Opened { caller, who, items, entities, key, bundle })
+        Ok(Opened { caller, who, peer: call.peer.clone(), items, read, entities, key, bundle })
     }
 
     async fn decide(
@@ -796,6 +800,12 @@ impl Stage<'_> {
     fn end(self, result: &'static str) {
         self.pdp.metrics.stage(self.name, self.pdp.since(self.begun));
         traces::staged(&self.span, result);
+    }
+
+    /// It is over for so many questions at once, which have no spans of their own.
+    fn end_each(self, questions: usize) {
+        let seconds = self.pdp.since(self.begun);
+        (0..questions).for_each(|_| self.pdp.metrics.stage(self.name, seconds));
     }
 }
 

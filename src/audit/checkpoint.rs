@@ -22,6 +22,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use data_encoding::HEXLOWER;
 use rustls_pki_types::PrivatePkcs8KeyDer;
 use rustls_pki_types::pem::PemObject as _;
 use serde::{Deserialize, Serialize};
@@ -159,7 +160,7 @@ impl PublicKey {
 
     /// The first 16 hex digits of its SHA-256.
     pub(crate) fn id(&self) -> String {
-        digest(&SHA256, &self.0).as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+        digest(&SHA256, &self.0).as_ref().first_chunk::<8>().map(|short| HEXLOWER.encode(short)).unwrap_or_default()
     }
 
     /// Whether this key signed this.

@@ -17,6 +17,7 @@
 use std::fmt;
 
 use aws_lc_rs::digest;
+use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 
 /// What a line starts with, before its number.
@@ -76,18 +77,15 @@ impl Hash {
     }
 
     fn put(self, out: &mut Vec<u8>) {
-        const DIGITS: [u8; 16] = *b"0123456789abcdef";
-        for byte in self.0 {
-            for nibble in [byte >> 4, byte & 15] {
-                out.extend(DIGITS.get(usize::from(nibble)));
-            }
-        }
+        let mut hex = [0; HEX];
+        HEXLOWER.encode_mut(&self.0, &mut hex);
+        out.extend_from_slice(&hex);
     }
 }
 
 impl fmt::Display for Hash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        f.write_str(&HEXLOWER.encode(&self.0))
     }
 }
 

@@ -9,9 +9,8 @@
 //!
 //! Takes facts, gives bytes, and adds nothing but a fresh id. What must never be in a record is not in the facts either.
 
+use std::cell::RefCell;
 use std::time::SystemTime;
-
-use uuid::{NoContext, Timestamp, Uuid};
 
 use self::words::{Ending, activity, grpc_number};
 use super::format::Body;
@@ -30,7 +29,7 @@ use crate::clock::unix_millis;
 use crate::config::Keeping;
 use crate::model::decision::Ruling;
 use crate::model::entity::EntityUid;
-use crate::model::ids::PolicyRevision;
+use crate::model::ids::{DecisionId, PolicyRevision};
 use crate::token::Confirmation;
 
 mod admin;
@@ -408,14 +407,25 @@ fn snapshot(revision: &PolicyRevision) -> String {
 }
 
 fn mint(time: SystemTime) -> String {
-    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    Uuid::new_v7(Timestamp::from_unix(NoContext, since.as_secs(), since.subsec_nanos())).to_string()
+    DecisionId::mint(time).to_string()
 }
 
-/// RFC 3339 in UTC, to the millisecond.
+/// RFC 3339 in UTC, to the millisecond. Records come many in a second, so each thread keeps what it wrote of the last one.
 pub(super) fn utc(time: SystemTime) -> String {
-    jiff::Timestamp::from_millisecond(unix_millis(time))
-        .map_or_else(|_| "9999-12-31T23:59:59.999Z".to_owned(), |instant| format!("{instant:.3}"))
+    thread_local! {
+        static LAST: RefCell<(i64, String)> = const { RefCell::new((i64::MIN, String::new())) };
+    }
+    let millis = unix_millis(time);
+    let (second, rest) = (millis.div_euclid(1000), millis.rem_euclid(1000));
+    LAST.with_borrow_mut(|(last, text)| {
+        if *last != second {
+            let Ok(instant) = jiff::Timestamp::from_second(second) else {
+                return "9999-12-31T23:59:59.999Z".to_owned();
+            };
+            (*last, *text) = (second, format!("{instant:.0}"));
+        }
+        format!("{}.{rest:03}Z", text.trim_end_matches('Z'))
+    })
 }
 
 /// Names this run of the process.

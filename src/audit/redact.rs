@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use aws_lc_rs::hmac;
+use data_encoding::HEXLOWER;
 
 use super::scrub::{SCRUBBED, is_card, is_secret_name, points, scrub_text};
 use super::text::cut;
@@ -233,7 +234,7 @@ impl Pseudonyms {
             context.update(part.as_bytes());
         }
         let tag = context.sign();
-        let short: String = tag.as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+        let short = tag.as_ref().first_chunk::<16>().map(|short| HEXLOWER.encode(short)).unwrap_or_default();
         format!("hmac:{period}:{short}")
     }
 

@@ -3,9 +3,9 @@
 //! Knows JSON, and nothing of what the text means.
 
 use std::borrow::Cow;
-use std::fmt::Write as _;
 use std::io;
 
+use data_encoding::HEXLOWER;
 use serde::{Serialize, Serializer};
 
 use super::scrub::scrub_id;
@@ -56,12 +56,7 @@ fn shortened(text: &str) -> Cow<'_, str> {
 
 /// SHA-256 in lower-case hex.
 pub(super) fn sha256_hex(bytes: &[u8]) -> String {
-    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
-    digest.as_ref().iter().fold(String::with_capacity(64), |mut hex, byte| {
-        // Writing to a String can't fail.
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    })
+    HEXLOWER.encode(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes).as_ref())
 }
 
 /// Writes JSON on one line, with every hidden character and every noncharacter as `\uXXXX`. `serde_json` escapes what

@@ -109,7 +109,28 @@ pub struct Repeated {
     seen: Option<Arc<Facts>>,
 }
 
+impl AuditError {
+    /// What each of several hears that failed together.
+    #[must_use]
+    pub fn for_each(&self) -> Self {
+        match self {
+            Self::QueueFull => Self::QueueFull,
+            Self::TimedOut => Self::TimedOut,
+            Self::Disk(kind) => Self::Disk(*kind),
+            Self::TooLarge { bytes, limit } => Self::TooLarge { bytes: *bytes, limit: *limit },
+            // The others are of the start.
+            Self::Closed | Self::Open(_) | Self::Key { .. } | Self::Start(_) | Self::Unwritable(_) => Self::Closed,
+        }
+    }
+}
+
 impl Repeated {
+    /// How its records have to be kept.
+    #[must_use]
+    pub fn keeping(&self) -> Keeping {
+        self.keeping
+    }
+
     /// How many bytes it holds, about.
     #[must_use]
     pub fn bytes(&self) -> usize {
@@ -153,10 +174,30 @@ struct State {
 
 #[derive(Debug)]
 struct Job {
-    body: Body,
+    bodies: Bodies,
     mode: AuditMode,
     /// Nobody waits for what is only queued.
     done: Option<oneshot::Sender<Result<(), io::ErrorKind>>>,
+}
+
+/// Records that are kept together or not at all.
+#[derive(Debug)]
+enum Bodies {
+    One(Body),
+    Several(Vec<Body>),
+}
+
+impl Bodies {
+    fn all(&self) -> &[Body] {
+        match self {
+            Self::One(body) => std::slice::from_ref(body),
+            Self::Several(bodies) => bodies,
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        self.all().iter().map(Body::bytes).sum()
+    }
 }
 
 /// Waiting records in bytes at most, whatever their number.
@@ -281,12 +322,7 @@ impl Trail {
         };
         let shed = matches!(entry, Entry::Call(call) if call.outcome.is_shed());
         let written = if shed { self.put_aside(entry, keeping.mode) } else { self.put(entry, keeping.mode).await };
-        match (written, keeping.on_failure) {
-            (Ok(()), _) => {}
-            // Counted by whoever could not keep it. One that is too large is for whoever asked to shorten.
-            (Err(AuditError::QueueFull | AuditError::TimedOut | AuditError::Disk(_)), OnAuditFailure::Answer) => {}
-            (Err(error), _) => return Err(error),
-        }
+        self.kept(keeping, written)?;
         if let (Entry::Call(call), Some(patterns)) = (entry, &self.end.patterns) {
             patterns.tell(call);
         }
@@ -312,25 +348,54 @@ impl Trail {
         if self.end.config.unaudited {
             return Ok(());
         }
-        let Repeated { record, keeping, seen } = repeated;
-        let body = record.fill(again);
-        match (self.put_body(body, keeping.mode).await, keeping.on_failure) {
-            (Ok(()), _) => {}
-            (Err(AuditError::QueueFull | AuditError::TimedOut | AuditError::Disk(_)), OnAuditFailure::Answer) => {}
-            (Err(error), _) => return Err(error),
+        let body = Bodies::One(repeated.record.fill(again));
+        let written = self.put_bodies(body, repeated.keeping.mode).await;
+        self.kept(repeated.keeping, written)?;
+        self.tell_patterns(repeated, again);
+        Ok(())
+    }
+
+    /// As [`write_again`](Self::write_again), for several at once: all or none is on record. They are kept as the first has to
+    /// be, so all must have to be ([`Repeated::keeping`]).
+    ///
+    /// # Errors
+    /// As [`write`](Self::write), for all of them.
+    pub async fn write_all_again(&self, all: &[(&Repeated, Again<'_>)]) -> Result<(), AuditError> {
+        #[cfg(feature = "bench-unaudited")]
+        if self.end.config.unaudited {
+            return Ok(());
         }
-        if let (Some(patterns), Some(seen)) = (&self.end.patterns, seen) {
-            patterns.tell_of(again.decision_id, Arc::clone(seen));
+        let Some((first, _)) = all.first() else { return Ok(()) };
+        let bodies = all.iter().map(|(repeated, again)| repeated.record.fill(again)).collect();
+        let written = self.put_bodies(Bodies::Several(bodies), first.keeping.mode).await;
+        self.kept(first.keeping, written)?;
+        for (repeated, again) in all {
+            self.tell_patterns(repeated, again);
         }
         Ok(())
     }
 
-    async fn put(&self, entry: &Entry, mode: AuditMode) -> Result<(), AuditError> {
-        let body = record::render(entry, &self.end.frame).map_err(AuditError::Unwritable)?;
-        self.put_body(body, mode).await
+    /// Whether what became of a record lets its answer go.
+    fn kept(&self, keeping: Keeping, written: Result<(), AuditError>) -> Result<(), AuditError> {
+        match (written, keeping.on_failure) {
+            // Counted by whoever could not keep it.
+            (Err(AuditError::QueueFull | AuditError::TimedOut | AuditError::Disk(_)), OnAuditFailure::Answer) => Ok(()),
+            (written, _) => written,
+        }
     }
 
-    async fn put_body(&self, body: Body, mode: AuditMode) -> Result<(), AuditError> {
+    fn tell_patterns(&self, repeated: &Repeated, again: &Again<'_>) {
+        if let (Some(patterns), Some(seen)) = (&self.end.patterns, &repeated.seen) {
+            patterns.tell_of(again.decision_id, Arc::clone(seen));
+        }
+    }
+
+    async fn put(&self, entry: &Entry, mode: AuditMode) -> Result<(), AuditError> {
+        let body = record::render(entry, &self.end.frame).map_err(AuditError::Unwritable)?;
+        self.put_bodies(Bodies::One(body), mode).await
+    }
+
+    async fn put_bodies(&self, bodies: Bodies, mode: AuditMode) -> Result<(), AuditError> {
         let (done, receipt) = match mode {
             AuditMode::Async => (None, None),
             AuditMode::Written | AuditMode::Durable => {
@@ -338,7 +403,7 @@ impl Trail {
                 (Some(done), Some(receipt))
             }
         };
-        self.end.queue(body, mode, done)?;
+        self.end.queue(bodies, mode, done)?;
         let Some(receipt) = receipt else { return Ok(()) };
         match tokio::time::timeout(self.end.config.write_timeout, receipt).await {
             Ok(Ok(written)) => written.map_err(AuditError::Disk),
@@ -358,7 +423,7 @@ impl Trail {
         }
         drop(state);
         let body = record::render(entry, &self.end.frame).map_err(AuditError::Unwritable)?;
-        self.end.queue(body, mode, None)
+        self.end.queue(Bodies::One(body), mode, None)
     }
 
     /// Whether records are kept: the last attempt got through, and none has been stuck for longer than
@@ -448,31 +513,32 @@ fn tell(config: &AuditConfig, recovered: &Recovered) {
 }
 
 impl End {
-    /// Takes a record into the queue. Nobody waits for what has no `done`.
+    /// Takes records into the queue. Nobody waits for what has no `done`.
     fn queue(
         &self,
-        body: Body,
+        bodies: Bodies,
         mode: AuditMode,
         done: Option<oneshot::Sender<Result<(), io::ErrorKind>>>,
     ) -> Result<(), AuditError> {
-        let bytes = body.bytes();
-        if bytes > self.record_bytes {
-            return Err(AuditError::TooLarge { bytes, limit: self.record_bytes });
+        let longest = bodies.all().iter().map(Body::bytes).max().unwrap_or(0);
+        if longest > self.record_bytes {
+            return Err(AuditError::TooLarge { bytes: longest, limit: self.record_bytes });
         }
+        let (count, bytes) = (bodies.all().len(), bodies.bytes());
         let wake = {
             let mut state = self.shared.state.lock();
             if state.closing || state.closed {
                 return Err(AuditError::Closed);
             }
-            if state.held >= self.config.queue || state.held_bytes.saturating_add(bytes) > QUEUE_BYTES {
-                state.turned_away += 1;
+            if state.held + count > self.config.queue || state.held_bytes.saturating_add(bytes) > QUEUE_BYTES {
+                state.turned_away += count as u64;
                 // What is only queued leaves all the same, and is counted.
                 return if mode == AuditMode::Async { Ok(()) } else { Err(AuditError::QueueFull) };
             }
-            state.held += 1;
+            state.held += count;
             state.held_bytes += bytes;
             state.urgent |= done.is_some() || state.held_bytes > GATHER_BYTES;
-            state.pending.push(Job { body, mode, done });
+            state.pending.push(Job { bodies, mode, done });
             state.urgent || !state.gathering
         };
         if wake {
@@ -487,7 +553,7 @@ impl Told for End {
         let (key, count) = (entry.alert.key, entry.alert.count);
         let queued = record::render(&Entry::Alert(Box::new(entry)), &self.frame)
             .map_err(AuditError::Unwritable)
-            .and_then(|body| self.queue(body, self.config.keeping.mode.max(AuditMode::Written), None));
+            .and_then(|body| self.queue(Bodies::One(body), self.config.keeping.mode.max(AuditMode::Written), None));
         match queued {
             Ok(()) => {
                 tracing::warn!(pattern = pattern.as_str(), key, count, "an unusual pattern was found");
@@ -541,9 +607,9 @@ impl Writer {
             while jobs.peek().is_some() {
                 let mut bytes = 0;
                 let round: Vec<Job> = std::iter::from_fn(|| {
-                    let fits = |job: &Job| bytes == 0 || bytes + job.body.bytes() <= self.round_bytes;
+                    let fits = |job: &Job| bytes == 0 || bytes + job.bodies.bytes() <= self.round_bytes;
                     let job = jobs.next_if(fits)?;
-                    bytes += job.body.bytes();
+                    bytes += job.bodies.bytes();
                     Some(job)
                 })
                 .collect();
@@ -588,12 +654,13 @@ impl Writer {
     /// Keeps a round, and tells each what became of it.
     fn put(&mut self, round: Vec<Job>, bytes: usize) {
         self.busy(true);
-        let records: Vec<(&Body, AuditMode)> = round.iter().map(|job| (&job.body, job.mode)).collect();
+        let records: Vec<(&Body, AuditMode)> =
+            round.iter().flat_map(|job| job.bodies.all().iter().map(|body| (body, job.mode))).collect();
         let kept = self.keeper.keep(&records);
         self.busy(false);
         {
             let mut state = self.shared.state.lock();
-            state.held = state.held.saturating_sub(round.len());
+            state.held = state.held.saturating_sub(records.len());
             state.held_bytes = state.held_bytes.saturating_sub(bytes);
         }
         for done in round.into_iter().filter_map(|job| job.done) {

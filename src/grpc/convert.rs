@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::{Buf as _, Bytes};
 use prost::Message as _;
+use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
 use prost_types::value::Kind;
 use prost_types::{FieldMask, Struct, Value};
 use zeroize::Zeroizing;
@@ -15,7 +17,7 @@ use crate::model::decision::{Answer, Decision, DenialCode};
 use crate::model::entity::{EntityId, EntityType, EntityUid, NameError, RawEntity, RawRecord, RawValue, is_hidden};
 use crate::model::field_path::FieldPath;
 use crate::model::question::{FieldMode, FieldQuery, FieldSelection, PresentedKey, Question, Resource, Subject};
-use crate::pdp::{Explained, Shared, Unread};
+use crate::pdp::{DecideError, Explained, Shared};
 use crate::policy::Misfit;
 use crate::proto::v1;
 use crate::secret::SecretString;
@@ -54,24 +56,24 @@ pub fn explained(request: v1::ExplainRequest, limits: &Limits) -> Result<(Subjec
     check(request.check.ok_or_else(|| misfit("check", "must be given"))?, limits)
 }
 
-/// A BatchCheckRequest as questions: what they share must be right, each item stands for itself.
+/// A BatchCheckRequest as questions: what they share must be right, each item stands for itself, and is read only if it has to
+/// be.
 ///
 /// # Errors
-/// The first shared part that breaks a rule or a limit.
-pub fn batch(request: v1::BatchCheckRequest, limits: &Limits) -> Result<Shared, Misfit> {
-    if request.encoded_len() > limits.batch_bytes {
-        return Err(misfit("request", "is longer than `limits.batch_bytes`"));
+/// The first shared part that breaks a rule or a limit; or that it is no BatchCheckRequest.
+pub fn batch(message: Bytes, limits: &Limits) -> Result<Shared, DecideError> {
+    let refused = |at: &str, rule: &'static str| DecideError::Invalid(misfit(at, rule));
+    if message.len() > limits.batch_bytes {
+        return Err(refused("request", "is longer than `limits.batch_bytes`"));
     }
-    if request.items.is_empty() {
-        return Err(misfit("items", "must hold at least one question"));
+    let (shared, items) = items_apart(message).ok_or(DecideError::Unreadable)?;
+    let request = v1::BatchCheckRequest::decode(shared.as_slice()).map_err(|_| DecideError::Unreadable)?;
+    if items.is_empty() {
+        return Err(refused("items", "must hold at least one question"));
     }
-    if request.items.len() > limits.batch_items {
-        return Err(misfit("items", "are more than `limits.batch_items`"));
+    if items.len() > limits.batch_items {
+        return Err(refused("items", "are more than `limits.batch_items`"));
     }
-    let mut request = request;
-    let items = std::mem::take(&mut request.items);
-    // What all items depend on, as it came.
-    let shared = Zeroizing::new(request.encode_to_vec());
     use v1::batch_check_request::Subject as Wire;
     let subject = subject(
         request.subject.map(|subject| match subject {
@@ -82,19 +84,39 @@ pub fn batch(request: v1::BatchCheckRequest, limits: &Limits) -> Result<Shared, 
             Wire::Anonymous(()) => AnySubject::Anonymous,
         }),
         limits,
-    )?;
-    let common = Arc::new(Common::new(request.context, &request.entities, request.options, limits)?);
+    )
+    .map_err(DecideError::Invalid)?;
+    let common = Common::new(request.context, &request.entities, request.options, limits);
+    let common = common.map_err(DecideError::Invalid)?;
     let entities = Arc::clone(&common.entities);
-    let items = items
-        .into_iter()
-        .map(|item| {
-            let (bytes, common) = (item.encode_to_vec(), Arc::clone(&common));
-            // What is wrong with an item is told at its own place among the answers, so its number is not repeated.
-            let read = move |limits: &Limits| question(&item.action, item.resource, item.fields, &common, limits);
-            Unread { bytes, read: Box::new(read) }
-        })
-        .collect();
-    Ok(Shared { subject, common: shared, entities, items })
+    // What is wrong with an item is told at its own place among the answers, so its number is not repeated.
+    let read = move |item: &[u8], limits: &Limits| {
+        let item = v1::BatchCheckItem::decode(item).map_err(|_| misfit("item", "is no BatchCheckItem"))?;
+        question(&item.action, item.resource, item.fields, &common, limits)
+    };
+    Ok(Shared { subject, common: shared, entities, items, read: Arc::new(read) })
+}
+
+/// The items of a BatchCheckRequest, unread, and the rest of it as it came. `None`: it is no message.
+fn items_apart(mut message: Bytes) -> Option<(Zeroizing<Vec<u8>>, Vec<Bytes>)> {
+    /// `BatchCheckRequest.items`.
+    const ITEMS: u32 = 7;
+    let (mut shared, mut items) = (Zeroizing::new(Vec::new()), Vec::new());
+    while message.has_remaining() {
+        let whole = message.clone();
+        let (field, kind) = decode_key(&mut message).ok()?;
+        if field == ITEMS && kind == WireType::LengthDelimited {
+            let length = usize::try_from(decode_varint(&mut message).ok()?).ok()?;
+            if length > message.len() {
+                return None;
+            }
+            items.push(message.split_to(length));
+        } else {
+            skip_field(kind, field, &mut message, DecodeContext::default()).ok()?;
+            shared.extend_from_slice(whole.get(..whole.len() - message.len())?);
+        }
+    }
+    Some((shared, items))
 }
 
 enum AnySubject {
@@ -438,6 +460,46 @@ fn denial_code(code: DenialCode) -> v1::DenialCode {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A batch taken apart holds what the library reads, whatever the bytes: as many items, each with its bytes, and the rest.
+    #[test]
+    fn a_batch_taken_apart_is_the_batch_read_as_a_whole() {
+        let mut dice = fastrand::Rng::with_seed(29);
+        let (mut taken, mut spoilt) = (0, 0);
+        for _ in 0..50_000 {
+            let text = |dice: &mut fastrand::Rng| "Order.read"[..dice.usize(0..10)].to_owned();
+            let batch = v1::BatchCheckRequest {
+                subject: dice.bool().then(|| v1::batch_check_request::Subject::Token(text(&mut dice))),
+                items: (0..dice.usize(0..5))
+                    .map(|_| v1::BatchCheckItem { action: text(&mut dice), ..v1::BatchCheckItem::default() })
+                    .collect(),
+                options: dice.bool().then(|| v1::CheckOptions { bypass_cache: dice.bool() }),
+                ..v1::BatchCheckRequest::default()
+            };
+            let mut message = batch.encode_to_vec();
+            // Fields may come in any order, and twice.
+            if dice.u8(0..4) == 0 {
+                message
+                    .extend(v1::BatchCheckRequest { items: batch.items.clone(), ..Default::default() }.encode_to_vec());
+            }
+            for _ in 0..dice.usize(0..3) {
+                if !message.is_empty() {
+                    let at = dice.usize(0..message.len());
+                    message[at] = dice.u8(..);
+                }
+            }
+            let whole = v1::BatchCheckRequest::decode(message.as_slice());
+            let parts = items_apart(Bytes::from(message)).and_then(|(shared, items)| {
+                let rest = v1::BatchCheckRequest::decode(shared.as_slice()).ok()?;
+                let items = items.into_iter().map(v1::BatchCheckItem::decode).collect::<Result<Vec<_>, _>>().ok()?;
+                Some(v1::BatchCheckRequest { items, ..rest })
+            });
+            assert_eq!(parts, whole.ok());
+            if parts.is_some() { taken += 1 } else { spoilt += 1 }
+        }
+        println!("{taken} batches, {spoilt} that are none");
+        assert!(taken > 20_000 && spoilt > 1000);
+    }
 
     #[test]
     fn every_denial_code_has_its_own_name_on_the_wire() {

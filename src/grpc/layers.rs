@@ -2,6 +2,7 @@
 //! (no such method, a message that can't be read or is too long) is put on record like any other refusal.
 
 use std::convert::Infallible;
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -9,11 +10,12 @@ use std::time::Duration;
 
 use axum::body::Body;
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body::{Frame, SizeHint};
-use tokio::time::Sleep;
-use tonic::Code;
+use tokio::time::{Instant, Sleep};
+use tonic::{Code, Status};
 use tower::Service;
 use tracing::Instrument as _;
 
@@ -45,7 +47,10 @@ const NO_QUESTIONS: [&str; 3] = ["/grpc.health.v1.Health/", "/grpc.reflection.v1
 
 impl<S> Service<Request<Body>> for Recorded<S>
 where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
+    S: Service<Request<tonic::body::Body>, Response = Response<tonic::body::Body>, Error = Infallible>
+        + Clone
+        + Send
+        + 'static,
     S::Future: Send,
 {
     type Response = Response<Body>;
@@ -61,27 +66,51 @@ where
         let mut inner = std::mem::replace(&mut self.inner, ready);
         let pdp = Arc::clone(&self.pdp);
         Box::pin(async move {
-            let misaddressed = misaddressed(&request);
             let exempt = NO_QUESTIONS.iter().any(|prefix| request.uri().path().starts_with(prefix));
-            let headers = request.headers().clone();
+            let headers = told_of(request.headers());
             let peer = request.extensions().get::<Arc<Peer>>().cloned();
-            if let Some((error, http)) = misaddressed {
+            if let Some((error, http)) = misaddressed(&request) {
                 let refusal = refused(&pdp, &headers, peer, error).await;
                 let mut response = status::to_status(&refusal).into_http();
                 *response.status_mut() = http;
                 return Ok(response);
             }
             let request = match request.uri().path() {
-                _ if exempt => request,
-                stream::PATH => paced(request, pdp.limits.max_deadline),
-                _ => timely(request, pdp.limits.max_deadline),
+                _ if exempt => request.map(tonic::body::Body::new),
+                stream::PATH => paced(request, pdp.limits.max_deadline).map(tonic::body::Body::new),
+                _ => timely(request, pdp.limits.max_deadline).map(tonic::body::Body::new),
             };
-            let response = inner.call(request).await?;
-            let Some(error) = unrecorded(&response).filter(|_| !exempt) else { return Ok(response) };
+            let called = AssertUnwindSafe(async move { inner.call(request).await }).catch_unwind().await;
+            let error = match called {
+                Ok(Ok(response)) => match unrecorded(&response).filter(|_| !exempt) {
+                    Some(error) => error,
+                    None => return Ok(response.map(Body::new)),
+                },
+                Ok(Err(never)) => match never {},
+                // One call's end, not everybody's: INTERNAL, without a word of what it said.
+                Err(_) => {
+                    tracing::error!("a call panicked");
+                    if exempt {
+                        return Ok(Status::internal("no answer could be made").into_http());
+                    }
+                    DecideError::Panicked
+                }
+            };
             let refusal = refused(&pdp, &headers, peer, error).await;
             Ok(status::to_status(&refusal).into_http())
         })
     }
+}
+
+/// What a record tells of a call's headers: these few, and of most calls none.
+fn told_of(headers: &HeaderMap) -> HeaderMap {
+    let mut told = HeaderMap::new();
+    for name in ["traceparent", "x-request-id", "grpc-timeout"] {
+        for value in headers.get_all(name) {
+            told.append(name, value.clone());
+        }
+    }
+    told
 }
 
 /// Puts a call on record that the service never saw.
@@ -106,13 +135,17 @@ pub(super) fn misaddressed(request: &Request<Body>) -> Option<(DecideError, Stat
 
 /// A message has to come in whole within `time`. A decision's own deadline begins only when there is a question, and a
 /// client that sends half of one must not hold its place for as long as the connection lives.
-pub(super) fn timely(request: Request<Body>, time: Duration) -> Request<Body> {
-    request.map(|body| Body::new(Timely { body, due: Box::pin(tokio::time::sleep(time)) }))
+pub(super) fn timely(request: Request<Body>, time: Duration) -> Request<Timely> {
+    let due = Instant::now() + time;
+    request.map(|body| Timely { body, due, alarm: None })
 }
 
-struct Timely {
+/// A body that has its time.
+pub(super) struct Timely {
     body: Body,
-    due: Pin<Box<Sleep>>,
+    due: Instant,
+    /// Set once the message has to be waited for. Most are there at once.
+    alarm: Option<Pin<Box<Sleep>>>,
 }
 
 impl http_body::Body for Timely {
@@ -124,9 +157,13 @@ impl http_body::Body for Timely {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let come = Pin::new(&mut self.body).poll_frame(context);
-        if come.is_pending() && self.due.as_mut().poll(context).is_ready() {
-            let late = tonic::Status::deadline_exceeded("the message took too long to come in");
-            return Poll::Ready(Some(Err(axum::Error::new(late))));
+        if come.is_pending() {
+            let due = self.due;
+            let alarm = self.alarm.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due)));
+            if alarm.as_mut().poll(context).is_ready() {
+                let late = Status::deadline_exceeded("the message took too long to come in");
+                return Poll::Ready(Some(Err(axum::Error::new(late))));
+            }
         }
         come
     }
@@ -141,7 +178,7 @@ impl http_body::Body for Timely {
 }
 
 /// Why a call ended that our service never saw. Ours carry error details; those that tonic and the router make do not.
-pub(super) fn unrecorded(response: &Response<Body>) -> Option<DecideError> {
+pub(super) fn unrecorded<B>(response: &Response<B>) -> Option<DecideError> {
     if response.extensions().get::<Panicked>().is_some() {
         return Some(DecideError::Panicked);
     }
@@ -183,7 +220,7 @@ impl tower_http::catch_panic::ResponseForPanic for PanicToInternal {
 
     fn response_for_panic(&mut self, _: Box<dyn std::any::Any + Send + 'static>) -> Response<Body> {
         tracing::error!("a call panicked");
-        let mut response = tonic::Status::internal("no decision could be made").into_http();
+        let mut response = Status::internal("no decision could be made").into_http();
         // tonic says INTERNAL of a message that it can't decode, too; this one is our fault, not the caller's.
         response.extensions_mut().insert(Panicked);
         response
@@ -192,7 +229,6 @@ impl tower_http::catch_panic::ResponseForPanic for PanicToInternal {
 
 #[cfg(test)]
 mod tests {
-    use tonic::Status;
     use tower_http::catch_panic::ResponseForPanic as _;
 
     use super::*;

@@ -17,7 +17,6 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Body;
 use bytes::Bytes;
 use http::{Request, Response};
@@ -31,7 +30,7 @@ use tokio::sync::Semaphore;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tower::ServiceExt as _;
+use tower::{Service, ServiceExt as _};
 
 use super::service::Arrived;
 use super::stream::Leaving;
@@ -71,7 +70,7 @@ const GOODBYE: Duration = Duration::from_secs(1);
 const IDLE_LOOKS: u32 = 4;
 
 /// A listener and everything its connections need.
-pub struct Door {
+pub struct Door<A> {
     /// Where connections come in.
     pub listener: TcpListener,
     /// Who we are, and whose clients we believe.
@@ -79,7 +78,7 @@ pub struct Door {
     /// How certificates become names.
     pub names: IdentityConfig,
     /// What answers the calls. Each has the connection's `Arc<Peer>` in its extensions.
-    pub app: Router,
+    pub app: A,
     /// Connections, handshakes, header bytes, streams, idle time, age, and how long an old one's calls may go on.
     pub limits: Limits,
     /// Wall time, to tell whether a certificate still names its connection.
@@ -90,6 +89,21 @@ pub struct Door {
     pub drain_timeout: Duration,
     /// Where connections live; `None`: where the door is served.
     pub shards: Option<Shards>,
+}
+
+/// What answers calls.
+pub trait App:
+    Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send> + Clone + Send + Sync + 'static
+{
+}
+
+impl<A> App for A where
+    A: Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send>
+        + Clone
+        + Send
+        + Sync
+        + 'static
+{
 }
 
 /// What happens to connections, for metrics and the record. Called on the accept path: must not block.
@@ -112,10 +126,10 @@ pub struct DrainReport {
 }
 
 /// What all connections share.
-struct House {
+struct House<A> {
     identity: Arc<ServerIdentity>,
     names: IdentityConfig,
-    app: Router,
+    app: A,
     limits: Limits,
     clock: SharedClock,
     events: Arc<dyn ConnectionEvents>,
@@ -128,7 +142,7 @@ struct House {
     dealer: Option<Dealer>,
 }
 
-impl Door {
+impl<A: App> Door<A> {
     /// Serves until `drain`. Then nobody new is let in, every connection is asked to go, calls under way may finish
     /// within the drain time-out, and what is left is cut off.
     pub async fn serve(self, drain: CancellationToken) -> DrainReport {
@@ -160,7 +174,7 @@ impl Door {
     }
 }
 
-impl House {
+impl<A: App> House<A> {
     /// Until the drain: no error of one connection, and none of the listener, ends the loop. Whoever knocked before the
     /// drain is still let in: to be asked to go is better than to find a door slammed, which grpc's own clients take for
     /// an outage and wait out.

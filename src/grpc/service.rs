@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::{Stream, TryStreamExt as _};
 use prost::Message as _;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::Instrument as _;
@@ -50,16 +51,11 @@ impl Service {
     }
 }
 
-#[tonic::async_trait]
-impl DecisionService for Service {
-    async fn check(&self, request: Request<v1::CheckRequest>) -> Result<Response<v1::CheckResponse>, Status> {
-        // Whoever comes by the generated service has read the message; the server does not, see `short`.
-        self.check_unread(request.map(|message| Bytes::from(message.encode_to_vec()))).await
-    }
-
-    async fn batch_check(
+impl Service {
+    /// Answers a BatchCheckRequest that nobody has read yet.
+    pub(super) async fn batch_unread(
         &self,
-        request: Request<v1::BatchCheckRequest>,
+        request: Request<Bytes>,
     ) -> Result<Response<v1::BatchCheckResponse>, Status> {
         use v1::batch_check_result::Result as Wire;
         let (metadata, extensions, message) = request.into_parts();
@@ -79,6 +75,37 @@ impl DecisionService for Service {
             .map(|result| v1::BatchCheckResult { result: Some(result) })
             .collect();
         Ok(Response::new(v1::BatchCheckResponse { results }))
+    }
+
+    /// A stream of CheckStreamRequests that nobody has read yet.
+    pub(super) async fn stream_unread<S>(&self, request: Request<S>) -> Result<Response<stream::Answers>, Status>
+    where
+        S: Stream<Item = Result<Bytes, Status>> + Unpin + Send + 'static,
+    {
+        let (metadata, extensions, asked) = request.into_parts();
+        let headers = metadata.into_headers();
+        let span = traces::call_span("CheckStream", &headers);
+        let call = call("CheckStream", &headers, extensions.get::<Arc<Peer>>().cloned(), &span, &self.pdp.limits);
+        let patience = headers.get("grpc-timeout").and_then(|value| grpc_timeout(value.to_str().ok()?));
+        let leaving = extensions.get::<stream::Leaving>().cloned().unwrap_or_default();
+        let opened = stream::open(&self.pdp, call, patience, leaving, asked).instrument(span).await;
+        opened.map(Response::new)
+    }
+}
+
+#[tonic::async_trait]
+impl DecisionService for Service {
+    async fn check(&self, request: Request<v1::CheckRequest>) -> Result<Response<v1::CheckResponse>, Status> {
+        // Whoever comes by the generated service has read the message; the server does not, see `short`.
+        self.check_unread(request.map(|message| Bytes::from(message.encode_to_vec()))).await
+    }
+
+    async fn batch_check(
+        &self,
+        request: Request<v1::BatchCheckRequest>,
+    ) -> Result<Response<v1::BatchCheckResponse>, Status> {
+        // As `check`.
+        self.batch_unread(request.map(|message| Bytes::from(message.encode_to_vec()))).await
     }
 
     async fn explain(&self, request: Request<v1::ExplainRequest>) -> Result<Response<v1::ExplainResponse>, Status> {
@@ -101,14 +128,8 @@ impl DecisionService for Service {
         &self,
         request: Request<Streaming<v1::CheckStreamRequest>>,
     ) -> Result<Response<stream::Answers>, Status> {
-        let (metadata, extensions, asked) = request.into_parts();
-        let headers = metadata.into_headers();
-        let span = traces::call_span("CheckStream", &headers);
-        let call = call("CheckStream", &headers, extensions.get::<Arc<Peer>>().cloned(), &span, &self.pdp.limits);
-        let patience = headers.get("grpc-timeout").and_then(|value| grpc_timeout(value.to_str().ok()?));
-        let leaving = extensions.get::<stream::Leaving>().cloned().unwrap_or_default();
-        let opened = stream::open(&self.pdp, call, patience, leaving, asked).instrument(span).await;
-        opened.map(Response::new)
+        // As `check`: the server leaves messages unread.
+        self.stream_unread(request.map(|asked| asked.map_ok(|message| Bytes::from(message.encode_to_vec())))).await
     }
 }
 

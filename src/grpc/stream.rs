@@ -11,19 +11,21 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt as _, Stream, StreamExt as _};
+use prost::Message as _;
 use tokio::sync::mpsc::{OwnedPermit, Receiver, Sender};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, Status, Streaming};
+use tonic::{Code, Status};
 use tracing::Instrument as _;
 
-use super::convert::stream::{Memory, deadline};
+use super::convert::stream::{Memory, apart, deadline};
 use super::{convert, status};
 use crate::model::question::{Question, Subject};
-use crate::pdp::stream::{Holder, Seat};
-use crate::pdp::{Call, DecideError, Pdp};
+use crate::pdp::stream::{Coming, Holder, Seat};
+use crate::pdp::{AskedKey, Call, DecideError, Pdp, Told};
 use crate::policy::Misfit;
 use crate::proto::v1;
 use crate::proto::v1::check_stream_request::Message;
@@ -61,6 +63,29 @@ struct Conversation {
 /// A place for an answer.
 type Place = OwnedPermit<v1::CheckStreamResponse>;
 
+/// What one stream has told.
+struct Opened {
+    memory: Memory,
+    holder: Option<Holder>,
+    /// What stands for all of it, where questions are known by their bytes.
+    told: Option<Told>,
+}
+
+/// A question as it came: named by its bytes if it can be, or read.
+enum Asked {
+    Apart { id: u64, key: AskedKey },
+    Read(Box<v1::StreamQuestion>),
+}
+
+impl Asked {
+    fn id(&self) -> u64 {
+        match self {
+            Self::Apart { id, .. } => *id,
+            Self::Read(question) => question.id,
+        }
+    }
+}
+
 /// Begins a stream, if the caller may have one. Nothing of it has been read by then.
 ///
 /// # Errors
@@ -70,7 +95,7 @@ pub(super) async fn open(
     mut call: Call,
     patience: Option<Duration>,
     leaving: Leaving,
-    asked: Streaming<v1::CheckStreamRequest>,
+    asked: impl Stream<Item = Result<Bytes, Status>> + Unpin + Send + 'static,
 ) -> Result<Answers, Status> {
     let seat = pdp.open_stream(&call).await.map_err(|refusal| status::to_status(&refusal))?;
     call.circumstances.batch_id = Some(pdp.name_stream());
@@ -89,11 +114,11 @@ pub(super) async fn open(
 
 impl Conversation {
     /// From the first message to the last answer.
-    async fn hold(self, mut asked: Streaming<v1::CheckStreamRequest>) -> Result<(), Status> {
+    async fn hold(self, mut asked: impl Stream<Item = Result<Bytes, Status>> + Unpin) -> Result<(), Status> {
         let limits = &self.pdp.limits;
         let mut working = FuturesUnordered::new();
         let mut unanswered = HashSet::new();
-        let (mut memory, mut holder) = (None, None);
+        let mut opened = None;
         let mut place: Option<Place> = None;
         let (mut leaving, mut closed) = (pin!(self.leaving.0.cancelled()), pin!(self.answers.closed()));
         let mut impatient = pin!(async {
@@ -125,7 +150,7 @@ impl Conversation {
                     place = kept.ok();
                     continue;
                 }
-                message = asked.message(), if place.is_some() => message,
+                message = asked.next(), if place.is_some() => message,
                 () = look.as_mut() => {
                     quiet = if read == seen && working.is_empty() { quiet + 1 } else { 0 };
                     if quiet >= IDLE_LOOKS {
@@ -138,53 +163,36 @@ impl Conversation {
                 }
             };
             let message = match message {
-                Ok(Some(message)) => message,
-                Ok(None) => break Ok(()),
-                Err(status) => match unreadable(&status) {
+                Some(Ok(message)) => message,
+                None => break Ok(()),
+                Some(Err(status)) => match unreadable(&status) {
                     Some(error) => break Err(self.refused(error).await),
                     None => return Ok(()),
                 },
             };
-            let memory = match (message.message, &mut memory) {
-                (Some(Message::Open(opening)), opened @ None) => {
-                    match Memory::open(opening, limits) {
-                        Ok(begun) => {
-                            holder = self.holder(begun.subject()).await;
-                            *opened = Some(begun);
-                        }
-                        Err(misfit) => break Err(self.broken(misfit).await),
-                    }
-                    continue;
-                }
-                (Some(Message::Open(_)), Some(_)) => break Err(self.broken(rule("open", "must come once")).await),
-                (_, None) => break Err(self.broken(rule("open", "must be the first message")).await),
-                (message, Some(memory)) => (message, memory),
+            let question = match self.hear(&message, &mut opened).await {
+                Ok(None) => continue,
+                Ok(Some(question)) => question,
+                Err(error) => break Err(self.refused(error).await),
             };
-            let told = match memory {
-                (Some(Message::Ask(question)), memory) => {
-                    read = read.wrapping_add(1);
-                    let Some(place) = place.take() else { continue };
-                    let id = question.id;
-                    let is_new = unanswered.insert(id);
-                    let (call, question) = self.read(question, memory, is_new);
-                    working.push(self.answer(id, is_new, call, question, place));
-                    if self.pdp.clock.monotonic().saturating_sub(turn) >= TURN {
-                        tokio::task::yield_now().await;
-                        turn = self.pdp.clock.monotonic();
-                    }
-                    continue;
-                }
-                (Some(Message::Remember(told)), memory) => memory.remember(&told, limits),
-                (Some(Message::Forget(told)), memory) => memory.forget(&told, limits),
-                (Some(Message::Renew(renewal)), memory) => {
-                    self.renewed(SecretString::from(renewal.token), holder.as_ref(), memory).await
-                }
-                (Some(Message::Open(_)) | None, _) => {
-                    Err(rule("message", "must be open, remember, forget, ask or renew"))
-                }
+            read = read.wrapping_add(1);
+            let (Some(place), Some(opened)) = (place.take(), &opened) else { continue };
+            let id = question.id();
+            let is_new = unanswered.insert(id);
+            let (call, coming, question) = match self.read(question, &message, opened, is_new) {
+                Ok(read) => read,
+                Err(error) => break Err(self.refused(error).await),
             };
-            if let Err(misfit) = told {
-                break Err(self.broken(misfit).await);
+            // Most need not wait for anything: those are answered here and now.
+            let mut answer = Box::pin(self.answer(id, is_new, call, coming, question, place));
+            match futures_util::poll!(answer.as_mut()) {
+                Poll::Ready(Some(id)) => drop(unanswered.remove(&id)),
+                Poll::Ready(None) => {}
+                Poll::Pending => working.push(answer),
+            }
+            if self.pdp.clock.monotonic().saturating_sub(turn) >= TURN {
+                tokio::task::yield_now().await;
+                turn = self.pdp.clock.monotonic();
             }
         };
         // Each has its place, so nothing here waits for the client.
@@ -192,23 +200,82 @@ impl Conversation {
         end
     }
 
-    /// A question as its own call, or why it is none.
+    /// Takes in what the stream is told, or gives the question that it is asked.
+    ///
+    /// # Errors
+    /// What ends the stream.
+    async fn hear(&self, message: &[u8], opened: &mut Option<Opened>) -> Result<Option<Asked>, DecideError> {
+        if let Some(Opened { told: Some(told), .. }) = opened
+            && let Some((id, question)) = apart(message)
+        {
+            return Ok(Some(Asked::Apart { id, key: self.pdp.recalls.asked(told, question) }));
+        }
+        let limits = &self.pdp.limits;
+        let said = v1::CheckStreamRequest::decode(message).map_err(|_| DecideError::Unreadable)?.message;
+        let (said, opened) = match (said, opened) {
+            (Some(Message::Open(opening)), unopened @ None) => {
+                let memory = Memory::open(opening, limits).map_err(DecideError::Invalid)?;
+                let holder = self.holder(memory.subject()).await;
+                *unopened = Some(Opened { memory, holder, told: self.pdp.stream_key(&self.call, message) });
+                return Ok(None);
+            }
+            (_, None) => return Err(broken("open", "must be the first message")),
+            (said, Some(opened)) => (said, opened),
+        };
+        match said {
+            Some(Message::Ask(question)) => return Ok(Some(Asked::Read(Box::new(question)))),
+            Some(Message::Remember(told)) => opened.memory.remember(&told, limits).map_err(DecideError::Invalid)?,
+            Some(Message::Forget(told)) => opened.memory.forget(&told, limits).map_err(DecideError::Invalid)?,
+            Some(Message::Renew(renewal)) => self.renewed(SecretString::from(renewal.token), opened).await?,
+            Some(Message::Open(_)) => return Err(broken("open", "must come once")),
+            None => return Err(broken("message", "must be open, remember, forget, ask or renew")),
+        }
+        opened.told = opened.told.map(|before| self.pdp.recalls.told(&before, message));
+        Ok(None)
+    }
+
+    /// A question as its own call, looked at, and what it asks: unless it was answered before, or why it is none.
+    ///
+    /// # Errors
+    /// What ends the stream.
     fn read(
         &self,
-        question: v1::StreamQuestion,
-        memory: &Memory,
+        asked: Asked,
+        message: &[u8],
+        opened: &Opened,
         is_new: bool,
-    ) -> (Arc<Call>, Result<(Subject, Question), Misfit>) {
+    ) -> Result<(Arc<Call>, Coming, Result<Option<(Subject, Question)>, Misfit>), DecideError> {
         let limits = &self.pdp.limits;
+        let call = || Arc::clone(&self.call);
         if !is_new {
-            return (Arc::clone(&self.call), Err(rule("id", "is that of a question that is not answered yet")));
+            let twice = rule("id", "is that of a question that is not answered yet");
+            return Ok((call(), self.pdp.look_in_stream(&self.call, None), Err(twice)));
         }
-        let call = match (question.deadline.is_some(), deadline(question.deadline.as_ref(), limits)) {
-            (false, _) => Arc::clone(&self.call),
-            (true, Ok(deadline)) => Arc::new(Call { deadline, ..Call::clone(&self.call) }),
-            (true, Err(misfit)) => return (Arc::clone(&self.call), Err(misfit)),
+        let key = match asked {
+            Asked::Apart { key, .. } => Some(key),
+            Asked::Read(_) => None,
         };
-        (call, memory.question(question, limits))
+        let coming = self.pdp.look_in_stream(&self.call, key);
+        if coming.is_known() {
+            return Ok((call(), coming, Ok(None)));
+        }
+        let question = match asked {
+            Asked::Read(question) => *question,
+            Asked::Apart { .. } => {
+                match v1::CheckStreamRequest::decode(message).map_err(|_| DecideError::Unreadable)?.message {
+                    Some(Message::Ask(question)) => question,
+                    Some(Message::Open(_) | Message::Remember(_) | Message::Forget(_) | Message::Renew(_)) | None => {
+                        return Err(DecideError::Unreadable);
+                    }
+                }
+            }
+        };
+        let call = match (question.deadline.is_some(), deadline(question.deadline.as_ref(), limits)) {
+            (false, _) => call(),
+            (true, Ok(deadline)) => Arc::new(Call { deadline, ..Call::clone(&self.call) }),
+            (true, Err(misfit)) => return Ok((call(), coming, Err(misfit))),
+        };
+        Ok((call, coming, opened.memory.question(question, limits).map(Some)))
     }
 
     /// Decides one question and puts the answer into its place. Gives the id that is free again.
@@ -217,12 +284,13 @@ impl Conversation {
         id: u64,
         is_new: bool,
         call: Arc<Call>,
-        question: Result<(Subject, Question), Misfit>,
+        coming: Coming,
+        question: Result<Option<(Subject, Question)>, Misfit>,
         place: Place,
     ) -> Option<u64> {
         use v1::check_stream_response::Result as Wire;
         // A panic is the end of this question, and of no other.
-        let decided = AssertUnwindSafe(self.pdp.check_in_stream(&call, question)).catch_unwind().await;
+        let decided = AssertUnwindSafe(self.pdp.check_in_stream(&call, coming, question)).catch_unwind().await;
         let decided = match decided {
             Ok(decided) => decided,
             Err(_) => Err(self.pdp.record_refused(&call, DecideError::Panicked).await),
@@ -243,22 +311,22 @@ impl Conversation {
         }
     }
 
-    async fn renewed(&self, token: SecretString, holder: Option<&Holder>, memory: &mut Memory) -> Result<(), Misfit> {
-        if holder.is_none() || self.pdp.holder(&token).await.as_ref() != holder {
-            return Err(rule("renew.token", "must be good, and of the principal whose good token opened the stream"));
+    async fn renewed(&self, token: SecretString, opened: &mut Opened) -> Result<(), DecideError> {
+        if opened.holder.is_none() || self.pdp.holder(&token).await != opened.holder {
+            return Err(broken("renew.token", "must be good, and of the principal whose good token opened the stream"));
         }
-        memory.renew(token);
+        opened.memory.renew(token);
         Ok(())
-    }
-
-    /// The status of a stream that breaks the rules, on record.
-    async fn broken(&self, misfit: Misfit) -> Status {
-        self.refused(DecideError::Invalid(misfit)).await
     }
 
     async fn refused(&self, error: DecideError) -> Status {
         status::to_status(&self.pdp.record_refused(&self.call, error).await)
     }
+}
+
+/// A stream that breaks the rules ends.
+fn broken(at: &str, broken: &'static str) -> DecideError {
+    DecideError::Invalid(rule(at, broken))
 }
 
 fn rule(at: &str, rule: &'static str) -> Misfit {

@@ -1,8 +1,10 @@
 //! Names that Gatepost gives: decisions, requests, policy revisions.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use data_encoding::HEXLOWER;
 use uuid::{NoContext, Timestamp, Uuid};
 
 /// Names one answer, in the response and in the audit trail. A version 7 UUID (RFC 9562 section 5.7).
@@ -16,6 +18,14 @@ impl DecisionId {
         let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
         Self(Uuid::new_v7(Timestamp::from_unix(NoContext, since.as_secs(), since.subsec_nanos())))
     }
+
+    /// As it is displayed: 36 bytes, all ASCII.
+    #[must_use]
+    pub fn text(&self) -> [u8; 36] {
+        let mut text = [0; 36];
+        self.0.hyphenated().encode_lower(&mut text);
+        text
+    }
 }
 
 impl fmt::Display for DecisionId {
@@ -26,19 +36,13 @@ impl fmt::Display for DecisionId {
 
 /// The hash of one loaded, validated set of policies, schema and entities: 64 lower-case hex digits (SHA-256).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct PolicyRevision(String);
+pub struct PolicyRevision(Arc<str>);
 
 impl PolicyRevision {
     /// From the digest of the bundle's files.
     #[must_use]
     pub fn from_digest(digest: &[u8]) -> Self {
-        use fmt::Write as _;
-        let mut text = String::with_capacity(digest.len() * 2);
-        for byte in digest {
-            // Writing to a String can't fail.
-            let _ = write!(text, "{byte:02x}");
-        }
-        Self(text)
+        Self(HEXLOWER.encode(digest).into())
     }
 
     /// The whole hash.

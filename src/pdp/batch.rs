@@ -4,15 +4,17 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::recall::{Key, LookedUp};
-use super::{Begun, DecideError, Decided, Known, Opened, Pdp, Unread, Who, asserted};
+use super::{Begun, DecideError, Decided, Known, Opened, Pdp, ReadItem, Who, asserted};
 use crate::audit::{CallerFacts, Place};
 use crate::caller::Caller;
 use crate::model::entity::RawValue;
 use crate::policy::Bundle;
+use crate::tls::peer::Peer;
 
 /// Items that are worth waking a thread for.
 const WORTH: usize = 16;
@@ -26,6 +28,8 @@ struct Batch {
     facts: CallerFacts,
     vouched: Vec<String>,
     common: Arc<Common>,
+    read: ReadItem,
+    peer: Option<Arc<Peer>>,
     key: Option<Key>,
     /// By the monotonic clock.
     due: Duration,
@@ -50,7 +54,7 @@ pub(super) enum Looked {
 impl Pdp {
     /// Looks at every item, in order; those past `due` are not looked at any more. `known` is what is known of the call.
     pub(super) async fn look_at_all(self: &Arc<Self>, opened: Opened, known: &Known, due: Duration) -> Vec<Looked> {
-        let Opened { caller, who, mut items, entities, key, bundle } = opened;
+        let Opened { caller, who, peer, mut items, read, entities, key, bundle } = opened;
         let mut vouched = known.vouched.clone();
         // Every item has the same entities.
         vouched.extend(asserted::of_entities(&entities, &bundle));
@@ -66,7 +70,8 @@ impl Pdp {
             },
         };
         let facts = known.caller.clone();
-        let batch = Arc::new(Batch { caller, who, bundle, facts, vouched, common: Arc::new(common), key, due });
+        let batch =
+            Arc::new(Batch { caller, who, bundle, facts, vouched, common: Arc::new(common), read, peer, key, due });
 
         let parts = (items.len() / WORTH).clamp(1, self.crew.threads().saturating_add(1));
         let size = items.len().div_ceil(parts).max(1);
@@ -83,7 +88,7 @@ impl Pdp {
         }
         let mut looked = Vec::with_capacity(items.len());
         for item in items {
-            looked.push(self.look_at(&batch, item));
+            looked.push(self.look_at(&batch, &item));
             // A long batch must not keep a thread from everybody else's questions.
             tokio::task::yield_now().await;
         }
@@ -101,8 +106,8 @@ impl Pdp {
     fn share_out(
         self: &Arc<Self>,
         batch: &Arc<Batch>,
-        part: Vec<Unread>,
-    ) -> Result<(usize, oneshot::Receiver<Vec<Looked>>), Vec<Unread>> {
+        part: Vec<Bytes>,
+    ) -> Result<(usize, oneshot::Receiver<Vec<Looked>>), Vec<Bytes>> {
         let size = part.len();
         let (tell, coming) = oneshot::channel();
         let part = Arc::new(Mutex::new(part));
@@ -110,25 +115,26 @@ impl Pdp {
         let is_taken = self.crew.take(move || {
             let part = std::mem::take(&mut *taken.lock());
             // Nobody waits any more if the call has ended.
-            let _ = tell.send(part.into_iter().map(|item| pdp.look_at(&batch, item)).collect());
+            let _ = tell.send(part.into_iter().map(|item| pdp.look_at(&batch, &item)).collect());
         });
         if is_taken { Ok((size, coming)) } else { Err(std::mem::take(&mut *part.lock())) }
     }
 
     /// One item. A panic is the end of this one, and of no other.
-    fn look_at(&self, batch: &Batch, item: Unread) -> Looked {
+    fn look_at(&self, batch: &Batch, item: &[u8]) -> Looked {
         let begun = self.begin();
-        let key = batch.key.as_ref().map(|shared| self.recalls.item_key(shared, &item.bytes));
+        let key = batch.key.as_ref().map(|shared| self.recalls.item_key(shared, item));
         if let Some(key) = &key
             && begun.monotonic < batch.due
             && batch.who.refusal.is_none()
-            && let Some(again) = self.look_up(key, &batch.caller, &batch.bundle, batch.who.token.as_ref(), &begun)
+            && let Some(peer) = &batch.peer
+            && let Some(again) = self.look_up(key, peer, &batch.caller, &batch.bundle, batch.who.token.as_ref(), &begun)
         {
             return Looked::Up(begun, again);
         }
         let mut known = Known { key, ..self.known_of(batch) };
         let late = begun.monotonic >= batch.due;
-        let read = || (item.read)(&self.limits);
+        let read = || (batch.read)(item, &self.limits);
         let item = if late { Ok(Err(DecideError::Deadline)) } else { catch_unwind(AssertUnwindSafe(read)).map(Ok) };
         let decided = match item {
             Ok(Err(error)) => Err(error),

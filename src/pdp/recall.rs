@@ -14,20 +14,28 @@ use std::time::{Duration, SystemTime};
 use moka::sync::Cache;
 
 use super::{Begun, Call, DecideError, Decided, Known, Pdp, Refusal, traces, what_became, words};
-use crate::audit::{Again, CallEntry, Repeated};
+use crate::audit::{Again, AuditError, CallEntry, Repeated};
 use crate::caller::Caller;
 use crate::config::CacheConfig;
 use crate::model::decision::{Answer, CacheUse, Ruling};
-use crate::model::ids::PolicyRevision;
-use crate::model::question::Circumstances;
+use crate::model::ids::{DecisionId, PolicyRevision};
+use crate::model::question::BatchPosition;
 use crate::policy::Bundle;
-use crate::telemetry::metrics::{ActionLabel, Answered};
+use crate::telemetry::metrics::{ActionLabel, Answered, Tally};
 use crate::telemetry::traces::{End, Ending};
 use crate::tls::peer::Peer;
 use crate::token::{Standing, VerifiedToken};
 
 /// A keyed 256-bit hash (blake3): nobody outside can make two messages meet.
 pub(super) type Key = [u8; 32];
+
+/// What stands for all that a stream was told so far, by whom, in the order in which it was told.
+#[derive(Debug, Clone, Copy)]
+pub struct Told(Key);
+
+/// What stands for one question, and for all that it refers to.
+#[derive(Debug, Clone, Copy)]
+pub struct AskedKey(pub(super) Key);
 
 /// Questions already answered.
 #[derive(Debug)]
@@ -51,11 +59,13 @@ struct Recalled {
     recorded: SystemTime,
     level: &'static str,
     action: ActionLabel,
+    tally: Tally,
     reusable: bool,
 }
 
 /// What is known of a question that was answered before, once it is sure that the answer holds.
 pub(super) struct LookedUp {
+    peer: Arc<Peer>,
     recalled: Arc<Recalled>,
     revision: PolicyRevision,
     reusable_for: Duration,
@@ -108,6 +118,29 @@ impl Recalls {
         hasher.update(&(u64::MAX - 1).to_be_bytes()).update(shared).update(item);
         *hasher.finalize().as_bytes()
     }
+
+    /// What stands for a stream that begins with this message.
+    pub(super) fn stream_key(&self, peer: Option<&Peer>, opening: &[u8]) -> Option<Told> {
+        let (_, caller) = (self.kept.as_ref()?, peer?.name_text());
+        let mut hasher = blake3::Hasher::new_keyed(&self.hash_key);
+        hasher.update(&(u64::MAX - 2).to_be_bytes());
+        hasher.update(&(caller.len() as u64).to_be_bytes()).update(caller.as_bytes()).update(opening);
+        Some(Told(*hasher.finalize().as_bytes()))
+    }
+
+    /// The same once the stream was told this as well.
+    #[must_use]
+    pub fn told(&self, before: &Told, message: &[u8]) -> Told {
+        let mut hasher = blake3::Hasher::new_keyed(&self.hash_key);
+        hasher.update(&(u64::MAX - 3).to_be_bytes()).update(&before.0).update(message);
+        Told(*hasher.finalize().as_bytes())
+    }
+
+    /// What stands for a question of such a stream, without its number.
+    #[must_use]
+    pub fn asked(&self, told: &Told, question: &[u8]) -> AskedKey {
+        AskedKey(self.item_key(&told.0, question))
+    }
 }
 
 impl Pdp {
@@ -119,6 +152,22 @@ impl Pdp {
         begun: &Begun,
         known: &mut Known,
     ) -> Option<Result<Answer, Refusal>> {
+        let again = self.find_again(call, begun, known, |peer| {
+            // Longer ones are no questions.
+            let message = Some(message).filter(|message| message.len() <= self.limits.request_bytes)?;
+            self.recalls.key(peer, message)
+        })?;
+        Some(self.conclude_again(call, begun, &again).await)
+    }
+
+    /// What the question behind `key` was answered before, if caller and token still count.
+    pub(super) fn find_again(
+        &self,
+        call: &Call,
+        begun: &Begun,
+        known: &mut Known,
+        key: impl FnOnce(&Peer) -> Option<Key>,
+    ) -> Option<LookedUp> {
         let peer = call.peer.as_ref()?;
         if self.revocations.certificate_is_revoked(peer.certificate_sha256()) {
             return None;
@@ -126,9 +175,7 @@ impl Pdp {
         let caller = self.callers.admit(peer, begun.wall).ok()?;
         // Without one the long way tells why, and has it on record.
         self.seat(&caller, call, known).ok()?;
-        // Longer ones are no questions.
-        let message = Some(message).filter(|message| message.len() <= self.limits.request_bytes)?;
-        let key = self.recalls.key(peer, message)?;
+        let key = key(peer)?;
         known.key = Some(key);
         let recalled = self.recalls.kept.as_ref()?.get(&key)?;
         let token = recalled.standing.as_ref().map(Standing::token);
@@ -139,18 +186,20 @@ impl Pdp {
         {
             return None;
         }
-        let again = self.look_again(Arc::clone(&recalled), &caller, &self.store.current(), begun)?;
-        if recalled.standing.is_some() {
+        let has_token = recalled.standing.is_some();
+        let again = self.look_again(recalled, peer, &caller, &self.store.current(), begun)?;
+        if has_token {
             self.metrics.cache_lookup("tokens", "hit");
         }
         traces::called_by(caller.label());
-        Some(self.conclude_again(call, begun, &again, &call.circumstances).await)
+        Some(again)
     }
 
     /// What a question of a batch was answered before, by a subject that counts now: `token` was looked at for all of them.
     pub(super) fn look_up(
         &self,
         key: &Key,
+        peer: &Arc<Peer>,
         caller: &Caller,
         bundle: &Arc<Bundle>,
         token: Option<&Arc<VerifiedToken>>,
@@ -165,12 +214,13 @@ impl Pdp {
             }
             (None, Some(_)) | (Some(_), None) => false,
         };
-        if same { self.look_again(recalled, caller, bundle, begun) } else { None }
+        if same { self.look_again(recalled, peer, caller, bundle, begun) } else { None }
     }
 
     fn look_again(
         &self,
         recalled: Arc<Recalled>,
+        peer: &Arc<Peer>,
         caller: &Caller,
         bundle: &Arc<Bundle>,
         begun: &Begun,
@@ -186,37 +236,88 @@ impl Pdp {
         let left = ends.map_or(Duration::MAX, |ends| ends.duration_since(begun.wall).unwrap_or(Duration::ZERO));
         let reusable_for = if recalled.reusable { self.caller_reuse.min(left) } else { Duration::ZERO };
         let revision = bundle.revision().clone();
-        Some(LookedUp { recalled, revision, reusable_for, show_policies: caller.sees_policies() })
+        Some(LookedUp {
+            peer: Arc::clone(peer),
+            recalled,
+            revision,
+            reusable_for,
+            show_policies: caller.sees_policies(),
+        })
     }
 
     /// Puts one more call on record, and only then lets its answer leave.
-    pub(super) async fn conclude_again(
+    pub(super) async fn conclude_again(&self, call: &Call, begun: &Begun, again: &LookedUp) -> Result<Answer, Refusal> {
+        let shown = call.circumstances.batch_id.is_none();
+        let record = self.record_again(call, begun, again, None);
+        let stage = self.stage("record", shown);
+        let written = self.trail.write_again(&again.recalled.record, &record).await;
+        stage.end(what_became(&written));
+        self.concluded(begun, again, shown, written)
+    }
+
+    /// Puts the items of a batch on record that were answered before, together, and only then lets their answers leave. They
+    /// come with their places in the batch, of which the id is `batch` and which has so many items.
+    pub(super) async fn conclude_all_again(
         &self,
         call: &Call,
+        (batch, of): (DecisionId, usize),
+        items: Vec<(usize, Begun, LookedUp)>,
+    ) -> Vec<(usize, Result<Answer, Refusal>)> {
+        let Some((_, _, first)) = items.first() else { return Vec::new() };
+        let keeping = first.recalled.record.keeping();
+        // Hardly ever are they to be kept in different ways.
+        let (alike, others): (Vec<_>, Vec<_>) =
+            items.into_iter().partition(|(_, _, again)| again.recalled.record.keeping() == keeping);
+        let place = |index| Some((batch, BatchPosition { index, of }));
+        let mut answers = Vec::with_capacity(alike.len() + others.len());
+        let stage = self.stage("record", false);
+        let records: Vec<_> = alike
+            .iter()
+            .map(|(index, begun, again)| (&again.recalled.record, self.record_again(call, begun, again, place(*index))))
+            .collect();
+        let written = self.trail.write_all_again(&records).await;
+        stage.end_each(alike.len());
+        for (index, begun, again) in &alike {
+            let written = written.as_ref().map(|()| ()).map_err(AuditError::for_each);
+            answers.push((*index, self.concluded(begun, again, false, written)));
+        }
+        for (index, begun, again) in &others {
+            let record = self.record_again(call, begun, again, place(*index));
+            let written = self.trail.write_again(&again.recalled.record, &record).await;
+            answers.push((*index, self.concluded(begun, again, false, written)));
+        }
+        answers
+    }
+
+    /// What differs in the record of one more call.
+    fn record_again<'c>(
+        &self,
+        call: &'c Call,
         begun: &Begun,
-        again: &LookedUp,
-        circumstances: &Circumstances,
-    ) -> Result<Answer, Refusal> {
-        let LookedUp { recalled, revision, reusable_for, show_policies } = again;
-        let failed = |error: DecideError| {
-            self.metrics.refused(error.status(), error.reason());
-            Refusal { id: begun.id, error }
-        };
-        let Some(peer) = &call.peer else { return Err(failed(DecideError::NotIdentified("NO_CERTIFICATE"))) };
-        let shown = circumstances.batch.is_none();
-        let record = Again {
+        again: &'c LookedUp,
+        place: Option<(DecisionId, BatchPosition)>,
+    ) -> Again<'c> {
+        Again {
             decision_id: begun.id,
             time: begun.wall,
             duration: self.clock.monotonic().saturating_sub(begun.monotonic),
-            address: peer.address(),
-            certificate_sha256: peer.certificate_sha256_hex(),
-            circumstances,
-        };
-        let stage = self.stage("record", shown);
-        let written = self.trail.write_again(&recalled.record, &record).await;
-        let result = what_became(&written);
-        stage.end(result);
-        self.metrics.audit_record(result);
+            address: again.peer.address(),
+            certificate_sha256: again.peer.certificate_sha256_hex(),
+            circumstances: &call.circumstances,
+            place,
+        }
+    }
+
+    /// The answer whose record was written, or not.
+    fn concluded(
+        &self,
+        begun: &Begun,
+        again: &LookedUp,
+        shown: bool,
+        written: Result<(), AuditError>,
+    ) -> Result<Answer, Refusal> {
+        let LookedUp { recalled, revision, reusable_for, show_policies, peer: _ } = again;
+        self.metrics.audit_record(what_became(&written));
         let tell = |end: End<'_>| {
             if shown {
                 let level = Some(recalled.level);
@@ -224,23 +325,16 @@ impl Pdp {
             }
         };
         if let Err(error) = written {
-            let refusal = failed(DecideError::Audit(error));
-            let (status, reason) = (refusal.error.status(), refusal.error.reason());
+            let error = DecideError::Audit(error);
+            let (status, reason) = (error.status(), error.reason());
+            self.metrics.refused(status, reason);
             tell(End::Refused { status, reason, failed: true });
-            return Err(refusal);
+            return Err(Refusal { id: begun.id, error });
         }
         let ((outcome, denial), cache) = (words(&recalled.ruling), CacheUse::Hit);
         tell(End::Answered { outcome, denial, cache: cache.as_str(), revision: revision.short() });
         self.metrics.cache_lookup("decisions", cache.as_str());
-        self.metrics.decision(Answered {
-            operation: call.operation,
-            action: recalled.action.clone(),
-            level: recalled.level,
-            outcome,
-            denial,
-            cache: cache.as_str(),
-            seconds: self.since(begun.monotonic),
-        });
+        recalled.tally.add(self.since(begun.monotonic));
         Ok(Answer {
             decision_id: begun.id,
             ruling: Arc::clone(&recalled.ruling),
@@ -276,7 +370,18 @@ impl Pdp {
             return;
         }
         let Some(record) = self.trail.template(entry) else { return };
+        let (outcome, denial) = words(&decided.ruling);
+        let answered = Answered {
+            operation: entry.operation,
+            action: action.clone(),
+            level,
+            outcome,
+            denial,
+            cache: CacheUse::Hit.as_str(),
+            seconds: 0.0,
+        };
         let recalled = Recalled {
+            tally: self.metrics.tally(answered),
             bundle: Arc::downgrade(&bundle),
             standing,
             ruling: Arc::clone(&decided.ruling),

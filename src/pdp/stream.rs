@@ -9,13 +9,15 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::{Call, DecideError, Known, Pdp, Refusal};
+use super::recall::{AskedKey, LookedUp, Told};
+use super::{Begun, Call, DecideError, Known, Pdp, Refusal};
 use crate::caller::Caller;
 use crate::model::decision::Answer;
 use crate::model::entity::EntityUid;
 use crate::model::question::{Question, Subject};
 use crate::policy::Misfit;
 use crate::secret::SecretString;
+use crate::telemetry::metrics::Present;
 
 /// When to come back for a stream: they last, so there is no hurry.
 const LATER: Duration = Duration::from_secs(1);
@@ -37,6 +39,22 @@ struct Open {
 pub struct Seat {
     caller: String,
     open: Arc<Mutex<Open>>,
+}
+
+/// A question of a stream that was looked at and has no answer yet.
+pub struct Coming {
+    begun: Begun,
+    known: Known,
+    again: Option<LookedUp>,
+    _present: Present,
+}
+
+impl Coming {
+    /// Whether it was answered before, so that it need not be read.
+    #[must_use]
+    pub fn is_known(&self) -> bool {
+        self.again.is_some()
+    }
 }
 
 /// Whom a token makes: what a newer one must make as well.
@@ -94,21 +112,37 @@ impl Pdp {
         }
     }
 
-    /// Answers one question of a stream, as [`check`](Self::check) would. `call` has this question's own deadline.
+    /// What stands for a stream that `call` begins with this message. `None`: nothing is known by its bytes.
+    #[must_use]
+    pub fn stream_key(&self, call: &Call, opening: &[u8]) -> Option<Told> {
+        self.recalls.stream_key(call.peer.as_deref(), opening)
+    }
+
+    /// Looks at one question of a stream when it comes. With a key it is looked for among those that were answered before.
+    pub fn look_in_stream(&self, call: &Call, key: Option<AskedKey>) -> Coming {
+        let (begun, present) = (self.begin(), self.metrics.inflight());
+        let mut known = Known { of_batch: true, ..Known::default() };
+        let again = key.and_then(|AskedKey(key)| self.find_again(call, &begun, &mut known, |_| Some(key)));
+        Coming { begun, known, again, _present: present }
+    }
+
+    /// Answers one question of a stream, as [`check`](Self::check) would. `call` has this question's own deadline. `asked`
+    /// need not be given where [`Coming::is_known`].
     ///
     /// # Errors
     /// Why there is no decision; recorded like an answer.
     pub async fn check_in_stream(
         &self,
         call: &Call,
-        asked: Result<(Subject, Question), Misfit>,
+        coming: Coming,
+        asked: Result<Option<(Subject, Question)>, Misfit>,
     ) -> Result<Answer, Refusal> {
-        let begun = self.begin();
-        let _present = self.metrics.inflight();
-        let mut known = Known { of_batch: true, ..Known::default() };
-        let decided = self
-            .within(self.left(call), self.decide(call, || asked.map_err(DecideError::Invalid), false, &mut known))
-            .await;
+        let Coming { begun, mut known, again, _present } = coming;
+        if let Some(again) = again {
+            return self.conclude_again(call, &begun, &again).await;
+        }
+        let asked = || asked.map_err(DecideError::Invalid)?.ok_or(DecideError::Unreadable);
+        let decided = self.within(self.left(call), self.decide(call, asked, false, &mut known)).await;
         self.conclude(call, &begun, known, call.circumstances.clone(), decided).await
     }
 

@@ -6,6 +6,7 @@
 use std::fmt;
 
 use aws_lc_rs::digest;
+use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 
 /// What kind of thing is revoked.
@@ -55,7 +56,7 @@ impl Key {
     /// For a token, subject or session of `issuer`, by its id.
     #[must_use]
     pub fn of(kind: Kind, issuer: &str, id: &str) -> Self {
-        Self::of_sha256(kind, issuer, &hex(&sha256(id.as_bytes())))
+        Self::of_sha256(kind, issuer, &HEXLOWER.encode(&sha256(id.as_bytes())))
     }
 
     /// The same, where only the id's SHA-256 is known, in lower-case hex.
@@ -98,7 +99,7 @@ impl Key {
 
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&hex(&self.0))
+        f.write_str(&HEXLOWER.encode(&self.0))
     }
 }
 
@@ -230,13 +231,4 @@ fn sha256(bytes: &[u8]) -> [u8; 32] {
     let mut hash = [0; 32];
     hash.copy_from_slice(digest::digest(&digest::SHA256, bytes).as_ref());
     hash
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut hex, byte| {
-        // Writing to a `String` can't fail.
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    })
 }

@@ -99,6 +99,11 @@ const LEVELS: usize = 3;
 const OUTCOMES: usize = 3;
 const USES: usize = 3;
 /// What can become of a record.
+/// Stages of the decision path.
+pub(super) const STAGES: [&str; 5] = ["admit", "token", "request", "ruling", "record"];
+/// Looks into caches that every call may make, with what may come of them.
+pub(super) const CACHE_LOOKUPS_SEEN: [(&str, &str); 5] =
+    [("decisions", "hit"), ("decisions", "miss"), ("decisions", "bypass"), ("tokens", "hit"), ("tokens", "miss")];
 pub(super) const RECORD_RESULTS: [&str; 5] = ["written", "queue_full", "timed_out", "too_large", "failed"];
 /// Why records of the trail, and those of a sink, may never arrive.
 pub(super) const TRAIL_LOSSES: [&str; 3] = ["queue_full", "failed", "quarantined"];

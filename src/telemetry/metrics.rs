@@ -13,6 +13,8 @@ use opentelemetry_otlp::{MetricExporter, WithExportConfig as _};
 use opentelemetry_sdk::metrics::{PeriodicReader, SdkMeterProvider, Stream};
 use parking_lot::Mutex;
 
+use self::bound::Bound;
+pub use self::bound::Tally;
 use super::instruments::*;
 pub use super::instruments::{
     Extent, INSTRUMENTS, Instrument, Kind, LABELLED_ACTIONS, Per, prometheus_name, reference_markdown, series_at_most,
@@ -20,6 +22,8 @@ pub use super::instruments::{
 use super::process::Process;
 use super::{EXPORT_TIMEOUT, TelemetryError, resource};
 use crate::config::{OtlpConfig, Pattern};
+
+mod bound;
 
 /// Levels that are read when somebody looks rather than reported when they change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,6 +104,7 @@ pub struct Metrics {
 struct Inner {
     provider: SdkMeterProvider,
     meter: Meter,
+    bound: Bound,
     decisions: Counter<u64>,
     decision_duration: Histogram<f64>,
     refused: Counter<u64>,
@@ -165,6 +170,18 @@ pub struct Answered {
     pub seconds: f64,
 }
 
+impl Answered {
+    /// The labels of the count, those of the duration, and the duration in seconds.
+    fn labels(self) -> ([KeyValue; 4], [KeyValue; 4], f64) {
+        let Self { operation, action, level, outcome, denial, cache, seconds } = self;
+        let (level, outcome) = (KeyValue::new("level", level), KeyValue::new("outcome", outcome));
+        let denial = KeyValue::new("denial", denial.unwrap_or("none"));
+        let counted = [KeyValue::new("action", action.0), level.clone(), outcome.clone(), denial];
+        let timed = [KeyValue::new("operation", operation), level, outcome, KeyValue::new("cache", cache)];
+        (counted, timed, seconds)
+    }
+}
+
 /// Counts one thing as there until it is dropped.
 #[must_use = "it counts only while it lives"]
 #[derive(Debug)]
@@ -226,11 +243,14 @@ impl Metrics {
         let commit = option_env!("GATEPOST_BUILD_REVISION").unwrap_or("unknown");
         let build = [KeyValue::new("version", env!("CARGO_PKG_VERSION")), KeyValue::new("revision", commit)];
         gauge(BUILD_INFO).record(1.0, &build);
+        let (stage_duration, audit_records) = (histogram(STAGE_DURATION), counter(AUDIT_RECORDS));
+        let cache_lookups = counter(CACHE_LOOKUPS);
         let inner = Inner {
+            bound: Bound::new(&stage_duration, &audit_records, &cache_lookups),
             decisions: counter(DECISIONS),
             decision_duration: histogram(DECISION_DURATION),
             refused: counter(REFUSED),
-            stage_duration: histogram(STAGE_DURATION),
+            stage_duration,
             inflight: level(INFLIGHT),
             policy_errors: counter(POLICY_ERRORS),
             policy_reloads: counter(POLICY_RELOADS),
@@ -241,7 +261,7 @@ impl Metrics {
             tls_reloads: counter(TLS_RELOADS),
             connections: level(CONNECTIONS),
             handshakes_refused: counter(HANDSHAKES_REFUSED),
-            audit_records: counter(AUDIT_RECORDS),
+            audit_records,
             audit_lost: counter(AUDIT_LOST),
             audit_sync_duration: histogram(AUDIT_SYNC_DURATION),
             audit_sink_records: counter(AUDIT_SINK_RECORDS),
@@ -252,7 +272,7 @@ impl Metrics {
             status_list_refreshes: counter(STATUS_LIST_REFRESHES),
             api_key_reloads: counter(API_KEY_RELOADS),
             issuer_ready: gauge(ISSUER_READY),
-            cache_lookups: counter(CACHE_LOOKUPS),
+            cache_lookups,
             revocation_entries: counter(REVOCATION_ENTRIES),
             admin_calls: counter(ADMIN_CALLS),
             provider,
@@ -337,17 +357,9 @@ impl Metrics {
 
     /// A question was answered.
     pub fn decision(&self, answered: Answered) {
-        let Answered { operation, action, level, outcome, denial, cache, seconds } = answered;
-        let (level, outcome) = (KeyValue::new("level", level), KeyValue::new("outcome", outcome));
-        let labels = [
-            KeyValue::new("action", action.0),
-            level.clone(),
-            outcome.clone(),
-            KeyValue::new("denial", denial.unwrap_or("none")),
-        ];
-        self.inner.decisions.add(1, &labels);
-        let labels = [KeyValue::new("operation", operation), level, outcome, KeyValue::new("cache", cache)];
-        self.inner.decision_duration.record(seconds, &labels);
+        let (counted, timed, seconds) = answered.labels();
+        self.inner.decisions.add(1, &counted);
+        self.inner.decision_duration.record(seconds, &timed);
     }
 
     /// These are the actions of the schema in force. They get label values in the order of their names, so that replicas
@@ -382,7 +394,12 @@ impl Metrics {
 
     /// A look into a cache: `decisions`, `tokens` or `introspections`; `hit`, `miss` or `bypass`.
     pub fn cache_lookup(&self, cache: &'static str, result: &'static str) {
-        self.inner.cache_lookups.add(1, &[KeyValue::new("cache", cache), KeyValue::new("result", result)]);
+        match self.inner.bound.lookup(cache, result) {
+            Some(bound) => bound.add(1),
+            None => {
+                self.inner.cache_lookups.add(1, &[KeyValue::new("cache", cache), KeyValue::new("result", result)]);
+            }
+        }
     }
 
     /// A call ended without a decision. Both are of closed lists.
@@ -392,7 +409,10 @@ impl Metrics {
 
     /// One stage took this long: `admit`, `token`, `request`, `ruling` or `record`.
     pub fn stage(&self, stage: &'static str, seconds: f64) {
-        self.inner.stage_duration.record(seconds, &[KeyValue::new("stage", stage)]);
+        match self.inner.bound.stage(stage) {
+            Some(bound) => bound.record(seconds),
+            None => self.inner.stage_duration.record(seconds, &[KeyValue::new("stage", stage)]),
+        }
     }
 
     /// A question is being worked on, until what this returns is dropped.
@@ -434,7 +454,10 @@ impl Metrics {
 
     /// What became of a record: `written`, `queue_full`, `timed_out`, `too_large` or `failed`.
     pub fn audit_record(&self, result: &'static str) {
-        self.inner.audit_records.add(1, &[KeyValue::new("result", result)]);
+        match self.inner.bound.record(result) {
+            Some(bound) => bound.add(1),
+            None => self.inner.audit_records.add(1, &[KeyValue::new("result", result)]),
+        }
     }
 
     /// So many records never arrived, at the trail or at a sink (one of the configuration), for a reason from a closed list.

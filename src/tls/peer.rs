@@ -12,6 +12,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use data_encoding::HEXLOWER;
 use rustls::ServerConnection;
 use rustls_pki_types::CertificateDer;
 use x509_parser::certificate::X509Certificate;
@@ -143,7 +144,7 @@ impl Peer {
         Ok(Self {
             address,
             certificate_sha256,
-            certificate_sha256_hex: hex(&certificate_sha256),
+            certificate_sha256_hex: HEXLOWER.encode(&certificate_sha256),
             name_text: name.as_ref().map(ToString::to_string).unwrap_or_default(),
             not_before,
             not_after,
@@ -205,15 +206,6 @@ impl Peer {
     pub fn not_after(&self) -> SystemTime {
         self.not_after
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(64), |mut hex, byte| {
-        // Writing to a `String` can't fail.
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    })
 }
 
 /// The one name in `leaf`, a certificate whose chain is already verified. Says nothing about time.

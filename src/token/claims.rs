@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::digest;
+use data_encoding::HEXLOWER;
 
 use super::Actor;
 use super::confirmation::Confirmation;
@@ -235,8 +236,7 @@ fn seconds(value: &Json, round: fn(f64) -> f64) -> Result<u64, TokenError> {
 }
 
 pub(super) fn sha256_hex(text: &str) -> String {
-    let digest = digest::digest(&digest::SHA256, text.as_bytes());
-    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    HEXLOWER.encode(digest::digest(&digest::SHA256, text.as_bytes()).as_ref())
 }
 
 fn texts(value: Option<&Json>) -> Result<BTreeSet<String>, TokenError> {

@@ -6,6 +6,7 @@
 use aws_lc_rs::signature::{self, ParsedPublicKey, VerificationAlgorithm};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use data_encoding::HEXLOWER;
 use jsonwebtoken::{Algorithm, DecodingKey};
 
 use super::json::{Json, JsonObject};
@@ -203,7 +204,7 @@ fn has_small_order(point: &[u8]) -> bool {
     let (Some(head), Some(tail)) = (y.first(), y.get(1..)) else { return true };
     let zeros = tail.iter().all(|byte| *byte == 0);
     let ones = tail.iter().rev().skip(1).all(|byte| *byte == 0xff) && tail.last() == Some(&0x7f);
-    let hex: String = y.iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex = HEXLOWER.encode(&y);
     // 0 and 1, then p - 1, p and p + 1 with p = 2^255 - 19.
     (zeros && [0, 1].contains(head)) || (ones && [0xec, 0xed, 0xee].contains(head)) || EIGHT.contains(&hex.as_str())
 }

@@ -391,6 +391,64 @@ async fn what_is_revoked_under_way_counts_no_longer() {
     assert_eq!(talk.ask(question(2, "alice")).await, "DENY TOKEN_REVOKED");
 }
 
+/// THREATS T7: a question that is known by its bytes is answered as before only while everything else is as it was.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_asked_before_is_answered_anew_once_anything_behind_it_has_changed() {
+    let (gatepost, operators) = Operators::start(|_, _| ()).await;
+    let mut ops = operators.client(&gatepost, "ops").await;
+    let mut talk = Talk::open(&gatepost, &gatepost.token("alice", &[])).await;
+    let mut id = 0;
+    // The same bytes but for the number, often enough to be known by them.
+    let mut again = async |talk: &mut Talk, of: &dyn Fn(u64) -> v1::StreamQuestion, expected: &str| {
+        for _ in 0..4 {
+            id += 1;
+            assert_eq!(talk.ask(v1::StreamQuestion { id, ..of(id) }).await, expected, "question {id}");
+        }
+    };
+    let described = |_| question(7, "alice");
+    let remembered = |_| of_remembered(0, "o-9");
+    again(&mut talk, &described, "ALLOW").await;
+
+    // What the stream remembers is part of the question.
+    talk.say(remember([an_order("o-9", "alice")])).await;
+    again(&mut talk, &remembered, "ALLOW").await;
+    talk.say(remember([an_order("o-9", "bob")])).await;
+    again(&mut talk, &remembered, "DENY NO_PERMIT").await;
+    let forgotten = v1::EntityRef { r#type: "Order".into(), id: "o-9".into() };
+    talk.say(Message::Forget(v1::ForgottenEntities { entities: vec![forgotten] })).await;
+    again(&mut talk, &remembered, "INVALID_QUESTION resource").await;
+    talk.say(remember([an_order("o-9", "alice")])).await;
+    again(&mut talk, &remembered, "ALLOW").await;
+
+    // So is whose stream it is.
+    let mut others = Talk::open(&gatepost, &gatepost.token("bob", &[])).await;
+    again(&mut others, &described, "DENY NO_PERMIT").await;
+
+    // The token has its time.
+    gatepost.clock.advance(minutes(7));
+    again(&mut talk, &described, "DENY TOKEN_EXPIRED").await;
+    talk.say(Message::Renew(v1::StreamRenewal { token: gatepost.token("alice", &[]) })).await;
+    again(&mut talk, &described, "ALLOW").await;
+
+    // The policies are those in force.
+    let revision = gatepost.pdp.store.current().revision().clone();
+    let forbid =
+        "@id(\"closed\") @owner(\"t\") @reason(\"t\") forbid (principal, action == Action::\"Order.read\", resource);";
+    gatepost.world.write("policies/zz.cedar", forbid).unwrap();
+    eventually("the change is in force", || *gatepost.pdp.store.current().revision() != revision).await;
+    again(&mut talk, &described, "DENY FORBIDDEN").await;
+    std::fs::remove_file(gatepost.world.path("policies/zz.cedar")).unwrap();
+    eventually("and again", || *gatepost.pdp.store.current().revision() == revision).await;
+    again(&mut talk, &described, "ALLOW").await;
+
+    // And what is revoked counts no longer.
+    ops.revoke_subject(subject_request("alice")).await.unwrap();
+    again(&mut talk, &described, "DENY TOKEN_REVOKED").await;
+    let records = gatepost.call_records();
+    let operations = records.iter().filter(|record| record["api"]["operation"] == "CheckStream").count();
+    assert_eq!(operations as u64, id, "a record each");
+}
+
 /// THREATS T7: a ruling of one revision is never an answer of the next.
 #[tokio::test(flavor = "multi_thread")]
 async fn new_policies_are_obeyed_by_streams_that_were_open_before() {

@@ -10,10 +10,10 @@ use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 use super::super::format::Body;
-use super::{CallEntry, Frame, mint, render_call, utc};
+use super::{CallEntry, Frame, render_call, utc};
 use crate::clock::unix_millis;
 use crate::model::ids::{DecisionId, RequestId};
-use crate::model::question::Circumstances;
+use crate::model::question::{BatchPosition, Circumstances};
 
 /// A record with holes.
 #[derive(Debug)]
@@ -59,6 +59,8 @@ pub struct Again<'a> {
     pub certificate_sha256: &'a str,
     /// The caller's names for the request.
     pub circumstances: &'a Circumstances,
+    /// The batch that it is an item of, and where, if the circumstances do not say so.
+    pub place: Option<(DecisionId, BatchPosition)>,
 }
 
 /// Stand-ins, in the form of what they stand for.
@@ -127,17 +129,21 @@ impl Template {
     pub(in crate::audit) fn fill(&self, again: &Again<'_>) -> Body {
         let mut out = Vec::with_capacity(self.bytes);
         let circumstances = again.circumstances;
+        let batch_id = again.place.map(|(id, _)| id).or(circumstances.batch_id);
+        let batch = again.place.map(|(_, at)| at).or(circumstances.batch);
         for (piece, hole) in &self.pieces {
             out.extend_from_slice(piece);
             match hole {
-                Hole::RecordId => out.extend_from_slice(mint(again.time).as_bytes()),
-                Hole::DecisionId => put(&mut out, format_args!("{}", again.decision_id)),
+                Hole::RecordId => out.extend_from_slice(&DecisionId::mint(again.time).text()),
+                Hole::DecisionId => out.extend_from_slice(&again.decision_id.text()),
                 Hole::Correlation => {
                     if let Some(id) = &circumstances.request_id {
-                        put(&mut out, format_args!(",\"correlation_uid\":"));
+                        out.extend_from_slice(b",\"correlation_uid\":");
                         text(&mut out, id.as_str());
-                    } else if let Some(id) = circumstances.batch_id {
-                        put(&mut out, format_args!(",\"correlation_uid\":\"{id}\""));
+                    } else if let Some(id) = batch_id {
+                        out.extend_from_slice(b",\"correlation_uid\":\"");
+                        out.extend_from_slice(&id.text());
+                        out.push(b'"');
                     }
                 }
                 Hole::Millis => put(&mut out, format_args!("{}", unix_millis(again.time))),
@@ -145,7 +151,7 @@ impl Template {
                 Hole::DurationMillis => put(&mut out, format_args!("{}", whole_millis(again.duration))),
                 Hole::Request => {
                     if let Some(id) = &circumstances.request_id {
-                        put(&mut out, format_args!(",\"request\":{{\"uid\":"));
+                        out.extend_from_slice(b",\"request\":{\"uid\":");
                         text(&mut out, id.as_str());
                         out.push(b'}');
                     }
@@ -161,10 +167,12 @@ impl Template {
                 Hole::Certificate => {
                     out.extend_from_slice(again.certificate_sha256.as_bytes());
                     out.push(b'"');
-                    if let Some(at) = circumstances.batch {
-                        put(&mut out, format_args!(",\"batch\":{{"));
-                        if let Some(id) = circumstances.batch_id {
-                            put(&mut out, format_args!("\"id\":\"{id}\","));
+                    if let Some(at) = batch {
+                        out.extend_from_slice(b",\"batch\":{");
+                        if let Some(id) = batch_id {
+                            out.extend_from_slice(b"\"id\":\"");
+                            out.extend_from_slice(&id.text());
+                            out.extend_from_slice(b"\",");
                         }
                         put(&mut out, format_args!("\"index\":{},\"of\":{}}}", at.index, at.of));
                     }

@@ -358,6 +358,22 @@ fn no_text_can_break_a_line_or_hide_in_one() {
     }
 }
 
+/// The text of the last second is kept, and must not be taken for another's.
+#[test]
+fn a_time_is_written_as_the_library_writes_it() {
+    let mut dice = fastrand::Rng::with_seed(31);
+    let mut millis = 1_795_000_000_000_u64;
+    for case in 0..20_000 {
+        // The next in a moment, or somewhere else, in either direction.
+        millis = if case % 100 == 0 { dice.u64(..253_402_300_800_000) } else { millis + dice.u64(..700) };
+        let time = SystemTime::UNIX_EPOCH + Duration::from_millis(millis);
+        let library = jiff::Timestamp::from_millisecond(i64::try_from(millis).unwrap()).unwrap();
+        assert_eq!(utc(time), format!("{library:.3}"));
+    }
+    let never = SystemTime::UNIX_EPOCH + Duration::from_secs(1 << 40);
+    assert_eq!(utc(never), "9999-12-31T23:59:59.999Z");
+}
+
 #[test]
 fn the_longest_number_is_counted_in_a_lines_size() {
     let line = render(&Entry::Call(Box::new(call(decided(allow())))), &frame()).unwrap();
@@ -431,6 +447,7 @@ fn a_record_from_a_template_is_byte_for_byte_the_one_that_would_be_written() {
                 address: again.caller.address.unwrap(),
                 certificate_sha256: again.caller.certificate_sha256.as_deref().unwrap(),
                 circumstances: &again.circumstances,
+                place: None,
             });
             let mut written = render(&Entry::Call(Box::new(again)), &frame()).unwrap().into_rest();
             let mut filled = filled.into_rest();

@@ -4,6 +4,7 @@ use std::io::Read as _;
 use std::path::Path;
 
 use aws_lc_rs::digest;
+use data_encoding::HEXLOWER;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
@@ -65,8 +66,7 @@ pub(super) fn certificate(text: &str, until: Option<jiff::Timestamp>) -> Result<
     let der = CertificateDer::from_pem_slice(&pem).map_err(|_| unusable())?;
     let (_, parsed) = X509Certificate::from_der(&der).map_err(|_| unusable())?;
     let expires = jiff::Timestamp::from_second(parsed.validity().not_after.timestamp()).map_err(|_| unusable())?;
-    let sha256 = digest::digest(&digest::SHA256, &der);
-    let sha256 = sha256.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    let sha256 = HEXLOWER.encode(digest::digest(&digest::SHA256, &der).as_ref());
     Ok((sha256, until.unwrap_or(expires)))
 }
 

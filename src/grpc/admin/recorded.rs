@@ -63,7 +63,7 @@ where
                 *response.status_mut() = http;
                 return Ok(response);
             }
-            let response = inner.call(timely(request, MESSAGE_WITHIN)).await?;
+            let response = inner.call(timely(request, MESSAGE_WITHIN).map(Body::new)).await?;
             let Some(error) = unrecorded(&response) else { return Ok(response) };
             let refusal = admin.record_refused(&call, ours(&error)).await;
             Ok(to_status(&refusal).into_http())

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prost::Message as _;
+use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
 use prost_types::Struct;
 
 use super::{
@@ -205,6 +206,38 @@ impl Memory {
     }
 }
 
+/// A question's number and the rest of its bytes, if `message` is a question and nothing else, and names its number first
+/// and once, as every encoder does. Whatever is written otherwise has to be read as a whole.
+#[must_use]
+pub fn apart(message: &[u8]) -> Option<(u64, &[u8])> {
+    /// `CheckStreamRequest.ask`, `StreamQuestion.id`.
+    const ASK: u32 = 4;
+    const ID: u32 = 1;
+    /// The key of `id`, a varint, on the wire.
+    const ID_KEY: u8 = 0x08;
+    let mut inner = message;
+    let (ASK, WireType::LengthDelimited) = decode_key(&mut inner).ok()? else { return None };
+    let length = decode_varint(&mut inner).ok()?;
+    if usize::try_from(length).ok()? != inner.len() {
+        return None;
+    }
+    // Nothing is written of a zero.
+    let mut id = 0;
+    if let Some((&ID_KEY, rest)) = inner.split_first() {
+        inner = rest;
+        id = decode_varint(&mut inner).ok()?;
+    }
+    let question = inner;
+    while !inner.is_empty() {
+        let (field, kind) = decode_key(&mut inner).ok()?;
+        if field == ID {
+            return None;
+        }
+        skip_field(kind, field, &mut inner, DecodeContext::default()).ok()?;
+    }
+    Some((id, question))
+}
+
 /// How long an answer is waited for.
 ///
 /// # Errors
@@ -240,6 +273,76 @@ fn keys(of: &Struct) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn asks(question: &v1::StreamQuestion) -> Vec<u8> {
+        let message = Some(v1::check_stream_request::Message::Ask(question.clone()));
+        v1::CheckStreamRequest { message }.encode_to_vec()
+    }
+
+    #[test]
+    fn only_what_every_encoder_writes_is_taken_apart() {
+        let question = v1::StreamQuestion { id: 300, action: "Order.read".into(), ..v1::StreamQuestion::default() };
+        let whole = asks(&question);
+        let (id, rest) = apart(&whole).unwrap();
+        assert_eq!((id, rest), (300, &[0x12, 10, b'O', b'r', b'd', b'e', b'r', b'.', b'r', b'e', b'a', b'd'][..]));
+        let inner = |bytes: &[u8]| [&[0x22, u8::try_from(bytes.len()).unwrap()], bytes].concat();
+        let table: [(Vec<u8>, Option<u64>, &str); 10] = [
+            (inner(&[]), Some(0), "a zero is not written"),
+            (inner(&[0x08, 0]), Some(0), "or is"),
+            (inner(&[0x12, 1, b'a']), Some(0), "a zero, and an action"),
+            (inner(&[0x12, 1, b'a', 0x08, 7]), None, "the number last"),
+            (inner(&[0x08, 7, 0x08, 8]), None, "two numbers"),
+            (inner(&[0x08, 7, 0x0a, 0]), None, "a number and a text in its place"),
+            (inner(&[0x08]), None, "a number that does not come"),
+            (inner(&[0x08, 7, 0x12, 9, b'a']), None, "a text that is cut off"),
+            ([inner(&[0x08, 7]), inner(&[0x08, 8])].concat(), None, "two questions"),
+            (vec![0x0a, 0], None, "an opening"),
+        ];
+        for (message, expected, why) in table {
+            assert_eq!(apart(&message).map(|(id, _)| id), expected, "{why}");
+        }
+    }
+
+    /// What is taken apart is what the library reads, whatever the bytes.
+    #[test]
+    fn a_message_taken_apart_is_the_message_read_as_a_whole() {
+        use v1::check_stream_request::Message;
+        let mut dice = fastrand::Rng::with_seed(23);
+        let (mut taken, mut read) = (0, 0);
+        for _ in 0..100_000 {
+            let text = |dice: &mut fastrand::Rng| "Order.read"[..dice.usize(0..10)].to_owned();
+            let resource = v1::Resource { r#type: text(&mut dice), ..v1::Resource::default() };
+            let question = v1::StreamQuestion {
+                id: dice.u64(..) >> dice.u32(0..64),
+                action: text(&mut dice),
+                resource: dice.bool().then_some(resource),
+                resource_remembered: dice.bool(),
+                deadline: dice.bool().then(|| prost_types::Duration { seconds: dice.i64(..), nanos: dice.i32(..) }),
+                ..v1::StreamQuestion::default()
+            };
+            let mut message = asks(&question);
+            for _ in 0..dice.usize(0..3) {
+                let at = dice.usize(0..message.len());
+                message[at] = if dice.bool() { dice.u8(..) } else { message[at] ^ (1 << dice.u32(0..8)) };
+            }
+            let whole = v1::CheckStreamRequest::decode(message.as_slice());
+            let Some((id, rest)) = apart(&message) else { continue };
+            taken += 1;
+            match whole {
+                Ok(v1::CheckStreamRequest { message: Some(Message::Ask(question)) }) => {
+                    read += 1;
+                    assert_eq!(question.id, id);
+                    let rest = v1::StreamQuestion::decode(rest).unwrap();
+                    assert_eq!(v1::StreamQuestion { id, ..rest }, question);
+                }
+                // It is no text where there has to be one: nothing is known by bytes that can't be read.
+                Err(_) => assert!(v1::StreamQuestion::decode(rest).is_err()),
+                Ok(other) => panic!("{other:?}"),
+            }
+        }
+        println!("{taken} of 100000 taken apart, {read} of them could be read");
+        assert!(read > 30_000);
+    }
 
     #[test]
     fn an_answer_is_waited_for_as_long_as_the_question_says_and_no_longer_than_it_may() {

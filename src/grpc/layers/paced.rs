@@ -15,11 +15,12 @@ use tokio::time::Sleep;
 const PREFIX: usize = 5;
 
 /// Each message of `request` has to come in whole within `time`, counted from when we wait for the rest of it.
-pub(in crate::grpc) fn paced(request: Request<Body>, time: Duration) -> Request<Body> {
-    request.map(|body| Body::new(Paced { body, time, frames: Frames::default(), due: None }))
+pub(in crate::grpc) fn paced(request: Request<Body>, time: Duration) -> Request<Paced> {
+    request.map(|body| Paced { body, time, frames: Frames::default(), due: None })
 }
 
-struct Paced {
+/// A body whose messages have their time.
+pub(in crate::grpc) struct Paced {
     body: Body,
     time: Duration,
     frames: Frames,
