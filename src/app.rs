@@ -37,7 +37,6 @@ use crate::pdp::{Pdp, Recalls};
 use crate::policy::store::{Reload, Store};
 use crate::policy::{Bundle, BundleOptions, BundleReport};
 use crate::proto;
-use crate::proto::v1::decision_service_server::DecisionServiceServer;
 use crate::revocation::Revocations;
 use crate::revocation::file::FileError;
 use crate::telemetry::Process;
@@ -126,7 +125,7 @@ pub struct Gatepost {
 
 /// What gRPC's health service can be asked about: the whole server, as most do who name nothing, and decisions.
 const WHOLE_SERVER: &str = "";
-const DECISIONS: &str = <DecisionServiceServer<Service> as NamedService>::NAME;
+const DECISIONS: &str = <Decisions as NamedService>::NAME;
 
 /// How a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -398,7 +397,7 @@ impl Gatepost {
         tokio::spawn(report_lists(Arc::clone(&identity), Arc::clone(&clock), helpers.clone()));
 
         let (mut health, health_service) = tonic_health::server::health_reporter();
-        health.set_serving::<DecisionServiceServer<Service>>().await;
+        health.set_serving::<Decisions>().await;
         let app = routes(&pdp, health_service, config.server.reflection);
         let events = Events::of(&pdp, pdp.listener, &helpers);
         let door = Door {

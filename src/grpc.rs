@@ -11,3 +11,4 @@ pub mod service;
 pub mod short;
 pub mod status;
 mod stream;
+pub mod written;

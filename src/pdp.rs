@@ -734,6 +734,7 @@ impl Pdp {
                     cache: decided.cache,
                     reusable_for: decided.reusable_for,
                     show_policies: decided.show_policies,
+                    said: None,
                 })
             }
             Err(error) => Err(refused(error)),

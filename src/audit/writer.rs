@@ -351,7 +351,7 @@ impl Trail {
         let body = Bodies::One(repeated.record.fill(again));
         let written = self.put_bodies(body, repeated.keeping.mode).await;
         self.kept(repeated.keeping, written)?;
-        self.tell_patterns(repeated, again);
+        self.tell_patterns(&[(repeated, *again)]);
         Ok(())
     }
 
@@ -369,9 +369,7 @@ impl Trail {
         let bodies = all.iter().map(|(repeated, again)| repeated.record.fill(again)).collect();
         let written = self.put_bodies(Bodies::Several(bodies), first.keeping.mode).await;
         self.kept(first.keeping, written)?;
-        for (repeated, again) in all {
-            self.tell_patterns(repeated, again);
-        }
+        self.tell_patterns(all);
         Ok(())
     }
 
@@ -384,10 +382,11 @@ impl Trail {
         }
     }
 
-    fn tell_patterns(&self, repeated: &Repeated, again: &Again<'_>) {
-        if let (Some(patterns), Some(seen)) = (&self.end.patterns, &repeated.seen) {
-            patterns.tell_of(again.decision_id, Arc::clone(seen));
-        }
+    fn tell_patterns(&self, all: &[(&Repeated, Again<'_>)]) {
+        let Some(patterns) = &self.end.patterns else { return };
+        patterns.tell_of(
+            all.iter().filter_map(|(repeated, again)| Some((again.decision_id, Arc::clone(repeated.seen.as_ref()?)))),
+        );
     }
 
     async fn put(&self, entry: &Entry, mode: AuditMode) -> Result<(), AuditError> {

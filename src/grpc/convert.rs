@@ -400,8 +400,13 @@ pub fn answer(answer: &Answer) -> v1::CheckResponse {
         obligations: ruling.obligations.iter().map(|id| v1::Obligation { id: id.clone() }).collect(),
         determining_policies: if answer.show_policies { ruling.determining.clone() } else { Vec::new() },
         policy_revision: answer.revision.to_string(),
-        cache: (answer.reusable_for > Duration::ZERO).then(|| v1::CacheHint { max_age: duration(answer.reusable_for) }),
+        cache: (answer.reusable_for > Duration::ZERO).then(|| cache_hint(answer.reusable_for)),
     }
+}
+
+/// For how long an answer may be reused.
+pub(super) fn cache_hint(time: Duration) -> v1::CacheHint {
+    v1::CacheHint { max_age: duration(time) }
 }
 
 /// An answer with what decided it, as a message.

@@ -4,18 +4,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::{Stream, TryStreamExt as _};
+use futures_util::Stream;
 use prost::Message as _;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Request, Response, Status};
 use tracing::Instrument as _;
 
+use super::written::{Answered, BatchWritten, CheckWritten};
 use super::{convert, status, stream};
 use crate::config::Limits;
+use crate::model::decision::Answer;
 use crate::model::ids::RequestId;
 use crate::model::question::Circumstances;
-use crate::pdp::{Call, DecideError, Pdp};
+use crate::pdp::{Call, DecideError, Pdp, Refusal};
 use crate::proto::v1;
-use crate::proto::v1::decision_service_server::DecisionService;
 use crate::telemetry::traces;
 use crate::tls::peer::Peer;
 
@@ -33,103 +34,63 @@ impl Service {
     }
 
     /// Answers a CheckRequest that nobody has read yet: what was asked before, byte for byte, need not be.
-    pub(super) async fn check_unread(&self, request: Request<Bytes>) -> Result<Response<v1::CheckResponse>, Status> {
-        let (metadata, extensions, message) = request.into_parts();
-        let headers = metadata.into_headers();
-        let span = traces::call_span("Check", &headers);
-        let call = call("Check", &headers, extensions.get::<Arc<Peer>>().cloned(), &span, &self.pdp.limits);
-        let call = come_in(call, &extensions);
+    pub(super) async fn check(&self, request: Request<Bytes>) -> Result<Response<CheckWritten>, Status> {
+        let (call, span, message) = self.called("Check", request);
         let asked = || {
             let message = v1::CheckRequest::decode(message.as_ref()).map_err(|_| DecideError::Unreadable)?;
             convert::check(message, &self.pdp.limits).map_err(DecideError::Invalid)
         };
-        let answered = self.pdp.check(&call, &message, asked).instrument(span).await;
-        match answered {
-            Ok(answer) => Ok(Response::new(convert::answer(&answer))),
+        match self.pdp.check(&call, &message, asked).instrument(span).await {
+            Ok(answer) => Ok(Response::new(CheckWritten::of(&answer))),
             Err(refusal) => Err(status::to_status(&refusal)),
         }
     }
-}
 
-impl Service {
     /// Answers a BatchCheckRequest that nobody has read yet.
-    pub(super) async fn batch_unread(
-        &self,
-        request: Request<Bytes>,
-    ) -> Result<Response<v1::BatchCheckResponse>, Status> {
-        use v1::batch_check_result::Result as Wire;
-        let (metadata, extensions, message) = request.into_parts();
-        let headers = metadata.into_headers();
-        let span = traces::call_span("BatchCheck", &headers);
-        let call = call("BatchCheck", &headers, extensions.get::<Arc<Peer>>().cloned(), &span, &self.pdp.limits);
-        let call = come_in(call, &extensions);
+    pub(super) async fn batch_check(&self, request: Request<Bytes>) -> Result<Response<BatchWritten>, Status> {
+        let (call, span, message) = self.called("BatchCheck", request);
         let asked = || convert::batch(message, &self.pdp.limits);
         let answered = self.pdp.check_batch(&call, asked).instrument(span).await;
         let answers = answered.map_err(|refusal| status::to_status(&refusal))?;
-        let results = answers
-            .iter()
-            .map(|answer| match answer {
-                Ok(answer) => Wire::Response(convert::answer(answer)),
-                Err(refusal) => Wire::Error(status::to_item_error(refusal)),
-            })
-            .map(|result| v1::BatchCheckResult { result: Some(result) })
-            .collect();
-        Ok(Response::new(v1::BatchCheckResponse { results }))
+        let answered = |answer: &Result<Answer, Refusal>| {
+            Answered(answer.as_ref().map(CheckWritten::of).map_err(status::to_item_error))
+        };
+        Ok(Response::new(BatchWritten(answers.iter().map(answered).collect())))
     }
 
-    /// A stream of CheckStreamRequests that nobody has read yet.
-    pub(super) async fn stream_unread<S>(&self, request: Request<S>) -> Result<Response<stream::Answers>, Status>
-    where
-        S: Stream<Item = Result<Bytes, Status>> + Unpin + Send + 'static,
-    {
-        let (metadata, extensions, asked) = request.into_parts();
-        let headers = metadata.into_headers();
-        let span = traces::call_span("CheckStream", &headers);
-        let call = call("CheckStream", &headers, extensions.get::<Arc<Peer>>().cloned(), &span, &self.pdp.limits);
-        let patience = headers.get("grpc-timeout").and_then(|value| grpc_timeout(value.to_str().ok()?));
-        let leaving = extensions.get::<stream::Leaving>().cloned().unwrap_or_default();
-        let opened = stream::open(&self.pdp, call, patience, leaving, asked).instrument(span).await;
-        opened.map(Response::new)
-    }
-}
-
-#[tonic::async_trait]
-impl DecisionService for Service {
-    async fn check(&self, request: Request<v1::CheckRequest>) -> Result<Response<v1::CheckResponse>, Status> {
-        // Whoever comes by the generated service has read the message; the server does not, see `short`.
-        self.check_unread(request.map(|message| Bytes::from(message.encode_to_vec()))).await
-    }
-
-    async fn batch_check(
+    /// Says why.
+    pub(super) async fn explain(
         &self,
-        request: Request<v1::BatchCheckRequest>,
-    ) -> Result<Response<v1::BatchCheckResponse>, Status> {
-        // As `check`.
-        self.batch_unread(request.map(|message| Bytes::from(message.encode_to_vec()))).await
-    }
-
-    async fn explain(&self, request: Request<v1::ExplainRequest>) -> Result<Response<v1::ExplainResponse>, Status> {
-        let (metadata, extensions, message) = request.into_parts();
-        let headers = metadata.into_headers();
-        let span = traces::call_span("Explain", &headers);
-        let call = call("Explain", &headers, extensions.get::<Arc<Peer>>().cloned(), &span, &self.pdp.limits);
-        let call = come_in(call, &extensions);
+        request: Request<v1::ExplainRequest>,
+    ) -> Result<Response<v1::ExplainResponse>, Status> {
+        let (call, span, message) = self.called("Explain", request);
         let asked = || convert::explained(message, &self.pdp.limits).map_err(DecideError::Invalid);
-        let explained = self.pdp.explain(&call, asked).instrument(span).await;
-        match explained {
+        match self.pdp.explain(&call, asked).instrument(span).await {
             Ok(explained) => Ok(Response::new(convert::explanation(&explained))),
             Err(refusal) => Err(status::to_status(&refusal)),
         }
     }
 
-    type CheckStreamStream = stream::Answers;
+    /// Begins a stream of CheckStreamRequests that nobody has read yet.
+    pub(super) async fn check_stream<S>(&self, request: Request<S>) -> Result<Response<stream::Answers>, Status>
+    where
+        S: Stream<Item = Result<Bytes, Status>> + Unpin + Send + 'static,
+    {
+        let patience = request.metadata().get("grpc-timeout").and_then(|value| grpc_timeout(value.to_str().ok()?));
+        let leaving = request.extensions().get::<stream::Leaving>().cloned().unwrap_or_default();
+        let (call, span, asked) = self.called("CheckStream", request);
+        let call = Call { due: None, ..call };
+        let opened = stream::open(&self.pdp, call, patience, leaving, asked).instrument(span).await;
+        opened.map(Response::new)
+    }
 
-    async fn check_stream(
-        &self,
-        request: Request<Streaming<v1::CheckStreamRequest>>,
-    ) -> Result<Response<stream::Answers>, Status> {
-        // As `check`: the server leaves messages unread.
-        self.stream_unread(request.map(|asked| asked.map_ok(|message| Bytes::from(message.encode_to_vec())))).await
+    /// A request as a call, with its span, and what it says.
+    fn called<M>(&self, operation: &'static str, request: Request<M>) -> (Call, tracing::Span, M) {
+        let (metadata, extensions, message) = request.into_parts();
+        let headers = metadata.into_headers();
+        let span = traces::call_span(operation, &headers);
+        let call = call(operation, &headers, extensions.get::<Arc<Peer>>().cloned(), &span, &self.pdp.limits);
+        (come_in(call, &extensions), span, message)
     }
 }
 

@@ -1,27 +1,26 @@
-//! The generated service, but for `Check`, `BatchCheck` and `CheckStream`: their messages are handed on unread, so that a question
-//! which was answered before is known by its bytes.
+//! The decision service over HTTP/2: what code made from the `.proto` would do, but messages are handed on unread, so that a
+//! question which was answered before is known by its bytes.
 
 use std::convert::Infallible;
-use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use http::{Request, Response};
-use tonic::Streaming;
-use tonic::server::{Grpc, NamedService, StreamingService, UnaryService};
+use http::{HeaderValue, Request, Response, header};
+use tonic::body::Body;
+use tonic::server::{Grpc, NamedService, StreamingService};
+use tonic::{Code, Status, Streaming};
+use tower::service_fn;
 
 use super::service::Service;
 use super::stream;
-use crate::proto::codec::UnreadCodec;
-use crate::proto::v1;
-use crate::proto::v1::decision_service_server::DecisionServiceServer;
+use crate::proto::codec::{SliceCodec, UnreadCodec};
+use crate::proto::v1::decision_service_server::SERVICE_NAME;
 
 /// The decision service.
 #[derive(Clone)]
 pub struct Decisions {
     service: Service,
-    generated: DecisionServiceServer<Service>,
     message_bytes: usize,
 }
 
@@ -29,86 +28,72 @@ impl Decisions {
     /// Over `service`; no message may be longer than so many bytes.
     #[must_use]
     pub fn new(service: Service, message_bytes: usize) -> Self {
-        let generated = DecisionServiceServer::new(service.clone()).max_decoding_message_size(message_bytes);
-        Self { service, generated, message_bytes }
+        Self { service, message_bytes }
     }
 }
 
 impl NamedService for Decisions {
-    const NAME: &'static str = <DecisionServiceServer<Service> as NamedService>::NAME;
-}
-
-impl tower::Service<Request<tonic::body::Body>> for Decisions {
-    type Response = Response<tonic::body::Body>;
-    type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        <DecisionServiceServer<Service> as tower::Service<Request<tonic::body::Body>>>::poll_ready(
-            &mut self.generated,
-            context,
-        )
-    }
-
-    fn call(&mut self, request: Request<tonic::body::Body>) -> Self::Future {
-        let most = Some(self.message_bytes);
-        match request.uri().path() {
-            CHECK => {
-                let check = Check(self.service.clone());
-                let mut grpc = Grpc::new(UnreadCodec::default()).apply_max_message_size_config(most, None);
-                Box::pin(async move { Ok(grpc.unary(check, request).await) })
-            }
-            BATCH_CHECK => {
-                let batch = BatchCheck(self.service.clone());
-                let mut grpc = Grpc::new(UnreadCodec::default()).apply_max_message_size_config(most, None);
-                Box::pin(async move { Ok(grpc.unary(batch, request).await) })
-            }
-            stream::PATH => {
-                let stream = CheckStream(self.service.clone());
-                let mut grpc = Grpc::new(UnreadCodec::default()).apply_max_message_size_config(most, None);
-                Box::pin(async move { Ok(grpc.streaming(stream, request).await) })
-            }
-            _ => self.generated.call(request),
-        }
-    }
+    const NAME: &'static str = SERVICE_NAME;
 }
 
 const CHECK: &str = "/gatepost.v1.DecisionService/Check";
 const BATCH_CHECK: &str = "/gatepost.v1.DecisionService/BatchCheck";
+const EXPLAIN: &str = "/gatepost.v1.DecisionService/Explain";
 
-struct Check(Service);
+impl tower::Service<Request<Body>> for Decisions {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
 
-impl UnaryService<Bytes> for Check {
-    type Response = v1::CheckResponse;
-    type Future = Pin<Box<dyn Future<Output = Result<tonic::Response<v1::CheckResponse>, tonic::Status>> + Send>>;
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
 
-    fn call(&mut self, request: tonic::Request<Bytes>) -> Self::Future {
-        let service = self.0.clone();
-        Box::pin(async move { service.check_unread(request).await })
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let (service, most) = (self.service.clone(), Some(self.message_bytes));
+        match request.uri().path() {
+            CHECK => Box::pin(async move {
+                let check = service_fn(|request| service.check(request));
+                let mut grpc = Grpc::new(UnreadCodec::default()).apply_max_message_size_config(most, None);
+                Ok(grpc.unary(check, request).await)
+            }),
+            BATCH_CHECK => Box::pin(async move {
+                let batch = service_fn(|request| service.batch_check(request));
+                let mut grpc = Grpc::new(UnreadCodec::default()).apply_max_message_size_config(most, None);
+                Ok(grpc.unary(batch, request).await)
+            }),
+            stream::PATH => Box::pin(async move {
+                let mut grpc = Grpc::new(UnreadCodec::default()).apply_max_message_size_config(most, None);
+                Ok(grpc.streaming(CheckStream(service), request).await)
+            }),
+            EXPLAIN => Box::pin(async move {
+                let explain = service_fn(|request| service.explain(request));
+                let mut grpc = Grpc::new(SliceCodec::default()).apply_max_message_size_config(most, None);
+                Ok(grpc.unary(explain, request).await)
+            }),
+            _ => Box::pin(async move { Ok(no_such_method()) }),
+        }
     }
 }
 
-struct BatchCheck(Service);
-
-impl UnaryService<Bytes> for BatchCheck {
-    type Response = v1::BatchCheckResponse;
-    type Future = Pin<Box<dyn Future<Output = Result<tonic::Response<v1::BatchCheckResponse>, tonic::Status>> + Send>>;
-
-    fn call(&mut self, request: tonic::Request<Bytes>) -> Self::Future {
-        let service = self.0.clone();
-        Box::pin(async move { service.batch_unread(request).await })
-    }
+/// As generated services say it.
+fn no_such_method() -> Response<Body> {
+    let mut response = Response::new(Body::default());
+    let headers = response.headers_mut();
+    headers.insert(Status::GRPC_STATUS, HeaderValue::from(Code::Unimplemented as i32));
+    headers.insert(header::CONTENT_TYPE, tonic::metadata::GRPC_CONTENT_TYPE);
+    response
 }
 
 struct CheckStream(Service);
 
 impl StreamingService<Bytes> for CheckStream {
-    type Response = v1::CheckStreamResponse;
+    type Response = super::written::StreamWritten;
     type ResponseStream = stream::Answers;
-    type Future = Pin<Box<dyn Future<Output = Result<tonic::Response<stream::Answers>, tonic::Status>> + Send>>;
+    type Future = BoxFuture<'static, Result<tonic::Response<stream::Answers>, Status>>;
 
     fn call(&mut self, request: tonic::Request<Streaming<Bytes>>) -> Self::Future {
         let service = self.0.clone();
-        Box::pin(async move { service.stream_unread(request).await })
+        Box::pin(async move { service.check_stream(request).await })
     }
 }

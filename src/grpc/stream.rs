@@ -22,7 +22,8 @@ use tonic::{Code, Status};
 use tracing::Instrument as _;
 
 use super::convert::stream::{Memory, apart, deadline};
-use super::{convert, status};
+use super::status;
+use super::written::{Answered, CheckWritten, StreamWritten};
 use crate::model::question::{Question, Subject};
 use crate::pdp::stream::{Coming, Holder, Seat};
 use crate::pdp::{AskedKey, Call, DecideError, Pdp, Told};
@@ -44,7 +45,7 @@ pub(super) struct Leaving(pub(super) CancellationToken);
 
 /// The answers of one stream, and at last how it ended.
 pub struct Answers {
-    coming: Receiver<v1::CheckStreamResponse>,
+    coming: Receiver<StreamWritten>,
     end: Option<oneshot::Receiver<Result<(), Status>>>,
 }
 
@@ -53,7 +54,7 @@ struct Conversation {
     pdp: Arc<Pdp>,
     /// With the deadline of a question that names none.
     call: Arc<Call>,
-    answers: Sender<v1::CheckStreamResponse>,
+    answers: Sender<StreamWritten>,
     leaving: Leaving,
     /// When the client said that it would wait no longer.
     patience: Option<Duration>,
@@ -61,7 +62,7 @@ struct Conversation {
 }
 
 /// A place for an answer.
-type Place = OwnedPermit<v1::CheckStreamResponse>;
+type Place = OwnedPermit<StreamWritten>;
 
 /// What one stream has told.
 struct Opened {
@@ -288,18 +289,14 @@ impl Conversation {
         question: Result<Option<(Subject, Question)>, Misfit>,
         place: Place,
     ) -> Option<u64> {
-        use v1::check_stream_response::Result as Wire;
         // A panic is the end of this question, and of no other.
         let decided = AssertUnwindSafe(self.pdp.check_in_stream(&call, coming, question)).catch_unwind().await;
         let decided = match decided {
             Ok(decided) => decided,
             Err(_) => Err(self.pdp.record_refused(&call, DecideError::Panicked).await),
         };
-        let result = match decided {
-            Ok(answer) => Wire::Response(convert::answer(&answer)),
-            Err(refusal) => Wire::Error(status::to_item_error(&refusal)),
-        };
-        place.send(v1::CheckStreamResponse { id, result: Some(result) });
+        let result = decided.as_ref().map(CheckWritten::of).map_err(status::to_item_error);
+        place.send(StreamWritten { id, result: Answered(result) });
         is_new.then_some(id)
     }
 
@@ -362,7 +359,7 @@ fn unreadable(status: &Status) -> Option<DecideError> {
 }
 
 impl Stream for Answers {
-    type Item = Result<v1::CheckStreamResponse, Status>;
+    type Item = Result<StreamWritten, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         match self.coming.poll_recv(context) {

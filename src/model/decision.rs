@@ -233,4 +233,6 @@ pub struct Answer {
     pub reusable_for: Duration,
     /// Whether the caller may see the determining policies.
     pub show_policies: bool,
+    /// Of one that is given again: what a door wrote the last time, all but the id and how long it may be reused.
+    pub said: Option<std::sync::Arc<std::sync::OnceLock<bytes::Bytes>>>,
 }

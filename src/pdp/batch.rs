@@ -18,6 +18,19 @@ use crate::tls::peer::Peer;
 
 /// Items that are worth waking a thread for.
 const WORTH: usize = 16;
+/// How long a batch may keep a thread before everybody else has their turn.
+const TURN: Duration = Duration::from_millis(1);
+
+/// An item that has to be read and decided.
+struct Unknown {
+    /// Its place in the batch.
+    index: usize,
+    item: Bytes,
+    key: Option<Key>,
+}
+
+/// The places of items that another thread looks at, and what it found.
+type Part = (Vec<usize>, oneshot::Receiver<Vec<(usize, Looked)>>);
 
 /// What is the same for every item.
 struct Batch {
@@ -54,7 +67,7 @@ pub(super) enum Looked {
 impl Pdp {
     /// Looks at every item, in order; those past `due` are not looked at any more. `known` is what is known of the call.
     pub(super) async fn look_at_all(self: &Arc<Self>, opened: Opened, known: &Known, due: Duration) -> Vec<Looked> {
-        let Opened { caller, who, peer, mut items, read, entities, key, bundle } = opened;
+        let Opened { caller, who, peer, items, read, entities, key, bundle } = opened;
         let mut vouched = known.vouched.clone();
         // Every item has the same entities.
         vouched.extend(asserted::of_entities(&entities, &bundle));
@@ -73,12 +86,40 @@ impl Pdp {
         let batch =
             Arc::new(Batch { caller, who, bundle, facts, vouched, common: Arc::new(common), read, peer, key, due });
 
+        // What was answered before takes less time than to wake a thread.
+        let mut looked = Vec::with_capacity(items.len());
+        let mut unknown = Vec::new();
+        let mut turn = self.clock.monotonic();
+        for (index, item) in items.into_iter().enumerate() {
+            let begun = self.begin();
+            if begun.monotonic.saturating_sub(turn) >= TURN {
+                tokio::task::yield_now().await;
+                turn = self.clock.monotonic();
+            }
+            let key = batch.key.as_ref().map(|shared| self.recalls.item_key(shared, &item));
+            match key.as_ref().and_then(|key| self.look_up_item(&batch, key, &begun)) {
+                Some(again) => looked.push((index, Looked::Up(begun, again))),
+                None => unknown.push(Unknown { index, item, key }),
+            }
+        }
+        self.look_at_unknown(&batch, unknown, &mut looked).await;
+        looked.sort_unstable_by_key(|(index, _)| *index);
+        looked.into_iter().map(|(_, looked)| looked).collect()
+    }
+
+    /// Looks at items on as many threads as are free.
+    async fn look_at_unknown(
+        self: &Arc<Self>,
+        batch: &Arc<Batch>,
+        mut items: Vec<Unknown>,
+        looked: &mut Vec<(usize, Looked)>,
+    ) {
         let parts = (items.len() / WORTH).clamp(1, self.crew.threads().saturating_add(1));
         let size = items.len().div_ceil(parts).max(1);
         let mut elsewhere = Vec::new();
         while items.len() > size {
             let part = items.split_off(items.len() - size);
-            match self.share_out(&batch, part) {
+            match self.share_out(batch, part) {
                 Ok(part) => elsewhere.push(part),
                 Err(part) => {
                     items.extend(part);
@@ -86,53 +127,44 @@ impl Pdp {
                 }
             }
         }
-        let mut looked = Vec::with_capacity(items.len());
         for item in items {
-            looked.push(self.look_at(&batch, &item));
+            looked.push((item.index, self.look_at(batch, &item)));
             // A long batch must not keep a thread from everybody else's questions.
             tokio::task::yield_now().await;
         }
-        // The last part was handed out first.
-        for (size, coming) in elsewhere.into_iter().rev() {
+        for (indices, coming) in elsewhere {
             match coming.await {
                 Ok(part) => looked.extend(part),
-                Err(_) => looked.extend((0..size).map(|_| self.spoilt(&batch))),
+                Err(_) => looked.extend(indices.into_iter().map(|index| (index, self.spoilt(batch)))),
             }
         }
-        looked
     }
 
     /// Hands a part to another thread, or gives it back.
-    fn share_out(
-        self: &Arc<Self>,
-        batch: &Arc<Batch>,
-        part: Vec<Bytes>,
-    ) -> Result<(usize, oneshot::Receiver<Vec<Looked>>), Vec<Bytes>> {
-        let size = part.len();
+    fn share_out(self: &Arc<Self>, batch: &Arc<Batch>, part: Vec<Unknown>) -> Result<Part, Vec<Unknown>> {
+        let indices = part.iter().map(|item| item.index).collect();
         let (tell, coming) = oneshot::channel();
         let part = Arc::new(Mutex::new(part));
         let (pdp, batch, taken) = (Arc::clone(self), Arc::clone(batch), Arc::clone(&part));
         let is_taken = self.crew.take(move || {
             let part = std::mem::take(&mut *taken.lock());
             // Nobody waits any more if the call has ended.
-            let _ = tell.send(part.into_iter().map(|item| pdp.look_at(&batch, &item)).collect());
+            let _ = tell.send(part.into_iter().map(|item| (item.index, pdp.look_at(&batch, &item))).collect());
         });
-        if is_taken { Ok((size, coming)) } else { Err(std::mem::take(&mut *part.lock())) }
+        if is_taken { Ok((indices, coming)) } else { Err(std::mem::take(&mut *part.lock())) }
+    }
+
+    /// What an item was answered before, if all of its batch still counts and there is time.
+    fn look_up_item(&self, batch: &Batch, key: &Key, begun: &Begun) -> Option<LookedUp> {
+        let is_in_time = begun.monotonic < batch.due && batch.who.refusal.is_none();
+        let peer = batch.peer.as_ref().filter(|_| is_in_time)?;
+        self.look_up(key, peer, &batch.caller, &batch.bundle, batch.who.token.as_ref(), begun)
     }
 
     /// One item. A panic is the end of this one, and of no other.
-    fn look_at(&self, batch: &Batch, item: &[u8]) -> Looked {
+    fn look_at(&self, batch: &Batch, Unknown { item, key, .. }: &Unknown) -> Looked {
         let begun = self.begin();
-        let key = batch.key.as_ref().map(|shared| self.recalls.item_key(shared, item));
-        if let Some(key) = &key
-            && begun.monotonic < batch.due
-            && batch.who.refusal.is_none()
-            && let Some(peer) = &batch.peer
-            && let Some(again) = self.look_up(key, peer, &batch.caller, &batch.bundle, batch.who.token.as_ref(), &begun)
-        {
-            return Looked::Up(begun, again);
-        }
-        let mut known = Known { key, ..self.known_of(batch) };
+        let mut known = Known { key: *key, ..self.known_of(batch) };
         let late = begun.monotonic >= batch.due;
         let read = || (batch.read)(item, &self.limits);
         let item = if late { Ok(Err(DecideError::Deadline)) } else { catch_unwind(AssertUnwindSafe(read)).map(Ok) };

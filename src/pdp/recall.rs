@@ -8,9 +8,10 @@
 //! An entry is made when a question hits the cache of rulings, and ends when that ruling does. It holds no token: the key is
 //! a keyed hash of the message, and the record's template holds what a record may say.
 
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use moka::sync::Cache;
 
 use super::{Begun, Call, DecideError, Decided, Known, Pdp, Refusal, traces, what_became, words};
@@ -60,6 +61,8 @@ struct Recalled {
     level: &'static str,
     action: ActionLabel,
     tally: Tally,
+    /// What the caller was told, as its door wrote it.
+    said: Arc<OnceLock<Bytes>>,
     reusable: bool,
 }
 
@@ -84,7 +87,9 @@ impl Recalls {
             Cache::builder()
                 .max_capacity(config.question_bytes)
                 .weigher(|_, recalled: &Arc<Recalled>| {
-                    u32::try_from(recalled.record.bytes() + ENTRY_BYTES).unwrap_or(u32::MAX)
+                    // What is said of a ruling takes about what the ruling does.
+                    let bytes = recalled.record.bytes() + recalled.ruling.bytes() + ENTRY_BYTES;
+                    u32::try_from(bytes).unwrap_or(u32::MAX)
                 })
                 .time_to_live(config.decision_ttl)
                 .build()
@@ -252,6 +257,7 @@ impl Pdp {
         let stage = self.stage("record", shown);
         let written = self.trail.write_again(&again.recalled.record, &record).await;
         stage.end(what_became(&written));
+        self.count_again(&written, 1);
         self.concluded(begun, again, shown, written)
     }
 
@@ -277,6 +283,7 @@ impl Pdp {
             .collect();
         let written = self.trail.write_all_again(&records).await;
         stage.end_each(alike.len());
+        self.count_again(&written, alike.len());
         for (index, begun, again) in &alike {
             let written = written.as_ref().map(|()| ()).map_err(AuditError::for_each);
             answers.push((*index, self.concluded(begun, again, false, written)));
@@ -284,6 +291,7 @@ impl Pdp {
         for (index, begun, again) in &others {
             let record = self.record_again(call, begun, again, place(*index));
             let written = self.trail.write_again(&again.recalled.record, &record).await;
+            self.count_again(&written, 1);
             answers.push((*index, self.concluded(begun, again, false, written)));
         }
         answers
@@ -308,6 +316,13 @@ impl Pdp {
         }
     }
 
+    fn count_again(&self, written: &Result<(), AuditError>, questions: usize) {
+        self.metrics.records(what_became(written), questions as u64);
+        if written.is_ok() {
+            self.metrics.cache_lookups("decisions", CacheUse::Hit.as_str(), questions as u64);
+        }
+    }
+
     /// The answer whose record was written, or not.
     fn concluded(
         &self,
@@ -317,7 +332,6 @@ impl Pdp {
         written: Result<(), AuditError>,
     ) -> Result<Answer, Refusal> {
         let LookedUp { recalled, revision, reusable_for, show_policies, peer: _ } = again;
-        self.metrics.audit_record(what_became(&written));
         let tell = |end: End<'_>| {
             if shown {
                 let level = Some(recalled.level);
@@ -333,7 +347,6 @@ impl Pdp {
         }
         let ((outcome, denial), cache) = (words(&recalled.ruling), CacheUse::Hit);
         tell(End::Answered { outcome, denial, cache: cache.as_str(), revision: revision.short() });
-        self.metrics.cache_lookup("decisions", cache.as_str());
         recalled.tally.add(self.since(begun.monotonic));
         Ok(Answer {
             decision_id: begun.id,
@@ -342,6 +355,7 @@ impl Pdp {
             cache,
             reusable_for: *reusable_for,
             show_policies: *show_policies,
+            said: Some(Arc::clone(&recalled.said)),
         })
     }
 
@@ -382,6 +396,7 @@ impl Pdp {
         };
         let recalled = Recalled {
             tally: self.metrics.tally(answered),
+            said: Arc::default(),
             bundle: Arc::downgrade(&bundle),
             standing,
             ruling: Arc::clone(&decided.ruling),

@@ -5,7 +5,7 @@
 
 use std::marker::PhantomData;
 
-use bytes::{Buf as _, Bytes};
+use bytes::{Buf as _, BufMut, Bytes};
 use prost::Message;
 use tonic::Status;
 use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
@@ -23,9 +23,22 @@ pub struct SliceCodec<T, U>(PhantomData<(T, U)>);
 #[derive(Debug, Clone)]
 pub struct UnreadCodec<T>(PhantomData<T>);
 
+/// What is written as it stands: not every message has to be one of the library's.
+pub trait Outgoing: Send + 'static {
+    /// How many bytes it takes.
+    fn bytes(&self) -> usize;
+
+    /// Writes it. There is room for it.
+    fn put(&self, to: &mut impl BufMut);
+}
+
 /// Writes messages.
 #[derive(Debug, Clone)]
 pub struct Writes<T>(PhantomData<T>);
+
+/// Writes what knows how.
+#[derive(Debug, Clone)]
+pub struct Puts<T>(PhantomData<T>);
 
 /// Reads messages.
 #[derive(Debug, Clone)]
@@ -62,14 +75,14 @@ impl<T: Message + 'static, U: Message + Default + 'static> Codec for SliceCodec<
     }
 }
 
-impl<T: Message + 'static> Codec for UnreadCodec<T> {
+impl<T: Outgoing> Codec for UnreadCodec<T> {
     type Encode = T;
     type Decode = Bytes;
-    type Encoder = Writes<T>;
+    type Encoder = Puts<T>;
     type Decoder = Takes;
 
-    fn encoder(&mut self) -> Writes<T> {
-        Writes(PhantomData)
+    fn encoder(&mut self) -> Puts<T> {
+        Puts(PhantomData)
     }
 
     fn decoder(&mut self) -> Takes {
@@ -84,6 +97,21 @@ impl<T: Message> Encoder for Writes<T> {
     fn encode(&mut self, item: T, to: &mut EncodeBuf<'_>) -> Result<(), Status> {
         to.reserve(item.encoded_len());
         item.encode(to).map_err(|_| Status::internal("the message does not fit"))
+    }
+
+    fn buffer_settings(&self) -> BufferSettings {
+        buffer()
+    }
+}
+
+impl<T: Outgoing> Encoder for Puts<T> {
+    type Item = T;
+    type Error = Status;
+
+    fn encode(&mut self, item: T, to: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        to.reserve(item.bytes());
+        item.put(to);
+        Ok(())
     }
 
     fn buffer_settings(&self) -> BufferSettings {

@@ -554,8 +554,7 @@ impl Judge<'_> {
             self.judge(subject.as_ref(), &question, &answer)?;
             return Ok(vec![answer.decision_id]);
         }
-        let request = v1::BatchCheckRequest::decode(&case.bytes[..]).map_err(|error| error.to_string())?;
-        let shared = convert::batch(request, limits).map_err(|misfit| format!("{misfit:?}"))?;
+        let shared = convert::batch(case.bytes.clone().into(), limits).map_err(|error| format!("{error:?}"))?;
         let subject = self.subject(case.service, shared.subject).await;
         let results = reply.batch().results;
         if results.len() != shared.items.len() {
@@ -566,7 +565,8 @@ impl Judge<'_> {
             match result.result.ok_or("an empty result")? {
                 v1::batch_check_result::Result::Response(answer) => {
                     count(format!("item {}", told(&answer)));
-                    let question = (question.read)(limits).map_err(|misfit| format!("answered, though {misfit:?}"))?;
+                    let question =
+                        (shared.read)(&question, limits).map_err(|misfit| format!("answered, though {misfit:?}"))?;
                     self.judge(subject.as_ref(), &question, &answer)?;
                     ids.push(answer.decision_id);
                 }

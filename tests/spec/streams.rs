@@ -437,7 +437,7 @@ async fn what_was_asked_before_is_answered_anew_once_anything_behind_it_has_chan
     gatepost.world.write("policies/zz.cedar", forbid).unwrap();
     eventually("the change is in force", || *gatepost.pdp.store.current().revision() != revision).await;
     again(&mut talk, &described, "DENY FORBIDDEN").await;
-    std::fs::remove_file(gatepost.world.path("policies/zz.cedar")).unwrap();
+    std::fs::remove_file(gatepost.path("policies/zz.cedar")).unwrap();
     eventually("and again", || *gatepost.pdp.store.current().revision() == revision).await;
     again(&mut talk, &described, "ALLOW").await;
 

@@ -110,18 +110,20 @@ impl Watch {
             self.missed();
             return;
         }
-        self.tell_of(call.decision_id, Arc::new(self.facts(call)));
+        self.tell_of([(call.decision_id, Arc::new(self.facts(call)))]);
     }
 
-    /// Leaves word of a call that is like one before.
-    pub(in crate::audit) fn tell_of(&self, decision_id: DecisionId, facts: Arc<Facts>) {
-        let seen = Seen { at: self.clock.monotonic(), decision_id, facts };
+    /// Leaves word of calls that are like others before.
+    pub(in crate::audit) fn tell_of(&self, calls: impl IntoIterator<Item = (DecisionId, Arc<Facts>)>) {
+        let at = self.clock.monotonic();
         let mut waiting = self.waiting.lock();
-        if waiting.seen.len() >= WAITING {
-            waiting.missed += 1;
-            return;
+        for (decision_id, facts) in calls {
+            if waiting.seen.len() >= WAITING {
+                waiting.missed += 1;
+            } else {
+                waiting.seen.push(Seen { at, decision_id, facts });
+            }
         }
-        waiting.seen.push(seen);
         let asleep = std::mem::take(&mut waiting.asleep);
         drop(waiting);
         if asleep {

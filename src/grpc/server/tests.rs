@@ -2,8 +2,8 @@ use std::future::Future;
 use std::io;
 use std::time::SystemTime;
 
-use axum::Extension;
 use axum::routing::get;
+use axum::{Extension, Router};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::client::conn::http2::SendRequest;
 use rustls_pki_types::{CertificateDer, ServerName};
