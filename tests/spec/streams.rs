@@ -445,7 +445,8 @@ async fn what_was_asked_before_is_answered_anew_once_anything_behind_it_has_chan
     ops.revoke_subject(subject_request("alice")).await.unwrap();
     again(&mut talk, &described, "DENY TOKEN_REVOKED").await;
     let records = gatepost.call_records();
-    let operations = records.iter().filter(|record| record["api"]["operation"] == "CheckStream").count();
+    let operations =
+        records.iter().filter(|record| record["unmapped"]["gatepost"]["operation"] == "CheckStream").count();
     assert_eq!(operations as u64, id, "a record each");
 }
 
