@@ -10,8 +10,6 @@
 //! appending 4 KiB and `fdatasync`, because a time of `durable` means something only beside it. Compare the ratios.
 
 use std::io::Write as _;
-use std::net::TcpListener;
-use std::path::Path;
 use std::time::Duration;
 
 use clap::Parser;
@@ -19,32 +17,14 @@ use comfy_table::{CellAlignment, Table, presets};
 use gatepost::clock::SystemClock;
 use serde_json::json;
 
-#[path = "support/connection.rs"]
 #[expect(dead_code, reason = "the other benches ask for more")]
-mod connection;
-#[path = "support/disk.rs"]
-mod disk;
-#[path = "support/fixture.rs"]
-#[expect(dead_code, reason = "the other benches ask for more")]
-mod fixture;
-#[path = "support/generated.rs"]
-mod generated;
-#[path = "support/load.rs"]
-#[expect(dead_code, reason = "the other benches ask for more")]
-mod load;
-#[path = "support/questions.rs"]
-#[expect(dead_code, reason = "the other benches ask for more")]
-mod questions;
-#[path = "support/server.rs"]
-#[expect(dead_code, reason = "the other benches ask for more")]
-mod server;
+mod support;
 
-use fixture::Fixture;
-use load::{Load, Measured, Questions};
-use questions::Topic;
-use server::ServerProcess;
-
-type Failure = Box<dyn std::error::Error + Send + Sync>;
+use support::fixture::Fixture;
+use support::load::{Load, Measured, Questions};
+use support::questions::Topic;
+use support::server::{self, ServerProcess};
+use support::{Failure, disk};
 
 /// Compares the modes of the audit trail.
 #[derive(Parser)]
@@ -182,13 +162,4 @@ fn print(options: &Options, rows: &[(&'static str, Measured)], disk: Disk) -> Re
         disk.p50,
         disk.p99,
     )?)
-}
-
-fn free_port() -> Result<u16, Failure> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
-}
-
-/// Reads a PEM file as rustls wants it.
-fn pem(path: &Path) -> Result<Vec<u8>, Failure> {
-    std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()).into())
 }

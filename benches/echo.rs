@@ -10,11 +10,13 @@
 //! the stored answers are Gatepost's own, so that messages have the same size. Rounds are interleaved, so that a machine
 //! that gets slower harms all alike; medians over rounds are printed. CPU is what the kernel charged
 //! to the threads of the server, not to the load generator beside it. The figures to compare are the ratios.
+//!
+//! `--policies N` asks a server with a generated bundle as well, about another document each time; its own tuned echo gets
+//! the same questions. `--cerbos PATH` asks a peer.
 
 use std::collections::HashMap;
 use std::io::Write as _;
-use std::net::TcpListener;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,30 +26,14 @@ use comfy_table::{CellAlignment, Table, presets};
 use gatepost::clock::SystemClock;
 use serde_json::{Value, json};
 
-#[path = "support/connection.rs"]
-#[expect(dead_code, reason = "another bench asks for more")]
-mod connection;
-#[path = "support/disk.rs"]
-mod disk;
-#[path = "support/fixture.rs"]
-#[expect(dead_code, reason = "another bench asks for more")]
-mod fixture;
-#[path = "support/generated.rs"]
-mod generated;
-#[path = "support/load.rs"]
-#[expect(dead_code, reason = "another bench asks for more")]
-mod load;
-#[path = "support/questions.rs"]
-mod questions;
-#[path = "support/server.rs"]
-mod server;
+#[expect(dead_code, reason = "the other benches ask for more")]
+mod support;
 
-use fixture::Fixture;
-use load::{Load, Measured, Questions};
-use questions::Topic;
-use server::ServerProcess;
-
-type Failure = Box<dyn std::error::Error + Send + Sync>;
+use support::fixture::Fixture;
+use support::load::{Load, Measured, Questions};
+use support::questions::Topic;
+use support::server::{self, ServerProcess};
+use support::{Failure, cerbos, connection, disk, free_port};
 
 /// Compares Gatepost with a bare echo server.
 #[derive(Parser)]
@@ -67,6 +53,9 @@ struct Options {
     /// Ask a server with so many generated policies as well; may be repeated
     #[arg(long, value_name = "COUNT")]
     policies: Vec<usize>,
+    /// Ask this program of Cerbos as well, with TLS, a token and an audit file
+    #[arg(long, value_name = "PATH")]
+    cerbos: Option<PathBuf>,
     /// Only the row of this name; may be repeated
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
@@ -92,6 +81,8 @@ enum Who {
     Tuned(Topic),
     /// The stock echo.
     Stock,
+    /// Cerbos, in this world.
+    Cerbos,
 }
 
 /// One row of the table, before it is measured.
@@ -121,7 +112,7 @@ fn main() -> Result<(), Failure> {
 
 /// The rows that are asked for.
 fn chosen(options: &Options) -> Result<Vec<Subject>, Failure> {
-    let all = subjects(&options.policies);
+    let all = subjects(options);
     if let Some(unknown) = options.only.iter().find(|only| all.iter().all(|subject| subject.name != **only)) {
         let names: Vec<_> = all.iter().map(|subject| subject.name.as_str()).collect();
         return Err(format!("no row is called `{unknown}`; there are: {}", names.join("; ")).into());
@@ -130,7 +121,7 @@ fn chosen(options: &Options) -> Result<Vec<Subject>, Failure> {
     Ok(all.into_iter().filter(wanted).collect())
 }
 
-fn subjects(policies: &[usize]) -> Vec<Subject> {
+fn subjects(options: &Options) -> Vec<Subject> {
     let (tuned, stock) = (Who::Tuned(Topic::Shop), Who::Stock);
     let (queued, durable) = (Who::Gatepost(Topic::Shop, "async"), Who::Gatepost(Topic::Shop, "durable"));
     let row = |name: &str, who, questions| Subject { name: name.to_owned(), who, questions };
@@ -148,10 +139,13 @@ fn subjects(policies: &[usize]) -> Vec<Subject> {
         row("CheckStream, known, async", queued, Questions::SameStream),
         row("CheckStream, known, durable", durable, Questions::SameStream),
     ];
-    for count in policies {
+    for count in &options.policies {
         let topic = Topic::Documents(*count);
         rows.push(row(&format!("tuned echo, {count} policies"), Who::Tuned(topic), Questions::Fresh));
         rows.push(row(&format!("Check, new, {count} policies"), Who::Gatepost(topic, "async"), Questions::Fresh));
+    }
+    if options.cerbos.is_some() {
+        rows.push(row("Cerbos", Who::Cerbos, Questions::Cerbos));
     }
     rows
 }
@@ -159,7 +153,7 @@ fn subjects(policies: &[usize]) -> Vec<Subject> {
 async fn measure(options: &Options, subjects: Vec<Subject>) -> Result<Found, Failure> {
     let clock = SystemClock::shared();
     let duration = Duration::try_from_secs_f64(options.seconds)?;
-    let mut servers = Servers::default();
+    let mut servers = Servers { running: HashMap::new(), cerbos: options.cerbos.clone() };
     let mut loads = Vec::new();
     for Subject { name, who, questions } in subjects {
         let running = servers.find_or_start(who).await?;
@@ -183,8 +177,10 @@ async fn measure(options: &Options, subjects: Vec<Subject>) -> Result<Found, Fai
 }
 
 /// The servers that run so far; none is started that no row needs.
-#[derive(Default)]
-struct Servers(HashMap<Who, Arc<Running>>);
+struct Servers {
+    running: HashMap<Who, Arc<Running>>,
+    cerbos: Option<PathBuf>,
+}
 
 struct Running {
     fixture: Arc<Fixture>,
@@ -197,12 +193,13 @@ impl Servers {
             Who::Gatepost(topic, mode) => self.gatepost(topic, mode).await,
             Who::Tuned(topic) => self.echo(who, topic).await,
             Who::Stock => self.echo(who, Topic::Shop).await,
+            Who::Cerbos => self.cerbos().await,
         }
     }
 
     async fn gatepost(&mut self, topic: Topic, mode: &'static str) -> Result<Arc<Running>, Failure> {
         let who = Who::Gatepost(topic, mode);
-        if let Some(running) = self.0.get(&who) {
+        if let Some(running) = self.running.get(&who) {
             return Ok(Arc::clone(running));
         }
         let fixture = Arc::new(Fixture::make(topic, mode)?);
@@ -212,7 +209,7 @@ impl Servers {
 
     /// An echo sends back what Gatepost has answered, so there has to be one to ask first.
     async fn echo(&mut self, who: Who, topic: Topic) -> Result<Arc<Running>, Failure> {
-        if let Some(running) = self.0.get(&who) {
+        if let Some(running) = self.running.get(&who) {
             return Ok(Arc::clone(running));
         }
         let fixture = Arc::clone(&self.gatepost(topic, "async").await?.fixture);
@@ -234,9 +231,16 @@ impl Servers {
         Ok(self.keep(who, fixture, process))
     }
 
+    async fn cerbos(&mut self) -> Result<Arc<Running>, Failure> {
+        let program = self.cerbos.as_ref().ok_or("no program of Cerbos is given")?;
+        let fixture = Arc::new(Fixture::make(Topic::Shop, "async")?);
+        let process = cerbos::start(program, &fixture).await?;
+        Ok(self.keep(Who::Cerbos, fixture, process))
+    }
+
     fn keep(&mut self, who: Who, fixture: Arc<Fixture>, process: ServerProcess) -> Arc<Running> {
         let running = Arc::new(Running { fixture, process });
-        self.0.insert(who, Arc::clone(&running));
+        self.running.insert(who, Arc::clone(&running));
         running
     }
 }
@@ -309,13 +313,4 @@ fn print(options: &Options, found: &Found) -> Result<(), Failure> {
         found.fdatasync_us,
     )?;
     Ok(())
-}
-
-fn free_port() -> Result<u16, Failure> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
-}
-
-/// Reads a PEM file as rustls wants it.
-fn pem(path: &Path) -> Result<Vec<u8>, Failure> {
-    std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()).into())
 }

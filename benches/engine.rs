@@ -20,14 +20,11 @@ use gatepost::model::question::{FieldMode, FieldQuery, FieldSelection, Question,
 use gatepost::policy::{Bundle, BundleFiles, BundleOptions, SubjectData};
 use serde::{Deserialize, Serialize};
 
-#[path = "support/generated.rs"]
-mod generated;
-#[path = "support/process.rs"]
-mod process;
+#[expect(dead_code, reason = "the other benches ask for more")]
+mod support;
 
-use process::{charged, resident};
-
-type Failure = Box<dyn std::error::Error + Send + Sync>;
+use support::process::{charged, resident};
+use support::{Failure, generated};
 
 /// The same as in the binary.
 #[global_allocator]

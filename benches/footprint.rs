@@ -10,8 +10,6 @@
 //! granted: after the memory is read the same questions are put again, and its metrics have to count as many hits.
 
 use std::io::Write as _;
-use std::net::TcpListener;
-use std::path::Path;
 use std::time::Duration;
 
 use clap::Parser;
@@ -19,35 +17,14 @@ use gatepost::clock::{SharedClock, SystemClock};
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-#[path = "support/connection.rs"]
-#[expect(dead_code, reason = "another bench asks for more")]
-mod connection;
-#[path = "support/disk.rs"]
-#[expect(dead_code, reason = "another bench asks for more")]
-mod disk;
-#[path = "support/fixture.rs"]
-mod fixture;
-#[path = "support/generated.rs"]
-mod generated;
-#[path = "support/load.rs"]
-#[expect(dead_code, reason = "another bench asks for more")]
-mod load;
-#[path = "support/process.rs"]
-#[expect(dead_code, reason = "another bench asks for more")]
-mod process;
-#[path = "support/questions.rs"]
-#[expect(dead_code, reason = "another bench asks for more")]
-mod questions;
-#[path = "support/server.rs"]
-#[expect(dead_code, reason = "another bench asks for more")]
-mod server;
+#[expect(dead_code, reason = "the other benches ask for more")]
+mod support;
 
-use fixture::Fixture;
-use load::{Load, Questions};
-use questions::Topic;
-use server::ServerProcess;
-
-type Failure = Box<dyn std::error::Error + Send + Sync>;
+use support::fixture::Fixture;
+use support::load::{Load, Questions};
+use support::questions::Topic;
+use support::server::{self, ServerProcess};
+use support::{Failure, connection, process};
 
 /// Measures start and memory.
 #[derive(Parser)]
@@ -163,13 +140,4 @@ fn print(options: &Options, found: &Found) -> Result<(), Failure> {
         options.rulings,
         found.hits,
     )?)
-}
-
-fn free_port() -> Result<u16, Failure> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
-}
-
-/// Reads a PEM file as rustls wants it.
-fn pem(path: &Path) -> Result<Vec<u8>, Failure> {
-    std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()).into())
 }

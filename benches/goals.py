@@ -183,11 +183,27 @@ def build(profile):
     return {one["target"]["name"]: one["executable"] for one in artifacts}
 
 
+def cerbos(given):
+    """The program to compare with, where one is given."""
+    if given != "install":
+        return given and pathlib.Path(given).resolve()
+    folder = ROOT / "target/cerbos"
+    program = folder / "node_modules/@cerbos/cerbos-linux-x64/cerbos-linux-x64"
+    if not program.exists():
+        tell("installing Cerbos")
+        command = ["npm", "install", "--silent", "--prefix", folder, "@cerbos/cerbos-linux-x64@0.55.0"]
+        try:
+            subprocess.run(command, stdout=sys.stderr, check=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            sys.exit(f"goals: Cerbos could not be installed: {error}")
+    return program
+
+
 class Run:
     """What all parts of a run share."""
 
     def __init__(self, executables, options):
-        self.executables, self.cerbos = executables, options.cerbos
+        self.executables, self.cerbos = executables, cerbos(options.cerbos)
         self.rounds, self.seconds = options.rounds, options.seconds
 
     def bench(self, name, options):
@@ -293,6 +309,8 @@ def read_options():
     found = options.parse_args()
     if found.runs < 1 or found.rounds < 1 or found.seconds <= 0:
         options.error("--runs, --rounds and --seconds have to be more than nothing")
+    if found.cerbos not in (None, "install") and not os.access(found.cerbos, os.X_OK):
+        options.error(f"--cerbos: {found.cerbos} is no program")
     if not chosen(found.only):
         names = "\n  ".join(dict.fromkeys(goal.name for goal in GOALS))
         options.error(f"no row holds {' or '.join(map(repr, found.only))}; there are:\n  {names}")

@@ -25,13 +25,11 @@ use rcgen::{KeyPair, RsaKeySize};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-#[path = "support/process.rs"]
-#[expect(dead_code, reason = "another bench asks for more")]
-mod process;
+#[expect(dead_code, reason = "the other benches ask for more")]
+mod support;
 
-use process::charged;
-
-type Failure = Box<dyn std::error::Error + Send + Sync>;
+use support::Failure;
+use support::process::charged;
 
 /// The same as in the binary.
 #[global_allocator]

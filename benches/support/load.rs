@@ -9,14 +9,15 @@ use gatepost::clock::SharedClock;
 use gatepost::proto::v1;
 use gatepost::proto::v1::decision_service_client::DecisionServiceClient;
 use tonic::Request;
+use tonic::client::Grpc;
 use tonic::transport::Channel;
 
-use super::Failure;
 use super::connection::channel;
 use super::disk::percentile_us;
 use super::fixture::Fixture;
 use super::questions::{BATCH, Topic};
 use super::server::{ServerProcess, cpu_time};
+use super::{Failure, cerbos};
 
 /// Questions under way on one stream.
 const WINDOW: usize = 64;
@@ -34,12 +35,14 @@ pub enum Questions {
     FreshBatch,
     /// One question over a stream, always the same; as many streams as connections.
     SameStream,
+    /// One question to Cerbos, always the same.
+    Cerbos,
 }
 
 impl Questions {
     fn per_call(self) -> u64 {
         match self {
-            Self::Same | Self::Fresh | Self::SameStream => 1,
+            Self::Same | Self::Fresh | Self::SameStream | Self::Cerbos => 1,
             Self::SameBatch | Self::FreshBatch => BATCH,
         }
     }
@@ -47,7 +50,7 @@ impl Questions {
 
 /// Connections to one server, and what to ask over them.
 pub struct Load {
-    channels: Vec<DecisionServiceClient<Channel>>,
+    lines: Vec<Line>,
     questions: Questions,
     topic: Topic,
     token: String,
@@ -55,6 +58,19 @@ pub struct Load {
     server: u32,
     /// Objects asked about so far. Shared by all calls, so that no object comes twice.
     objects: Arc<AtomicU64>,
+}
+
+/// A connection, and who may be at its other end.
+#[derive(Clone)]
+struct Line {
+    gatepost: DecisionServiceClient<Channel>,
+    cerbos: Grpc<Channel>,
+}
+
+impl Line {
+    fn new(channel: Channel) -> Self {
+        Self { gatepost: DecisionServiceClient::new(channel.clone()), cerbos: Grpc::new(channel) }
+    }
 }
 
 /// One measurement, or the medians of several.
@@ -102,15 +118,15 @@ impl Load {
         connections: usize,
         in_flight: usize,
     ) -> Result<Self, Failure> {
-        let mut channels = Vec::new();
+        let mut lines = Vec::new();
         for _ in 0..connections.max(1) {
-            channels.push(DecisionServiceClient::new(channel(fixture, server.port()).await?));
+            lines.push(Line::new(channel(fixture, server.port()).await?));
         }
         // Each load has objects of its own.
         static STARTS: AtomicU64 = AtomicU64::new(1);
         let objects = Arc::new(AtomicU64::new(STARTS.fetch_add(1, Ordering::Relaxed) << 40));
         let (topic, token) = (fixture.topic(), fixture.token().to_owned());
-        Ok(Self { channels, questions, topic, token, in_flight: in_flight.max(1), server: server.id(), objects })
+        Ok(Self { lines, questions, topic, token, in_flight: in_flight.max(1), server: server.id(), objects })
     }
 
     /// Asks for `duration`, as fast as answers come.
@@ -120,21 +136,21 @@ impl Load {
         }
         let (started, cpu) = (clock.monotonic(), cpu_time(self.server)?);
         let mut loops = tokio::task::JoinSet::new();
-        for channel in self.channels.iter().cycle().take(self.in_flight) {
-            let (mut channel, clock, objects) = (channel.clone(), Arc::clone(clock), Arc::clone(&self.objects));
+        for line in self.lines.iter().cycle().take(self.in_flight) {
+            let (mut line, clock, objects) = (line.clone(), Arc::clone(clock), Arc::clone(&self.objects));
             let (questions, topic, token) = (self.questions, self.topic, self.token.clone());
             loops.spawn(async move {
                 let mut latencies = Vec::new();
                 while clock.monotonic() - started < duration {
                     let first = match questions {
-                        Questions::Same | Questions::SameBatch | Questions::SameStream => 0,
+                        Questions::Same | Questions::SameBatch | Questions::SameStream | Questions::Cerbos => 0,
                         Questions::Fresh | Questions::FreshBatch => {
                             objects.fetch_add(questions.per_call(), Ordering::Relaxed)
                         }
                     };
                     let request = request(questions, topic, &token, first);
                     let asked = clock.monotonic();
-                    request.send(&mut channel).await?;
+                    request.send(&mut line).await?;
                     latencies.push(clock.monotonic() - asked);
                 }
                 Ok::<_, Failure>(latencies)
@@ -147,8 +163,8 @@ impl Load {
     pub async fn ask_about(&self, objects: Range<u64>) -> Result<(), Failure> {
         let next = Arc::new(AtomicU64::new(objects.start));
         let mut loops = tokio::task::JoinSet::new();
-        for channel in self.channels.iter().cycle().take(self.in_flight) {
-            let (mut channel, next) = (channel.clone(), Arc::clone(&next));
+        for line in self.lines.iter().cycle().take(self.in_flight) {
+            let (mut line, next) = (line.clone(), Arc::clone(&next));
             let (questions, topic, token) = (self.questions, self.topic, self.token.clone());
             loops.spawn(async move {
                 loop {
@@ -156,7 +172,7 @@ impl Load {
                     if first >= objects.end {
                         return Ok::<_, Failure>(());
                     }
-                    request(questions, topic, &token, first).send(&mut channel).await?;
+                    request(questions, topic, &token, first).send(&mut line).await?;
                 }
             });
         }
@@ -170,8 +186,8 @@ impl Load {
     async fn run_streams(&self, clock: &SharedClock, duration: Duration) -> Result<Measured, Failure> {
         let (started, cpu) = (clock.monotonic(), cpu_time(self.server)?);
         let mut loops = tokio::task::JoinSet::new();
-        for channel in &self.channels {
-            let (mut channel, clock) = (channel.clone(), Arc::clone(clock));
+        for line in &self.lines {
+            let (mut service, clock) = (line.gatepost.clone(), Arc::clone(clock));
             let (topic, token) = (self.topic, self.token.clone());
             loops.spawn(async move {
                 use v1::check_stream_request::Message;
@@ -183,7 +199,7 @@ impl Load {
                 };
                 ask.send(v1::CheckStreamRequest { message: Some(Message::Open(opening)) }).await?;
                 let mut answers =
-                    channel.check_stream(tokio_stream::wrappers::ReceiverStream::new(asking)).await?.into_inner();
+                    service.check_stream(tokio_stream::wrappers::ReceiverStream::new(asking)).await?.into_inner();
                 let (mut sent, mut latencies) = (std::collections::VecDeque::new(), Vec::new());
                 let mut id = 0;
                 loop {
@@ -233,6 +249,7 @@ impl Load {
 enum Call {
     One(Request<v1::CheckRequest>),
     Many(Request<v1::BatchCheckRequest>),
+    Cerbos(cerbos::Question),
 }
 
 fn request(questions: Questions, topic: Topic, token: &str, first: u64) -> Call {
@@ -248,16 +265,17 @@ fn request(questions: Questions, topic: Topic, token: &str, first: u64) -> Call 
             request.set_timeout(timeout);
             Call::Many(request)
         }
+        Questions::Cerbos => Call::Cerbos(cerbos::question(token)),
     }
 }
 
 impl Call {
     /// Sends it and looks at the answer: a fast refusal must not look like a fast decision.
-    async fn send(self, service: &mut DecisionServiceClient<Channel>) -> Result<(), Failure> {
+    async fn send(self, line: &mut Line) -> Result<(), Failure> {
         match self {
-            Self::One(request) => allowed(&service.check(request).await?.into_inner()),
+            Self::One(request) => allowed(&line.gatepost.check(request).await?.into_inner()),
             Self::Many(request) => {
-                let results = service.batch_check(request).await?.into_inner().results;
+                let results = line.gatepost.batch_check(request).await?.into_inner().results;
                 if results.len() as u64 != BATCH {
                     return Err("not as many answers as questions".into());
                 }
@@ -269,6 +287,7 @@ impl Call {
                 }
                 Ok(())
             }
+            Self::Cerbos(question) => cerbos::ask(&mut line.cerbos, question).await,
         }
     }
 }
