@@ -3,6 +3,7 @@
     python3 benches/goals.py                          three runs, median and worst; about six minutes, and a release build
     python3 benches/goals.py --runs 1 --only start    the rows whose names hold "start", once
     python3 benches/goals.py --markdown --json goals.json
+    python3 benches/goals.py --flame flames           and draws where the time of four kinds of call goes, with perf
 
 Builds the benches and the server in release, starts everything itself on loopback, and needs nothing but cargo. Figures are
 ratios where they can be, both sides measured in the same run; a machine that does other work still makes them worse, and
@@ -22,6 +23,8 @@ import statistics
 import subprocess
 import sys
 import time
+
+import flame
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # A part that takes longer than this hangs.
@@ -305,6 +308,7 @@ def read_options():
     options.add_argument("--cerbos", metavar="PATH", help="the program of Cerbos 0.55, to compare with; `install` gets it")
     options.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     options.add_argument("--json", metavar="FILE", type=pathlib.Path, help="write all that was measured there as well")
+    options.add_argument("--flame", metavar="FOLDER", type=pathlib.Path, help="draw flame graphs into it at the end")
     options.add_argument("--profile", default="release", help="cargo's profile; figures of others are no figures (release)")
     found = options.parse_args()
     if found.runs < 1 or found.rounds < 1 or found.seconds <= 0:
@@ -335,11 +339,19 @@ def main():
         raw.append(found)
     table = lines(goals, runs, options.cerbos)
     print(as_markdown(table) if options.markdown else as_text(table))
+    print(f"\n{options.runs} runs; calls: {options.rounds} rounds of {options.seconds:g} s in each; profile {options.profile}, {os.cpu_count()} cores")
     if options.json:
         machine = {"cores": os.cpu_count(), "system": platform.platform(), "profile": options.profile}
         rows = [dict(zip(table[0][:-1] + ["verdict"], line)) for line in table[1:]]
         options.json.write_text(json.dumps({"machine": machine, "goals": rows, "runs": raw}, indent=2) + "\n")
-    return 1 if any(by is None for one in runs for by, goal in zip(one, goals) if goal in measurable) else 0
+    failed = any(by is None for one in runs for by, goal in zip(one, goals) if goal in measurable)
+    if options.flame:
+        try:
+            flame.draw_all(run.executables["echo"], options.flame, tell)
+        except flame.Trouble as trouble:
+            tell(f"goals: no flame graphs: {trouble}")
+            failed = True
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
