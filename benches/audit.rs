@@ -79,9 +79,10 @@ async fn measure(options: &Options) -> Result<(Vec<(&'static str, Measured)>, Di
         let server = ServerProcess::start(&mut gatepost, fixture.port()).await?;
         let load = Load::connect(&fixture, &server, Questions::Same, options.connections, options.in_flight).await?;
         load.run(&clock, duration / 4).await?;
-        subjects.push((mode, fixture, server, load, Vec::new()));
+        // The server before its folder: they end in this order.
+        subjects.push((mode, server, fixture, load, Vec::new()));
     }
-    let folder = subjects.first().map(|(_, fixture, ..)| fixture.path("")).ok_or("nothing to measure")?;
+    let folder = subjects.first().map(|(_, _, fixture, ..)| fixture.path("")).ok_or("nothing to measure")?;
     let mut syncs = Vec::new();
     for round in 1..=options.rounds.max(1) {
         writeln!(std::io::stderr(), "round {round} of {}", options.rounds.max(1))?;

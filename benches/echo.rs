@@ -182,9 +182,10 @@ struct Servers {
     cerbos: Option<PathBuf>,
 }
 
+/// The process stands first, so that it ends before its folder goes.
 struct Running {
-    fixture: Arc<Fixture>,
     process: ServerProcess,
+    fixture: Arc<Fixture>,
 }
 
 impl Servers {
