@@ -9,32 +9,22 @@
 //! each; rounds are interleaved and medians over rounds are printed. Between rounds the disk itself is measured, by
 //! appending 4 KiB and `fdatasync`, because a time of `durable` means something only beside it. Compare the ratios.
 
-use std::fs::File;
 use std::io::Write as _;
-use std::net::TcpListener;
-use std::path::Path;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use clap::Parser;
 use comfy_table::{CellAlignment, Table, presets};
-use gatepost::clock::{SharedClock, SystemClock};
+use gatepost::clock::SystemClock;
 use serde_json::json;
 
-#[path = "support/fixture.rs"]
-mod fixture;
-#[path = "support/load.rs"]
-#[expect(dead_code, reason = "the other bench asks for more")]
-mod load;
-#[path = "support/server.rs"]
-#[expect(dead_code, reason = "the other bench asks for more")]
-mod server;
+#[expect(dead_code, reason = "the other benches ask for more")]
+mod support;
 
-use fixture::Fixture;
-use load::{Load, Measured, Questions};
-use server::ServerProcess;
-
-type Failure = Box<dyn std::error::Error + Send + Sync>;
+use support::fixture::Fixture;
+use support::load::{Load, Measured, Questions};
+use support::questions::Topic;
+use support::server::{self, ServerProcess};
+use support::{Failure, disk};
 
 /// Compares the modes of the audit trail.
 #[derive(Parser)]
@@ -81,47 +71,28 @@ async fn measure(options: &Options) -> Result<(Vec<(&'static str, Measured)>, Di
     let duration = Duration::try_from_secs_f64(options.seconds)?;
     let mut subjects = Vec::new();
     for mode in modes {
-        let fixture = Fixture::make(free_port()?, free_port()?, if mode == "none" { "async" } else { mode })?;
-        let mut gatepost = Command::new(env!("CARGO_BIN_EXE_gatepost"));
-        gatepost.arg("serve").arg("--config").arg(fixture.config());
+        let fixture = Fixture::make(Topic::Shop, if mode == "none" { "async" } else { mode })?;
+        let mut gatepost = server::gatepost(&fixture);
         if mode == "none" {
             gatepost.env("GATEPOST_BENCH_UNAUDITED", "1");
         }
-        let server = ServerProcess::start(gatepost.stdout(Stdio::null()), fixture.port()).await?;
+        let server = ServerProcess::start(&mut gatepost, fixture.port()).await?;
         let load = Load::connect(&fixture, &server, Questions::Same, options.connections, options.in_flight).await?;
         load.run(&clock, duration / 4).await?;
-        subjects.push((mode, fixture, server, load, Vec::new()));
+        // The server before its folder: they end in this order.
+        subjects.push((mode, server, fixture, load, Vec::new()));
     }
-    let folder = subjects.first().map(|(_, fixture, ..)| fixture.path("")).ok_or("nothing to measure")?;
+    let folder = subjects.first().map(|(_, _, fixture, ..)| fixture.path("")).ok_or("nothing to measure")?;
     let mut syncs = Vec::new();
     for round in 1..=options.rounds.max(1) {
         writeln!(std::io::stderr(), "round {round} of {}", options.rounds.max(1))?;
         for (_, _, _, load, rounds) in &mut subjects {
             rounds.push(load.run(&clock, duration).await?);
         }
-        syncs.extend(sync_times(&folder, &clock)?);
+        syncs.extend(disk::sync_times(&folder, &clock)?);
     }
-    syncs.sort_unstable();
-    let at = |share: f64| {
-        let index = ((syncs.len() as f64 - 1.0) * share).round() as usize;
-        syncs.get(index).map_or(f64::NAN, |took: &Duration| took.as_secs_f64() * 1e6)
-    };
-    let disk = Disk { p50: at(0.5), p99: at(0.99) };
+    let disk = Disk { p50: disk::percentile_us(&mut syncs, 0.5), p99: disk::percentile_us(&mut syncs, 0.99) };
     Ok((subjects.into_iter().map(|(mode, _, _, _, rounds)| (mode, Measured::median(&rounds))).collect(), disk))
-}
-
-/// How long the disk takes for 4 KiB, a hundred times.
-fn sync_times(folder: &Path, clock: &SharedClock) -> Result<Vec<Duration>, Failure> {
-    let mut file = File::create(folder.join("disk"))?;
-    let block = [0_u8; 4096];
-    let mut times = Vec::with_capacity(100);
-    for _ in 0..100 {
-        file.write_all(&block)?;
-        let begun = clock.monotonic();
-        file.sync_data()?;
-        times.push(clock.monotonic() - begun);
-    }
-    Ok(times)
 }
 
 fn print(options: &Options, rows: &[(&'static str, Measured)], disk: Disk) -> Result<(), Failure> {
@@ -192,13 +163,4 @@ fn print(options: &Options, rows: &[(&'static str, Measured)], disk: Disk) -> Re
         disk.p50,
         disk.p99,
     )?)
-}
-
-fn free_port() -> Result<u16, Failure> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
-}
-
-/// Reads a PEM file as rustls wants it.
-fn pem(path: &Path) -> Result<Vec<u8>, Failure> {
-    std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()).into())
 }

@@ -1,5 +1,6 @@
 //! The load: closed loops of calls over a few connections, every answer looked at, latencies and the server's CPU.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -7,17 +8,19 @@ use std::time::Duration;
 use gatepost::clock::SharedClock;
 use gatepost::proto::v1;
 use gatepost::proto::v1::decision_service_client::DecisionServiceClient;
-use hyper_util::rt::TokioIo;
-use prost::Message as _;
-use prost_types::{Struct, Value, value::Kind};
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tonic::Request;
-use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::client::Grpc;
+use tonic::transport::Channel;
 
+use super::connection::channel;
+use super::disk::percentile_us;
 use super::fixture::Fixture;
+use super::questions::{BATCH, Topic};
 use super::server::{ServerProcess, cpu_time};
-use super::{Failure, pem};
+use super::{Failure, cerbos};
+
+/// Questions under way on one stream.
+const WINDOW: usize = 64;
 
 /// What is asked.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -32,26 +35,42 @@ pub enum Questions {
     FreshBatch,
     /// One question over a stream, always the same; as many streams as connections.
     SameStream,
+    /// One question to Cerbos, always the same.
+    Cerbos,
 }
 
 impl Questions {
     fn per_call(self) -> u64 {
         match self {
-            Self::Same | Self::Fresh | Self::SameStream => 1,
-            Self::SameBatch | Self::FreshBatch => 100,
+            Self::Same | Self::Fresh | Self::SameStream | Self::Cerbos => 1,
+            Self::SameBatch | Self::FreshBatch => BATCH,
         }
     }
 }
 
 /// Connections to one server, and what to ask over them.
 pub struct Load {
-    channels: Vec<DecisionServiceClient<Channel>>,
+    lines: Vec<Line>,
     questions: Questions,
+    topic: Topic,
     token: String,
     in_flight: usize,
     server: u32,
     /// Objects asked about so far. Shared by all calls, so that no object comes twice.
     objects: Arc<AtomicU64>,
+}
+
+/// A connection, and who may be at its other end.
+#[derive(Clone)]
+struct Line {
+    gatepost: DecisionServiceClient<Channel>,
+    cerbos: Grpc<Channel>,
+}
+
+impl Line {
+    fn new(channel: Channel) -> Self {
+        Self { gatepost: DecisionServiceClient::new(channel.clone()), cerbos: Grpc::new(channel) }
+    }
 }
 
 /// One measurement, or the medians of several.
@@ -99,16 +118,15 @@ impl Load {
         connections: usize,
         in_flight: usize,
     ) -> Result<Self, Failure> {
-        let tls = client_tls(fixture)?;
-        let mut channels = Vec::new();
+        let mut lines = Vec::new();
         for _ in 0..connections.max(1) {
-            channels.push(DecisionServiceClient::new(channel(Arc::clone(&tls), server.port()).await?));
+            lines.push(Line::new(channel(fixture, server.port()).await?));
         }
         // Each load has objects of its own.
         static STARTS: AtomicU64 = AtomicU64::new(1);
         let objects = Arc::new(AtomicU64::new(STARTS.fetch_add(1, Ordering::Relaxed) << 40));
-        let token = fixture.token().to_owned();
-        Ok(Self { channels, questions, token, in_flight: in_flight.max(1), server: server.id(), objects })
+        let (topic, token) = (fixture.topic(), fixture.token().to_owned());
+        Ok(Self { lines, questions, topic, token, in_flight: in_flight.max(1), server: server.id(), objects })
     }
 
     /// Asks for `duration`, as fast as answers come.
@@ -118,21 +136,21 @@ impl Load {
         }
         let (started, cpu) = (clock.monotonic(), cpu_time(self.server)?);
         let mut loops = tokio::task::JoinSet::new();
-        for channel in self.channels.iter().cycle().take(self.in_flight) {
-            let (mut channel, clock, objects) = (channel.clone(), Arc::clone(clock), Arc::clone(&self.objects));
-            let (questions, token) = (self.questions, self.token.clone());
+        for line in self.lines.iter().cycle().take(self.in_flight) {
+            let (mut line, clock, objects) = (line.clone(), Arc::clone(clock), Arc::clone(&self.objects));
+            let (questions, topic, token) = (self.questions, self.topic, self.token.clone());
             loops.spawn(async move {
                 let mut latencies = Vec::new();
                 while clock.monotonic() - started < duration {
                     let first = match questions {
-                        Questions::Same | Questions::SameBatch | Questions::SameStream => 0,
+                        Questions::Same | Questions::SameBatch | Questions::SameStream | Questions::Cerbos => 0,
                         Questions::Fresh | Questions::FreshBatch => {
                             objects.fetch_add(questions.per_call(), Ordering::Relaxed)
                         }
                     };
-                    let request = request(questions, &token, first);
+                    let request = request(questions, topic, &token, first);
                     let asked = clock.monotonic();
-                    request.send(&mut channel).await?;
+                    request.send(&mut line).await?;
                     latencies.push(clock.monotonic() - asked);
                 }
                 Ok::<_, Failure>(latencies)
@@ -141,29 +159,52 @@ impl Load {
         self.gather(loops, clock, started, cpu).await
     }
 
-    /// One stream on each connection, its share of the questions under way on each.
+    /// Asks about each of these objects once, and waits for all answers.
+    pub async fn ask_about(&self, objects: Range<u64>) -> Result<(), Failure> {
+        let next = Arc::new(AtomicU64::new(objects.start));
+        let mut loops = tokio::task::JoinSet::new();
+        for line in self.lines.iter().cycle().take(self.in_flight) {
+            let (mut line, next) = (line.clone(), Arc::clone(&next));
+            let (questions, topic, token) = (self.questions, self.topic, self.token.clone());
+            loops.spawn(async move {
+                loop {
+                    let first = next.fetch_add(questions.per_call(), Ordering::Relaxed);
+                    if first >= objects.end {
+                        return Ok::<_, Failure>(());
+                    }
+                    request(questions, topic, &token, first).send(&mut line).await?;
+                }
+            });
+        }
+        while let Some(finished) = loops.join_next().await {
+            finished??;
+        }
+        Ok(())
+    }
+
+    /// One stream on each connection, a whole window of questions under way on each.
     async fn run_streams(&self, clock: &SharedClock, duration: Duration) -> Result<Measured, Failure> {
         let (started, cpu) = (clock.monotonic(), cpu_time(self.server)?);
-        let window = self.in_flight.div_ceil(self.channels.len()).clamp(1, 64);
         let mut loops = tokio::task::JoinSet::new();
-        for channel in &self.channels {
-            let (mut channel, clock, token) = (channel.clone(), Arc::clone(clock), self.token.clone());
+        for line in &self.lines {
+            let (mut service, clock) = (line.gatepost.clone(), Arc::clone(clock));
+            let (topic, token) = (self.topic, self.token.clone());
             loops.spawn(async move {
                 use v1::check_stream_request::Message;
                 use v1::check_stream_response::Result as Said;
-                let (ask, asking) = tokio::sync::mpsc::channel(window + 1);
+                let (ask, asking) = tokio::sync::mpsc::channel(WINDOW + 1);
                 let opening = v1::StreamOpening {
                     subject: Some(v1::stream_opening::Subject::Token(token)),
                     ..v1::StreamOpening::default()
                 };
                 ask.send(v1::CheckStreamRequest { message: Some(Message::Open(opening)) }).await?;
                 let mut answers =
-                    channel.check_stream(tokio_stream::wrappers::ReceiverStream::new(asking)).await?.into_inner();
+                    service.check_stream(tokio_stream::wrappers::ReceiverStream::new(asking)).await?.into_inner();
                 let (mut sent, mut latencies) = (std::collections::VecDeque::new(), Vec::new());
                 let mut id = 0;
                 loop {
-                    while sent.len() < window && clock.monotonic() - started < duration {
-                        ask.send(v1::CheckStreamRequest { message: Some(Message::Ask(question(id))) }).await?;
+                    while sent.len() < WINDOW && clock.monotonic() - started < duration {
+                        ask.send(v1::CheckStreamRequest { message: Some(Message::Ask(topic.of_stream(id))) }).await?;
                         sent.push_back((id, clock.monotonic()));
                         id += 1;
                     }
@@ -195,60 +236,48 @@ impl Load {
             latencies.extend(finished??);
         }
         let (elapsed, cpu) = (clock.monotonic() - started, cpu_time(self.server)? - cpu);
-        latencies.sort_unstable();
-        let at = |share: f64| {
-            let index = ((latencies.len() as f64 - 1.0) * share).round() as usize;
-            latencies.get(index).map_or(f64::NAN, |latency| latency.as_secs_f64() * 1e6)
-        };
         Ok(Measured {
             calls_per_second: latencies.len() as f64 / elapsed.as_secs_f64(),
-            p50_us: at(0.5),
-            p99_us: at(0.99),
+            p50_us: percentile_us(&mut latencies, 0.5),
+            p99_us: percentile_us(&mut latencies, 0.99),
             cpu_us_per_call: cpu as f64 / 1e3 / latencies.len() as f64,
             per_call: self.questions.per_call(),
         })
     }
 }
 
-/// What Gatepost answers, encoded, for the echo server to send back: one answer, and 100.
-pub async fn first_answers(fixture: &Fixture, server: &ServerProcess) -> Result<(Vec<u8>, Vec<u8>), Failure> {
-    let mut service = DecisionServiceClient::new(channel(client_tls(fixture)?, server.port()).await?);
-    let one = service.check(check(fixture.token(), 0)).await?.into_inner();
-    let many = service.batch_check(batch(fixture.token(), 0)).await?.into_inner();
-    allowed(&one)?;
-    Ok((one.encode_to_vec(), many.encode_to_vec()))
-}
-
 enum Call {
     One(Request<v1::CheckRequest>),
     Many(Request<v1::BatchCheckRequest>),
+    Cerbos(cerbos::Question),
 }
 
-fn request(questions: Questions, token: &str, first: u64) -> Call {
+fn request(questions: Questions, topic: Topic, token: &str, first: u64) -> Call {
     let timeout = Duration::from_secs(2);
     match questions {
         Questions::Same | Questions::Fresh | Questions::SameStream => {
-            let mut request = Request::new(check(token, first));
+            let mut request = Request::new(topic.check(token, first));
             request.set_timeout(timeout);
             Call::One(request)
         }
         Questions::SameBatch | Questions::FreshBatch => {
-            let mut request = Request::new(batch(token, first));
+            let mut request = Request::new(topic.batch(token, first));
             request.set_timeout(timeout);
             Call::Many(request)
         }
+        Questions::Cerbos => Call::Cerbos(cerbos::question(token)),
     }
 }
 
 impl Call {
     /// Sends it and looks at the answer: a fast refusal must not look like a fast decision.
-    async fn send(self, service: &mut DecisionServiceClient<Channel>) -> Result<(), Failure> {
+    async fn send(self, line: &mut Line) -> Result<(), Failure> {
         match self {
-            Self::One(request) => allowed(&service.check(request).await?.into_inner()),
+            Self::One(request) => allowed(&line.gatepost.check(request).await?.into_inner()),
             Self::Many(request) => {
-                let results = service.batch_check(request).await?.into_inner().results;
-                if results.len() != 100 {
-                    return Err("not 100 answers".into());
+                let results = line.gatepost.batch_check(request).await?.into_inner().results;
+                if results.len() as u64 != BATCH {
+                    return Err("not as many answers as questions".into());
                 }
                 for result in results {
                     let Some(v1::batch_check_result::Result::Response(response)) = result.result else {
@@ -258,91 +287,15 @@ impl Call {
                 }
                 Ok(())
             }
+            Self::Cerbos(question) => cerbos::ask(&mut line.cerbos, question).await,
         }
     }
 }
 
-fn allowed(response: &v1::CheckResponse) -> Result<(), Failure> {
+/// A fast refusal must not look like a fast decision.
+pub fn allowed(response: &v1::CheckResponse) -> Result<(), Failure> {
     if response.decision() == v1::Decision::Allow && response.fields.is_some() {
         return Ok(());
     }
     Err(format!("not allowed: {:?} {:?}", response.decision(), response.denial).into())
-}
-
-fn check(token: &str, object: u64) -> v1::CheckRequest {
-    let item = item(object);
-    v1::CheckRequest {
-        subject: Some(v1::check_request::Subject::Token(token.to_owned())),
-        action: item.action,
-        resource: item.resource,
-        fields: item.fields,
-        ..Default::default()
-    }
-}
-
-fn batch(token: &str, first: u64) -> v1::BatchCheckRequest {
-    v1::BatchCheckRequest {
-        subject: Some(v1::batch_check_request::Subject::Token(token.to_owned())),
-        items: (first..first + 100).map(item).collect(),
-        ..Default::default()
-    }
-}
-
-/// The same over a stream.
-fn question(id: u64) -> v1::StreamQuestion {
-    let v1::BatchCheckItem { action, resource, fields } = item(0);
-    v1::StreamQuestion { id, action, resource, fields, ..Default::default() }
-}
-
-/// May Alice read her order, and which of its fields?
-fn item(object: u64) -> v1::BatchCheckItem {
-    let value = |kind| Value { kind: Some(kind) };
-    let text = |text: &str| value(Kind::StringValue(text.to_owned()));
-    let entity = |entity_type: &str, id: &str| {
-        let fields = [("type".to_owned(), text(entity_type)), ("id".to_owned(), text(id))].into();
-        value(Kind::StructValue(Struct { fields }))
-    };
-    let attributes = [
-        ("tenant".to_owned(), entity("Tenant", "acme")),
-        ("customer".to_owned(), entity("User", "alice")),
-        ("status".to_owned(), text("paid")),
-        ("total".to_owned(), value(Kind::NumberValue(4_200.0))),
-    ];
-    v1::BatchCheckItem {
-        action: "Order.read".to_owned(),
-        resource: Some(v1::Resource {
-            r#type: "Order".to_owned(),
-            id: Some(format!("ord-{object:016x}")),
-            attributes: Some(Struct { fields: attributes.into() }),
-            parents: Vec::new(),
-        }),
-        fields: Some(v1::FieldQuery { all: true, ..Default::default() }),
-    }
-}
-
-fn client_tls(fixture: &Fixture) -> Result<Arc<rustls::ClientConfig>, Failure> {
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(&pem(&fixture.client().ca)?)?)?;
-    let chain = vec![CertificateDer::from_pem_slice(&pem(&fixture.client().certificate)?)?];
-    let key = PrivateKeyDer::from_pem_slice(&pem(&fixture.client().private_key)?)?;
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut tls = rustls::ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_root_certificates(roots)
-        .with_client_auth_cert(chain, key)?;
-    tls.alpn_protocols = vec![b"h2".to_vec()];
-    Ok(Arc::new(tls))
-}
-
-async fn channel(tls: Arc<rustls::ClientConfig>, port: u16) -> Result<Channel, Failure> {
-    let connector = tower::service_fn(move |_: Uri| {
-        let tls = tokio_rustls::TlsConnector::from(Arc::clone(&tls));
-        async move {
-            let tcp = tokio::net::TcpStream::connect(("127.0.0.1", port)).await?;
-            tcp.set_nodelay(true)?;
-            let name = ServerName::try_from("localhost").map_err(std::io::Error::other)?;
-            Ok::<_, std::io::Error>(TokioIo::new(tls.connect(name, tcp).await?))
-        }
-    });
-    Ok(Endpoint::from_shared(format!("https://localhost:{port}"))?.connect_with_connector(connector).await?)
 }

@@ -1,7 +1,7 @@
 //! Servers under load: child processes, what the kernel charges them, and the bare one that sends stored answers back.
 
 use std::path::Path;
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +13,12 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_stream::StreamExt as _;
 use tonic::{Request, Response, Status};
 
+use super::fixture::Fixture;
 use super::{Failure, pem};
+
+/// How long a server may take until it listens.
+const PATIENCE: Duration = Duration::from_secs(300);
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// A server in a process of its own; ends when this is dropped.
 pub struct ServerProcess {
@@ -22,19 +27,35 @@ pub struct ServerProcess {
 }
 
 impl ServerProcess {
+    /// The real server over `fixture`, listening.
+    pub async fn gatepost(fixture: &Fixture) -> Result<Self, Failure> {
+        Self::start(&mut gatepost(fixture), fixture.port()).await
+    }
+
     /// Starts `command` and waits until it takes connections on `port`.
     pub async fn start(command: &mut Command, port: u16) -> Result<Self, Failure> {
-        let mut server = Self { child: command.spawn()?, port };
-        for _ in 0..600 {
-            if let Some(status) = server.child.try_wait()? {
-                return Err(format!("the server ended before it listened: {status}").into());
-            }
+        let mut server = Self::spawn(command, port)?;
+        // A large bundle is compiled first.
+        for _ in 0..PATIENCE.as_millis() / PAUSE.as_millis() {
+            server.must_run()?;
             if tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok() {
                 return Ok(server);
             }
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            tokio::time::sleep(PAUSE).await;
         }
         Err("the server does not listen".into())
+    }
+
+    /// Starts `command`, which is to listen on `port`.
+    pub fn spawn(command: &mut Command, port: u16) -> Result<Self, Failure> {
+        Ok(Self { child: command.spawn()?, port })
+    }
+
+    /// An error if it has ended.
+    pub fn must_run(&mut self) -> Result<(), Failure> {
+        self.child
+            .try_wait()?
+            .map_or(Ok(()), |status| Err(format!("the server ended before it served: {status}").into()))
     }
 
     /// Where it listens.
@@ -46,6 +67,13 @@ impl ServerProcess {
     pub fn id(&self) -> u32 {
         self.child.id()
     }
+}
+
+/// The command that starts the real server over `fixture`.
+pub fn gatepost(fixture: &Fixture) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_gatepost"));
+    command.arg("serve").arg("--config").arg(fixture.config()).stdout(Stdio::null());
+    command
 }
 
 impl Drop for ServerProcess {
