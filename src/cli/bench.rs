@@ -39,6 +39,7 @@ mod show;
 mod tally;
 
 /// Calls under way at once, on all connections together.
+mod talk;
 const MOST_IN_FLIGHT: usize = 100_000;
 /// A token file, bytes.
 const TOKEN_BYTES: u64 = 64 * 1024;
@@ -133,7 +134,7 @@ pub struct LoadArgs {
     /// The server's process on this machine, to tell what it takes of the processors and of memory
     #[arg(long, value_name = "ID", value_parser = clap::value_parser!(u32).range(1..))]
     pub pid: Option<u32>,
-    /// What a call carries: `check`, or `batch:N`
+    /// What a call carries: `check`, or `batch:N`; or `stream`: one question after the other over a stream on each connection
     #[arg(long, value_name = "SHAPE", value_parser = Shape::parse, default_value = "check")]
     pub shape: Shape,
     /// Another resource id in every question, so that no ruling is in the cache
@@ -508,7 +509,7 @@ fn questions(args: &LoadArgs, here: Option<&Here>) -> Result<Questions, Trouble>
             return Err(Trouble::Usage("say what to ask: --question FILE".to_owned()));
         }
     };
-    Questions::prepare(&questions, args.shape, args.fresh).map_err(Trouble::Usage)
+    Questions::prepare(&questions, args.shape, args.fresh, args.deadline).map_err(Trouble::Usage)
 }
 
 fn read_token(file: &std::path::Path) -> Result<String, Trouble> {

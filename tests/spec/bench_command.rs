@@ -89,6 +89,8 @@ async fn every_call_that_it_counts_has_its_record_at_the_server() {
         (vec!["--connections", "2", "--in-flight", "3"], 1),
         (vec!["--shape", "batch:5", "--fresh", "--rounds", "2"], 5),
         (vec!["--rate", "200", "--arrivals", "even", "--threads", "2"], 1),
+        (vec!["--shape", "stream", "--connections", "2", "--in-flight", "40"], 1),
+        (vec!["--shape", "stream", "--fresh", "--rate", "200"], 1),
     ] {
         let output = against(&place, &process, &BRIEFLY).args(&arguments).output().unwrap();
         assert_eq!(output.status.code(), Some(0), "{arguments:?} {}", complaint(&output));
