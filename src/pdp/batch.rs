@@ -11,11 +11,15 @@ use super::recall::{Key, LookedUp};
 use super::{Begun, DecideError, Decided, Known, Opened, Pdp, Unread, Who, asserted};
 use crate::audit::{CallerFacts, Place};
 use crate::caller::Caller;
+use crate::clock::SharedClock;
 use crate::model::entity::RawValue;
 use crate::policy::Bundle;
 
 /// Items that are worth waking a thread for.
 const WORTH: usize = 16;
+/// How long the items of one batch may keep a thread before everybody else has their turn. A turn of the others is as long as
+/// the runtime is late, so who gives way after every item waits for that as often as it has items.
+const TURN: Duration = Duration::from_millis(1);
 
 /// What is the same for every item.
 struct Batch {
@@ -81,12 +85,7 @@ impl Pdp {
                 }
             }
         }
-        let mut looked = Vec::with_capacity(items.len());
-        for item in items {
-            looked.push(self.look_at(&batch, item));
-            // A long batch must not keep a thread from everybody else's questions.
-            tokio::task::yield_now().await;
-        }
+        let mut looked = in_turns(&self.clock, items, |item| self.look_at(&batch, item)).await;
         // The last part was handed out first.
         for (size, coming) in elsewhere.into_iter().rev() {
             match coming.await {
@@ -158,6 +157,58 @@ impl Pdp {
             of_batch: true,
             common: Some(Arc::clone(&batch.common)),
             ..Known::default()
+        }
+    }
+}
+
+/// Looks at each in order, and gives way to everybody else's questions after each [`TURN`].
+async fn in_turns<I, L>(clock: &SharedClock, items: Vec<I>, mut look: impl FnMut(I) -> L) -> Vec<L> {
+    let mut looked = Vec::with_capacity(items.len());
+    let mut turn = clock.monotonic();
+    for item in items {
+        looked.push(look(item));
+        if clock.monotonic().saturating_sub(turn) >= TURN {
+            tokio::task::yield_now().await;
+            turn = clock.monotonic();
+        }
+    }
+    looked
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::task::{Context, Waker};
+    use std::time::UNIX_EPOCH;
+
+    use super::*;
+    use crate::clock::ManualClock;
+
+    /// Where a runtime is late, each time costs as long as it is late: a batch of twenty would wait twenty times.
+    #[test]
+    fn a_batch_gives_way_after_a_millisecond_and_not_after_every_item() {
+        let table = [
+            (0, 0, "no time at all"),
+            (100, 2, "a tenth of a turn each"),
+            (1_000, 20, "a turn each"),
+            (5_000, 20, "more"),
+        ];
+        for (micros, expected, why) in table {
+            let manual = ManualClock::at(UNIX_EPOCH);
+            let clock: SharedClock = manual.clone();
+            let look = |item: u32| {
+                manual.advance(Duration::from_micros(micros));
+                item
+            };
+            let mut looking = pin!(in_turns(&clock, (0..20).collect(), look));
+            let (mut gave_way, mut context) = (0, Context::from_waker(Waker::noop()));
+            let looked = loop {
+                match looking.as_mut().poll(&mut context) {
+                    std::task::Poll::Ready(looked) => break looked,
+                    std::task::Poll::Pending => gave_way += 1,
+                }
+            };
+            assert_eq!((gave_way, looked), (expected, (0..20).collect()), "{why}");
         }
     }
 }
