@@ -357,6 +357,7 @@ impl Gatepost {
             identity,
             listener,
             shards,
+            ops_address,
             ops_listener,
             registry,
             config,
@@ -419,6 +420,7 @@ impl Gatepost {
         readiness.set("serving", true);
         tracing::info!(
             address = %pdp.listener,
+            ops_address = %ops_address,
             revision = pdp.store.current().revision().short(),
             "serving"
         );
