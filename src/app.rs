@@ -355,6 +355,7 @@ impl Gatepost {
             identity,
             listener,
             shards,
+            ops_address,
             ops_listener,
             registry,
             config,
@@ -417,6 +418,7 @@ impl Gatepost {
         readiness.set("serving", true);
         tracing::info!(
             address = %pdp.listener,
+            ops_address = %ops_address,
             revision = pdp.store.current().revision().short(),
             "serving"
         );

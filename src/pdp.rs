@@ -707,8 +707,11 @@ impl Pdp {
         let result = what_became(&written);
         stage.end(result);
         self.metrics.audit_record(result);
-        if let Err(error) = written {
-            return Err(refused(DecideError::Audit(error)));
+        if let Err(why) = written {
+            return Err(refused(match decided {
+                Ok(_) => DecideError::Audit(why),
+                Err(error) => error.unrecorded(why),
+            }));
         }
         match decided {
             Ok(decided) => {

@@ -7,6 +7,7 @@
 //!
 //! Knows queues; what becomes of a round is `keeper`'s, what a record says is `record`'s.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -156,6 +157,8 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     pending: Vec<Job>,
+    /// Records of shed calls: they wait until those of answers are in their round.
+    aside: VecDeque<Job>,
     /// Entries taken and not yet settled, those being written included.
     held: usize,
     held_bytes: usize,
@@ -176,6 +179,8 @@ struct State {
 struct Job {
     bodies: Bodies,
     mode: AuditMode,
+    /// Of a shed call.
+    aside: bool,
     /// Nobody waits for what is only queued.
     done: Option<oneshot::Sender<Result<(), io::ErrorKind>>>,
 }
@@ -200,6 +205,8 @@ impl Bodies {
     }
 }
 
+/// Records of shed calls that go into one round, if there are not more of others in it.
+const ASIDE: usize = 256;
 /// Waiting records in bytes at most, whatever their number.
 const QUEUE_BYTES: usize = 64 << 20;
 /// What nobody waits for is collected for so long, or until it is so much: a round costs about as much for one record as for
@@ -402,7 +409,7 @@ impl Trail {
                 (Some(done), Some(receipt))
             }
         };
-        self.end.queue(bodies, mode, done)?;
+        self.end.queue(Job { bodies, mode, aside: false, done })?;
         let Some(receipt) = receipt else { return Ok(()) };
         match tokio::time::timeout(self.end.config.write_timeout, receipt).await {
             Ok(Ok(written)) => written.map_err(AuditError::Disk),
@@ -413,7 +420,7 @@ impl Trail {
 
     /// Queues the record of a call that was shed. It is kept as well as any other, and nobody waits for it: what is refused
     /// because there is too much to do must not take part in the wait for the disk. Nor may it crowd out the records of
-    /// answers, so it gets half of the queue.
+    /// answers, so it gets half of the queue, and does not go before them.
     fn put_aside(&self, entry: &Entry, mode: AuditMode) -> Result<(), AuditError> {
         let mut state = self.end.shared.state.lock();
         if state.held >= self.end.config.queue.div_ceil(2) {
@@ -422,7 +429,7 @@ impl Trail {
         }
         drop(state);
         let body = record::render(entry, &self.end.frame).map_err(AuditError::Unwritable)?;
-        self.end.queue(Bodies::One(body), mode, None)
+        self.end.queue(Job { bodies: Bodies::One(body), mode, aside: true, done: None })
     }
 
     /// Whether records are kept: the last attempt got through, and none has been stuck for longer than
@@ -512,18 +519,13 @@ fn tell(config: &AuditConfig, recovered: &Recovered) {
 }
 
 impl End {
-    /// Takes records into the queue. Nobody waits for what has no `done`.
-    fn queue(
-        &self,
-        bodies: Bodies,
-        mode: AuditMode,
-        done: Option<oneshot::Sender<Result<(), io::ErrorKind>>>,
-    ) -> Result<(), AuditError> {
-        let longest = bodies.all().iter().map(Body::bytes).max().unwrap_or(0);
+    /// Takes records into the queue.
+    fn queue(&self, job: Job) -> Result<(), AuditError> {
+        let longest = job.bodies.all().iter().map(Body::bytes).max().unwrap_or(0);
         if longest > self.record_bytes {
             return Err(AuditError::TooLarge { bytes: longest, limit: self.record_bytes });
         }
-        let (count, bytes) = (bodies.all().len(), bodies.bytes());
+        let (count, bytes) = (job.bodies.all().len(), job.bodies.bytes());
         let wake = {
             let mut state = self.shared.state.lock();
             if state.closing || state.closed {
@@ -532,12 +534,16 @@ impl End {
             if state.held + count > self.config.queue || state.held_bytes.saturating_add(bytes) > QUEUE_BYTES {
                 state.turned_away += count as u64;
                 // What is only queued leaves all the same, and is counted.
-                return if mode == AuditMode::Async { Ok(()) } else { Err(AuditError::QueueFull) };
+                return if job.mode == AuditMode::Async { Ok(()) } else { Err(AuditError::QueueFull) };
             }
             state.held += count;
             state.held_bytes += bytes;
-            state.urgent |= done.is_some() || state.held_bytes > GATHER_BYTES;
-            state.pending.push(Job { bodies, mode, done });
+            state.urgent |= job.done.is_some() || state.held_bytes > GATHER_BYTES;
+            if job.aside {
+                state.aside.push_back(job)
+            } else {
+                state.pending.push(job)
+            }
             state.urgent || !state.gathering
         };
         if wake {
@@ -552,7 +558,10 @@ impl Told for End {
         let (key, count) = (entry.alert.key, entry.alert.count);
         let queued = record::render(&Entry::Alert(Box::new(entry)), &self.frame)
             .map_err(AuditError::Unwritable)
-            .and_then(|body| self.queue(Bodies::One(body), self.config.keeping.mode.max(AuditMode::Written), None));
+            .and_then(|body| {
+                let mode = self.config.keeping.mode.max(AuditMode::Written);
+                self.queue(Job { bodies: Bodies::One(body), mode, aside: false, done: None })
+            });
         match queued {
             Ok(()) => {
                 tracing::warn!(pattern = pattern.as_str(), key, count, "an unusual pattern was found");
@@ -578,6 +587,12 @@ impl Drop for End {
         }
         self.shared.state.lock().closing = true;
         self.shared.wake.notify_one();
+    }
+}
+
+impl State {
+    fn is_empty(&self) -> bool {
+        self.pending.is_empty() && self.aside.is_empty()
     }
 }
 
@@ -630,17 +645,22 @@ impl Writer {
     /// Waits for work, for `pause` at most.
     fn next(&self, pause: Duration) -> (Vec<Job>, u64, bool) {
         let mut state = self.shared.state.lock();
-        if state.pending.is_empty() && state.turned_away == 0 && !state.closing {
+        if state.is_empty() && state.turned_away == 0 && !state.closing {
             let _ = self.shared.wake.wait_for(&mut state, pause);
         }
-        if !state.pending.is_empty() && !state.urgent && !state.closing {
+        if !state.is_empty() && !state.urgent && !state.closing {
             state.gathering = true;
             let hurry = |state: &mut State| !state.urgent && !state.closing;
             let _ = self.shared.wake.wait_while_for(&mut state, hurry, GATHER);
             state.gathering = false;
         }
         state.urgent = false;
-        (std::mem::take(&mut state.pending), std::mem::take(&mut state.turned_away), state.closing)
+        let mut jobs = std::mem::take(&mut state.pending);
+        // Whoever waits for an answer waits for one round of these at most, however many calls are shed.
+        let most = if state.closing { usize::MAX } else { ASIDE.max(jobs.len()) };
+        let some = state.aside.len().min(most);
+        jobs.extend(state.aside.drain(..some));
+        (jobs, std::mem::take(&mut state.turned_away), state.closing)
     }
 
     fn busy(&self, busy: bool) {
@@ -677,6 +697,7 @@ impl Drop for LastWords {
         let mut state = self.0.state.lock();
         state.closed = true;
         state.pending.clear();
+        state.aside.clear();
         state.held = 0;
         state.held_bytes = 0;
         for closer in state.closers.drain(..) {

@@ -1,7 +1,8 @@
 //! `gatepost bench`: how much a Gatepost takes, and how long its answers take, with one's own policies and questions.
 //!
 //! [`crew`] asks over [`line`]s, [`tally`] counts, [`show`] and [`page`] tell; [`here`] is a server to ask, and
-//! [`overload`] the question what happens when there is too much to do. [`engine`] asks the policies alone.
+//! [`overload`] the question what happens when there is too much to do, while [`pulse`] asks whether all is well.
+//! [`engine`] asks the policies alone.
 
 use std::io::{self, IsTerminal as _, Write};
 use std::path::PathBuf;
@@ -17,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use self::crew::{Crew, Pace};
 use self::here::{AuditMode, Here};
 use self::line::{Line, Route};
+use self::pulse::{Health, Pulse};
 use self::question::{Questions, Shape};
 use self::schedule::Arrivals;
 use self::tally::{Outcome, Tally};
@@ -33,9 +35,11 @@ mod line;
 mod overload;
 mod page;
 mod process;
+mod pulse;
 mod question;
 mod schedule;
 mod show;
+mod talk;
 mod tally;
 
 /// Calls under way at once, on all connections together.
@@ -95,6 +99,9 @@ pub enum What {
     /// Serve stored answers and decide nothing
     #[command(hide = true)]
     Echo(echo::EchoArgs),
+    /// Make what a server for a load needs, and whoever asks it
+    #[command(hide = true)]
+    World(here::WorldArgs),
 }
 
 /// A load, and on what.
@@ -133,7 +140,7 @@ pub struct LoadArgs {
     /// The server's process on this machine, to tell what it takes of the processors and of memory
     #[arg(long, value_name = "ID", value_parser = clap::value_parser!(u32).range(1..))]
     pub pid: Option<u32>,
-    /// What a call carries: `check`, or `batch:N`
+    /// What a call carries: `check`, or `batch:N`; or `stream`: one question after the other over a stream on each connection
     #[arg(long, value_name = "SHAPE", value_parser = Shape::parse, default_value = "check")]
     pub shape: Shape,
     /// Another resource id in every question, so that no ruling is in the cache
@@ -261,6 +268,7 @@ pub fn run(args: &BenchArgs, console: &mut impl Write, colours: bool) -> io::Res
     match &args.what {
         Some(What::Engine(args)) => return engine::run(args, console, colours),
         Some(What::Echo(args)) => return echo::run(args),
+        Some(What::World(args)) => return Ok(here::world(args)),
         None => {}
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -326,6 +334,11 @@ pub(crate) struct Round {
     own_cpu: Option<u64>,
     /// The most memory that the server was seen to hold, bytes.
     resident: Option<u64>,
+    /// With --overload: whether it said all the while that it is well.
+    health: Option<Health>,
+    /// After a step of --overload: how long until a gentle load was answered as before, in steps of 200 ms; `None`: not in
+    /// 30 s, or it was not looked.
+    recovered: Option<Duration>,
 }
 
 impl Report {
@@ -345,16 +358,26 @@ struct Site {
     stop: CancellationToken,
     /// The server, if it is on this machine and we know which it is.
     server: Option<u32>,
+    /// With --overload.
+    pulse: Option<Pulse>,
     progress: bool,
 }
 
 impl Site {
+    /// Whether there is no use in going on.
+    fn is_over(&self) -> bool {
+        self.stop.is_cancelled() || self.crew.is_lost()
+    }
+
     /// One measurement.
     async fn round(&self, pace: Pace, length: Duration, label: &str) -> Round {
         let own = std::process::id();
         let cpu = |id: Option<u32>| id.and_then(process::cpu_time);
         let (server_before, own_before) = (cpu(self.server), cpu(Some(own)));
         let mut resident = None;
+        let heard = || self.pulse.as_ref().map(Pulse::heard);
+        // What was heard before is no business of this round.
+        drop(heard());
         let running = self.crew.begin(pace, length);
         let watch = running.watch();
         let began = self.clock.monotonic();
@@ -387,6 +410,8 @@ impl Site {
             server_cpu: spent(server_before, self.server),
             own_cpu: spent(own_before, Some(own)),
             resident: resident.max(self.server.and_then(process::resident)),
+            health: heard(),
+            recovered: None,
         }
     }
 }
@@ -422,6 +447,13 @@ async fn measure(args: &LoadArgs) -> Result<(Report, Option<Trouble>), Trouble> 
     let crew = Crew::assemble(&route, &questions, threads, connections, &stop)
         .await
         .map_err(|why| Trouble::Unreachable(format!("no answer from {address}: {why}")))?;
+    let pulse = if args.overload {
+        let operators = here.as_ref().map(|here| here.operators);
+        let begun = Pulse::begin(&route, operators).await;
+        Some(begun.map_err(|why| Trouble::Unreachable(format!("no answer from {address}: {why}")))?)
+    } else {
+        None
+    };
     let pace = match args.rate {
         Some(rate) => Pace::Open { rate, arrivals: args.arrivals, in_flight },
         // No more at once than gives the most answers: the steps alone are to be too much.
@@ -429,7 +461,7 @@ async fn measure(args: &LoadArgs) -> Result<(Report, Option<Trouble>), Trouble> 
         None => Pace::Closed { in_flight },
     };
     let progress = io::stderr().is_terminal();
-    let site = Site { crew, clock, stop, server: args.pid.or(here.as_ref().map(Here::id)), progress };
+    let site = Site { crew, clock, stop, server: args.pid.or(here.as_ref().map(Here::id)), pulse, progress };
     let mut report = Report {
         target: address.clone(),
         audit_mode: here.as_ref().map(|_| args.audit_mode),
@@ -453,7 +485,7 @@ async fn measure(args: &LoadArgs) -> Result<(Report, Option<Trouble>), Trouble> 
         overload::measure(&site, args, in_flight, &mut report).await;
     } else {
         for number in 1..=args.rounds {
-            if site.stop.is_cancelled() || site.crew.is_lost() {
+            if site.is_over() {
                 break;
             }
             let label = format!("round {number} of {}", args.rounds);
@@ -464,7 +496,7 @@ async fn measure(args: &LoadArgs) -> Result<(Report, Option<Trouble>), Trouble> 
         show::progress_ends();
     }
     report.calls = questions.asked();
-    report.interrupted = site.stop.is_cancelled() || site.crew.is_lost();
+    report.interrupted = site.is_over();
     let trouble = site.crew.is_lost().then(|| {
         let why = site.crew.last_words().map(|why| format!(": {why}")).unwrap_or_default();
         Trouble::Unreachable(format!("{address} went away{why}"))
@@ -508,7 +540,7 @@ fn questions(args: &LoadArgs, here: Option<&Here>) -> Result<Questions, Trouble>
             return Err(Trouble::Usage("say what to ask: --question FILE".to_owned()));
         }
     };
-    Questions::prepare(&questions, args.shape, args.fresh).map_err(Trouble::Usage)
+    Questions::prepare(&questions, args.shape, args.fresh, args.deadline).map_err(Trouble::Usage)
 }
 
 fn read_token(file: &std::path::Path) -> Result<String, Trouble> {

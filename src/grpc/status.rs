@@ -29,7 +29,9 @@ fn outside(error: &DecideError) -> Outside {
             (Code::ResourceExhausted, "the calling service has its share of decisions; try again")
         }
         DecideError::Deadline => (Code::DeadlineExceeded, "the deadline passed"),
-        DecideError::Audit(_) => (Code::Unavailable, "no decision could be recorded"),
+        DecideError::Audit(_) | DecideError::ShedUnrecorded { .. } => {
+            (Code::Unavailable, "no decision could be recorded")
+        }
         DecideError::Panicked => (Code::Internal, "no decision could be made"),
     };
     Outside { code, message }
@@ -80,6 +82,7 @@ pub fn to_item_error(refusal: &Refusal) -> v1::ItemError {
             | DecideError::OverShare { .. }
             | DecideError::Deadline
             | DecideError::Audit(_)
+            | DecideError::ShedUnrecorded { .. }
             | DecideError::Panicked => String::new(),
         },
     }
@@ -88,7 +91,7 @@ pub fn to_item_error(refusal: &Refusal) -> v1::ItemError {
 fn log(refusal: &Refusal) {
     let error = &refusal.error;
     if error.retry_after().is_some() {
-        // An overload must not fill the log as well: each of these has its record, and is counted.
+        // An overload must not fill the log as well: each of these is counted, and has its record unless even those are too many.
         tracing::debug!(decision.id = %refusal.id, reason = error.reason(), "a call was shed");
         return;
     }

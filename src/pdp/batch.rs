@@ -12,13 +12,15 @@ use super::recall::{Key, LookedUp};
 use super::{Begun, DecideError, Decided, Known, Opened, Pdp, ReadItem, Who, asserted};
 use crate::audit::{CallerFacts, Place};
 use crate::caller::Caller;
+use crate::clock::SharedClock;
 use crate::model::entity::RawValue;
 use crate::policy::Bundle;
 use crate::tls::peer::Peer;
 
 /// Items that are worth waking a thread for.
 const WORTH: usize = 16;
-/// How long a batch may keep a thread before everybody else has their turn.
+/// How long the items of one batch may keep a thread before everybody else has their turn. A turn of the others is as long as
+/// the runtime is late, so who gives way after every item waits for that as often as it has items.
 const TURN: Duration = Duration::from_millis(1);
 
 /// An item that has to be read and decided.
@@ -87,21 +89,18 @@ impl Pdp {
             Arc::new(Batch { caller, who, bundle, facts, vouched, common: Arc::new(common), read, peer, key, due });
 
         // What was answered before takes less time than to wake a thread.
-        let mut looked = Vec::with_capacity(items.len());
         let mut unknown = Vec::new();
-        let mut turn = self.clock.monotonic();
-        for (index, item) in items.into_iter().enumerate() {
+        let items = items.into_iter().enumerate().collect();
+        let known = in_turns(&self.clock, items, |(index, item): (usize, Bytes)| {
             let begun = self.begin();
-            if begun.monotonic.saturating_sub(turn) >= TURN {
-                tokio::task::yield_now().await;
-                turn = self.clock.monotonic();
-            }
             let key = batch.key.as_ref().map(|shared| self.recalls.item_key(shared, &item));
-            match key.as_ref().and_then(|key| self.look_up_item(&batch, key, &begun)) {
-                Some(again) => looked.push((index, Looked::Up(begun, again))),
-                None => unknown.push(Unknown { index, item, key }),
+            let again = key.as_ref().and_then(|key| self.look_up_item(&batch, key, &begun));
+            if again.is_none() {
+                unknown.push(Unknown { index, item, key });
             }
-        }
+            again.map(|again| (index, Looked::Up(begun, again)))
+        });
+        let mut looked: Vec<_> = known.await.into_iter().flatten().collect();
         self.look_at_unknown(&batch, unknown, &mut looked).await;
         looked.sort_unstable_by_key(|(index, _)| *index);
         looked.into_iter().map(|(_, looked)| looked).collect()
@@ -127,11 +126,7 @@ impl Pdp {
                 }
             }
         }
-        for item in items {
-            looked.push((item.index, self.look_at(batch, &item)));
-            // A long batch must not keep a thread from everybody else's questions.
-            tokio::task::yield_now().await;
-        }
+        looked.extend(in_turns(&self.clock, items, |item| (item.index, self.look_at(batch, &item))).await);
         for (indices, coming) in elsewhere {
             match coming.await {
                 Ok(part) => looked.extend(part),
@@ -196,6 +191,58 @@ impl Pdp {
             of_batch: true,
             common: Some(Arc::clone(&batch.common)),
             ..Known::default()
+        }
+    }
+}
+
+/// Looks at each in order, and gives way to everybody else's questions after each [`TURN`].
+async fn in_turns<I, L>(clock: &SharedClock, items: Vec<I>, mut look: impl FnMut(I) -> L) -> Vec<L> {
+    let mut looked = Vec::with_capacity(items.len());
+    let mut turn = clock.monotonic();
+    for item in items {
+        looked.push(look(item));
+        if clock.monotonic().saturating_sub(turn) >= TURN {
+            tokio::task::yield_now().await;
+            turn = clock.monotonic();
+        }
+    }
+    looked
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::task::{Context, Waker};
+    use std::time::UNIX_EPOCH;
+
+    use super::*;
+    use crate::clock::ManualClock;
+
+    /// Where a runtime is late, each time costs as long as it is late: a batch of twenty would wait twenty times.
+    #[test]
+    fn a_batch_gives_way_after_a_millisecond_and_not_after_every_item() {
+        let table = [
+            (0, 0, "no time at all"),
+            (100, 2, "a tenth of a turn each"),
+            (1_000, 20, "a turn each"),
+            (5_000, 20, "more"),
+        ];
+        for (micros, expected, why) in table {
+            let manual = ManualClock::at(UNIX_EPOCH);
+            let clock: SharedClock = manual.clone();
+            let look = |item: u32| {
+                manual.advance(Duration::from_micros(micros));
+                item
+            };
+            let mut looking = pin!(in_turns(&clock, (0..20).collect(), look));
+            let (mut gave_way, mut context) = (0, Context::from_waker(Waker::noop()));
+            let looked = loop {
+                match looking.as_mut().poll(&mut context) {
+                    std::task::Poll::Ready(looked) => break looked,
+                    std::task::Poll::Pending => gave_way += 1,
+                }
+            };
+            assert_eq!((gave_way, looked), (expected, (0..20).collect()), "{why}");
         }
     }
 }

@@ -48,6 +48,12 @@ pub enum DecideError {
     /// It can't be recorded, so it can't be answered.
     #[error("the audit record could not be written")]
     Audit(#[source] AuditError),
+    /// More comes than can be answered, and than can be put on record.
+    #[error("too many decisions at once, and too many audit records are waiting")]
+    ShedUnrecorded {
+        /// When to come back.
+        retry_after: Duration,
+    },
     /// A fault of ours.
     #[error("a decision panicked")]
     Panicked,
@@ -88,7 +94,7 @@ impl DecideError {
             Self::NoSuchMethod => "UNIMPLEMENTED",
             Self::Overloaded { .. } | Self::OverShare { .. } => "RESOURCE_EXHAUSTED",
             Self::Deadline => "DEADLINE_EXCEEDED",
-            Self::Audit(_) => "UNAVAILABLE",
+            Self::Audit(_) | Self::ShedUnrecorded { .. } => "UNAVAILABLE",
             Self::Panicked => "INTERNAL",
         }
     }
@@ -106,7 +112,7 @@ impl DecideError {
             Self::Overloaded { .. } => "OVERLOADED",
             Self::OverShare { .. } => "CALLER_OVER_SHARE",
             Self::Deadline => "DEADLINE_EXCEEDED",
-            Self::Audit(_) => "AUDIT_UNAVAILABLE",
+            Self::Audit(_) | Self::ShedUnrecorded { .. } => "AUDIT_UNAVAILABLE",
             Self::Panicked => "INTERNAL",
         }
     }
@@ -124,6 +130,7 @@ impl DecideError {
             | Self::OverShare { .. }
             | Self::Deadline
             | Self::Audit(_)
+            | Self::ShedUnrecorded { .. }
             | Self::Panicked => None,
         }
     }
@@ -132,7 +139,9 @@ impl DecideError {
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Overloaded { retry_after } | Self::OverShare { retry_after } => Some(*retry_after),
+            Self::Overloaded { retry_after }
+            | Self::OverShare { retry_after }
+            | Self::ShedUnrecorded { retry_after } => Some(*retry_after),
             Self::NotIdentified(_)
             | Self::NotEnrolled
             | Self::NotEntitled(_)
@@ -158,7 +167,19 @@ impl DecideError {
             | Self::Unreadable
             | Self::Overloaded { .. }
             | Self::OverShare { .. } => Outcome::Refused { status, reason },
-            Self::Deadline | Self::Audit(_) | Self::Panicked => Outcome::Failed { status, reason },
+            Self::Deadline | Self::Audit(_) | Self::ShedUnrecorded { .. } | Self::Panicked => {
+                Outcome::Failed { status, reason }
+            }
+        }
+    }
+
+    /// What it becomes when it can't be put on record. Who was shed is told when to come back all the same: it is the same
+    /// crowd that has no room here.
+    #[must_use]
+    pub fn unrecorded(&self, why: AuditError) -> Self {
+        match self.retry_after() {
+            Some(retry_after) => Self::ShedUnrecorded { retry_after },
+            None => Self::Audit(why),
         }
     }
 }
@@ -206,11 +227,13 @@ mod tests {
             DecideError::OverShare { retry_after: Duration::ZERO },
             DecideError::Deadline,
             DecideError::Audit(AuditError::QueueFull),
+            DecideError::ShedUnrecorded { retry_after: Duration::ZERO },
             DecideError::Panicked,
         ];
         let mut told: Vec<_> = every.iter().map(|error| (error.status(), error.reason())).collect();
         let mut listed = DecideError::ALL.to_vec();
         told.sort_unstable();
+        told.dedup();
         listed.sort_unstable();
         assert_eq!(told, listed);
     }

@@ -89,6 +89,8 @@ async fn every_call_that_it_counts_has_its_record_at_the_server() {
         (vec!["--connections", "2", "--in-flight", "3"], 1),
         (vec!["--shape", "batch:5", "--fresh", "--rounds", "2"], 5),
         (vec!["--rate", "200", "--arrivals", "even", "--threads", "2"], 1),
+        (vec!["--shape", "stream", "--connections", "2", "--in-flight", "40"], 1),
+        (vec!["--shape", "stream", "--fresh", "--rate", "200"], 1),
     ] {
         let output = against(&place, &process, &BRIEFLY).args(&arguments).output().unwrap();
         assert_eq!(output.status.code(), Some(0), "{arguments:?} {}", complaint(&output));
@@ -370,7 +372,12 @@ fn an_overload_has_a_peak_its_steps_and_an_end() {
     let multiples: Vec<&Value> = report["rounds"].as_array().unwrap().iter().map(|round| &round["multiple"]).collect();
     assert_eq!(multiples, [&Value::Null, &json!(0.5), &json!(2.0)], "{report:#}");
     assert!(report["overload"]["peak_per_second"].as_f64().unwrap() > 0.0, "{report:#}");
-    assert!(report["overload"].get("recovered_after_ms").is_some(), "{report:#}");
+    for round in report["rounds"].as_array().unwrap() {
+        assert!(round.get("recovered_after_ms").is_some(), "{report:#}");
+        for door in ["listener", "operators"] {
+            assert!(round["health"][door]["well"].as_u64().unwrap() > 0, "{door}: {report:#}");
+        }
+    }
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! Policies change under load, two hundred times in all: well, badly, half-way, and as a ConfigMap does. No call fails, and
-//! every answer is the one that the revision it names gives.
+//! Policies change under load, two hundred times in all, or a thousand times with `GATEPOST_LONG`: well, badly, half-way, and
+//! as a ConfigMap does. No call fails, and every answer is the one that the revision it names gives.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -17,14 +17,17 @@ use serde_json::json;
 use crate::support::load::{InPython, Load, STATUSES, Told};
 use crate::support::{Gatepost, PATIENCE, copy_bundle};
 
-/// Of each kind of folder.
-const RELOADS: usize = 100;
 const CLIENTS: usize = 3;
 const CLIENTS_IN_PYTHON: usize = 2;
 
 /// What each good revision forbids, by its hash: known before anybody is asked.
 #[derive(Default)]
 struct Reference(BTreeMap<String, usize>);
+
+/// Of each kind of folder.
+fn reloads() -> usize {
+    if std::env::var_os("GATEPOST_LONG").is_some() { 500 } else { 100 }
+}
 
 /// Which of [`STATUSES`] nobody may read an order in, a bit for each. The next generation always differs.
 fn forbidden(generation: usize) -> usize {
@@ -144,7 +147,7 @@ async fn conclude(gatepost: &Gatepost, load: &Load, reference: &Reference, what:
         load.failed().len(),
     );
     assert!(load.failed().is_empty(), "{:?}", load.failed());
-    assert!(looks.taken + looks.refused >= RELOADS, "{looks:?}");
+    assert!(looks.taken + looks.refused >= reloads(), "{looks:?}");
     assert!(seen * 2 > looks.taken, "the load met most of them: {seen} of {looks:?}");
 }
 
@@ -177,7 +180,7 @@ async fn a_hundred_changes_of_a_folder_under_load_fail_no_call_and_mix_no_revisi
     let place = gatepost.path("policies/zz.cedar");
     let (mut current, mut done) = (first, looks(&gatepost).await);
     for generation in 1.. {
-        if done.taken + done.refused >= RELOADS || !load.failed().is_empty() {
+        if done.taken + done.refused >= reloads() || !load.failed().is_empty() {
             break;
         }
         let (revision, whole) = prepare(generation);
@@ -246,7 +249,7 @@ async fn a_hundred_swaps_of_a_config_map_under_load_fail_no_call_and_mix_no_revi
     let load = load(&gatepost).await;
     let (mut current, mut linked, mut done) = (first, 0, looks(&gatepost).await);
     for generation in (2..).step_by(2) {
-        if done.taken + done.refused >= RELOADS || !load.failed().is_empty() {
+        if done.taken + done.refused >= reloads() || !load.failed().is_empty() {
             break;
         }
         match generation / 2 % 3 {

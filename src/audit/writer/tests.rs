@@ -327,10 +327,6 @@ async fn nobody_waits_for_the_record_of_a_shed_call_and_such_records_leave_room_
     let config = AuditConfig { queue: 8, ..config(Path::new("audit")) };
     let trail = over(&disk, &config, &Limits::default(), &losses);
     disk.hang(true);
-    let shed = || {
-        let outcome = Outcome::Refused { status: "RESOURCE_EXHAUSTED", reason: "OVERLOADED" };
-        Entry::Call(Box::new(CallEntry { outcome, ..call(decided(allow())) }))
-    };
     for _ in 0..4 {
         trail.write(&shed()).await.unwrap();
     }
@@ -352,6 +348,40 @@ async fn nobody_waits_for_the_record_of_a_shed_call_and_such_records_leave_room_
     let kept = on(&disk);
     let kept = kept.iter().filter(|record| record["status_detail"] == "OVERLOADED").count();
     assert_eq!(kept, 4, "and those that were taken are with the disk like any other");
+}
+
+/// However many calls are shed, an answer waits for the disk to keep a few of their records and not for all of them.
+#[tokio::test]
+async fn the_record_of_an_answer_goes_before_those_of_shed_calls() {
+    let disk = SimDisk::new(7);
+    let config = AuditConfig { queue: 4000, ..config(Path::new("audit")) };
+    let trail = over(&disk, &config, &Limits::default(), &Losses::default());
+    disk.hang(true);
+    for _ in 0..1500 {
+        trail.write(&shed()).await.unwrap();
+    }
+    let answer = tokio::spawn({
+        let trail = trail.clone();
+        async move { trail.write(&entry()).await }
+    });
+    until(|| trail.depth() == 1501).await;
+    disk.hang(false);
+    answer.await.unwrap().unwrap();
+    trail.close().await;
+    let kept = on(&disk);
+    let of_calls: Vec<bool> = kept
+        .iter()
+        .filter(|record| record["activity_name"] != "Start")
+        .map(|record| record["status_detail"] == "OVERLOADED")
+        .collect();
+    let place = of_calls.iter().position(|is_shed| !is_shed).unwrap();
+    assert!(place <= 2 * super::ASIDE, "after {place} of {}", of_calls.len());
+    assert_eq!(of_calls.iter().filter(|is_shed| **is_shed).count(), 1500, "and none of them is lost");
+}
+
+fn shed() -> Entry {
+    let outcome = Outcome::Refused { status: "RESOURCE_EXHAUSTED", reason: "OVERLOADED" };
+    Entry::Call(Box::new(CallEntry { outcome, ..call(decided(allow())) }))
 }
 
 #[tokio::test]

@@ -5,13 +5,13 @@ use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use clap::ValueEnum;
+use clap::{Args, ValueEnum};
 use parking_lot::Mutex;
 use prost_types::{Struct, Value as WireValue, value::Kind};
 use rustix::process::{Pid, Signal, kill_process};
@@ -19,9 +19,10 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::Trouble;
+use crate::cli::complain;
 use crate::cli::demo::bundle::find_or_write;
 use crate::cli::demo::world::{CLIENT, ClientFiles, ISSUER, World, spiffe_id};
-use crate::clock::{SharedClock, unix_seconds};
+use crate::clock::{SharedClock, SystemClock, unix_seconds};
 use crate::model::entity::EntityType;
 use crate::policy::{Bundle, BundleOptions};
 use crate::proto::v1;
@@ -62,6 +63,8 @@ impl AuditMode {
 pub struct Here {
     /// Where it listens.
     pub address: SocketAddr,
+    /// Where its operators look.
+    pub operators: SocketAddr,
     /// Who we are there.
     pub files: ClientFiles,
     /// Whom we speak of there.
@@ -84,15 +87,7 @@ impl Here {
             .permissions(std::fs::Permissions::from_mode(0o700))
             .tempdir()
             .map_err(fault)?;
-        let world = World::create(folder.path()).map_err(fault)?;
-        let settings = settings(&world, policies, mode)?;
-        world.write("gatepost.yaml", &settings.to_string()).map_err(fault)?;
-        let files = world.client("bench", &spiffe_id("bench")).map_err(fault)?;
-        // She has just signed in with a second factor: no guardrail of the worked example stands in the way.
-        let login = unix_seconds(clock.now()).saturating_sub(60);
-        let claims = json!({ "tenant": "acme", "roles": [], "amr": ["pwd", "mfa"], "auth_time": login });
-        let token = world.token("alice", &claims, clock.now(), TOKEN).map_err(fault)?;
-
+        let (files, token) = furnish(folder.path(), policies, mode, clock)?;
         let mut command = Command::new(std::env::current_exe().map_err(fault)?);
         command.args(["serve", "--config"]).arg(folder.path().join("gatepost.yaml"));
         // Nothing of the environment may change it; a Ctrl-C is ours alone, and it is told in order.
@@ -103,10 +98,11 @@ impl Here {
         let mut child = command.spawn().map_err(fault)?;
         let log = Arc::default();
         let serving = child.stderr.take().map(|stderr| listen(stderr, &log));
-        let mut here = Self { address: ([127, 0, 0, 1], 0).into(), files, token, child, log, _folder: folder };
+        let nowhere = ([127, 0, 0, 1], 0).into();
+        let mut here = Self { address: nowhere, operators: nowhere, files, token, child, log, _folder: folder };
         match serving.map(|serving| serving.recv_timeout(START)) {
-            Some(Ok(address)) => {
-                here.address = address;
+            Some(Ok((address, operators))) => {
+                (here.address, here.operators) = (address, operators);
                 Ok(here)
             }
             Some(Err(_)) | None => Err(here.why_not()),
@@ -145,18 +141,67 @@ impl Drop for Here {
     }
 }
 
-/// Reads its log to the end, so that it never waits for a reader; gives the address when it serves.
-fn listen(stderr: ChildStderr, log: &Arc<Mutex<VecDeque<String>>>) -> mpsc::Receiver<SocketAddr> {
+/// Fills a folder with everything that a server needs, and whoever asks it: settings (`gatepost.yaml`), certificates and,
+/// unless there are policies, the worked example. Gives the files of the caller `bench`, and a token of alice's.
+fn furnish(
+    folder: &Path,
+    policies: Option<&Path>,
+    mode: AuditMode,
+    clock: &SharedClock,
+) -> Result<(ClientFiles, String), Trouble> {
+    let fault = |error: std::io::Error| Trouble::Fault(format!("no server can be made: {error}"));
+    let world = World::create(folder).map_err(fault)?;
+    let settings = settings(&world, policies, mode)?;
+    world.write("gatepost.yaml", &settings.to_string()).map_err(fault)?;
+    let files = world.client("bench", &spiffe_id("bench")).map_err(fault)?;
+    // She has just signed in with a second factor: no guardrail of the worked example stands in the way.
+    let login = unix_seconds(clock.now()).saturating_sub(60);
+    let claims = json!({ "tenant": "acme", "roles": [], "amr": ["pwd", "mfa"], "auth_time": login });
+    let token = world.token("alice", &claims, clock.now(), TOKEN).map_err(fault)?;
+    Ok((files, token))
+}
+
+/// Make what a server for a load needs, and whoever asks it
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+The folder gets what --here makes for a run: gatepost.yaml and everything that it names, the caller's bench.pem and bench.key, \
+ca.pem, and alice.token. packaging/soak.py serves it.")]
+pub struct WorldArgs {
+    /// An empty folder, of the owner alone
+    #[arg(long, value_name = "DIR")]
+    pub folder: PathBuf,
+}
+
+/// Runs the command.
+pub fn world(args: &WorldArgs) -> u8 {
+    let made = furnish(&args.folder, None, AuditMode::Durable, &SystemClock::shared()).and_then(|(_, token)| {
+        let file = args.folder.join("alice.token");
+        std::fs::write(&file, token).map_err(|error| Trouble::Fault(format!("{}: {error}", file.display())))
+    });
+    match made {
+        Ok(()) => 0,
+        Err(trouble) => {
+            complain(&trouble.to_string());
+            trouble.code()
+        }
+    }
+}
+
+/// Where it listens, and where its operators look.
+type Doors = (SocketAddr, SocketAddr);
+
+/// Reads its log to the end, so that it never waits for a reader; gives the addresses when it serves.
+fn listen(stderr: ChildStderr, log: &Arc<Mutex<VecDeque<String>>>) -> mpsc::Receiver<Doors> {
     let (tell, serving) = mpsc::channel();
     let log = Arc::clone(log);
     std::thread::spawn(move || {
         let mut tell = Some(tell);
         for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-            if let Some(address) = tell.as_ref().and_then(|_| address_in(&line))
+            if let Some(doors) = tell.as_ref().and_then(|_| doors_in(&line))
                 && let Some(tell) = tell.take()
             {
                 // Whoever waited may have given up.
-                let _ = tell.send(address);
+                let _ = tell.send(doors);
             }
             let mut log = log.lock();
             if log.len() >= LAST_LINES {
@@ -168,11 +213,12 @@ fn listen(stderr: ChildStderr, log: &Arc<Mutex<VecDeque<String>>>) -> mpsc::Rece
     serving
 }
 
-fn address_in(line: &str) -> Option<SocketAddr> {
+fn doors_in(line: &str) -> Option<Doors> {
     let line: Value = serde_json::from_str(line).ok()?;
     let fields = line.get("fields").unwrap_or(&line);
     (fields.get("message")?.as_str()? == "serving").then_some(())?;
-    fields.get("address")?.as_str()?.parse().ok()
+    let address = |name: &str| fields.get(name)?.as_str()?.parse().ok();
+    Some((address("address")?, address("ops_address")?))
 }
 
 /// The demo's configuration, with one caller that may ask anything, and no more of the worked example than the bundle has.

@@ -1,7 +1,7 @@
 //! One HTTP/2 connection, and calls over it that cost as little as they can.
 //!
 //! The bytes of a question are sent as they are and of an answer only the decisions are read, so that the measure does
-//! not take the time of what it measures. A connection that breaks is made again; one that can't be made again for
+//! not take the time of what it measures. Questions of a stream go over one call, a [`talk`](super::talk), that stays open. A connection that breaks is made again; one that can't be made again for
 //! [`GIVE_UP`] is lost, and says so.
 
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, TE};
 use http::{Method, Request, Response, Uri, Version};
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::{BodyExt as _, Either, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -20,19 +20,22 @@ use tonic::Status;
 use tonic_types::StatusExt as _;
 
 use super::question::Questions;
+use super::talk::{Messages, Talk, begun_with};
 use super::tally::{Decisions, Failure, Outcome, Refusal};
 use crate::client::connection::Connection;
 use crate::clock::SharedClock;
 use crate::proto::v1::DenialCode;
 
 /// An answer, bytes.
-const ANSWER_BYTES: usize = 4 * 1024 * 1024;
+pub(super) const ANSWER_BYTES: usize = 4 * 1024 * 1024;
 /// How long a connection that broke is tried again.
 const GIVE_UP: Duration = Duration::from_secs(3);
 /// Between two attempts.
 const AGAIN: Duration = Duration::from_millis(100);
 /// How much longer than the deadline is waited: the server tells the deadline, and only silence ends here.
 const SILENCE: Duration = Duration::from_millis(500);
+
+const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// Where calls go, and how.
 #[derive(Clone)]
@@ -47,12 +50,17 @@ pub struct Route {
     pub clock: SharedClock,
 }
 
+/// What is sent: one message, or more and more of them.
+type Sent = Either<Full<Bytes>, Messages>;
+
 /// One connection.
 pub struct Line {
     route: Route,
     headers: HeaderMap,
-    live: Mutex<Option<SendRequest<Full<Bytes>>>>,
+    live: Mutex<Option<SendRequest<Sent>>>,
     dialling: tokio::sync::Mutex<()>,
+    /// The stream over it, where questions are asked in one.
+    talk: tokio::sync::Mutex<Option<Arc<Talk>>>,
     lost: AtomicBool,
     /// What the connection itself said when it ended: a refused certificate is told there.
     last_words: Arc<Mutex<Option<String>>>,
@@ -70,13 +78,14 @@ impl Line {
         // RFC-less, but fixed: gRPC over HTTP/2, "Timeout", at most eight digits and a unit.
         let timeout = format!("{}m", route.deadline.as_millis());
         if let Ok(timeout) = HeaderValue::from_str(&timeout) {
-            headers.insert(HeaderName::from_static("grpc-timeout"), timeout);
+            headers.insert(TIMEOUT, timeout);
         }
         let line = Self {
             route,
             headers,
             live: Mutex::new(None),
             dialling: tokio::sync::Mutex::new(()),
+            talk: tokio::sync::Mutex::new(None),
             lost: AtomicBool::new(false),
             last_words: Arc::default(),
         };
@@ -99,14 +108,47 @@ impl Line {
 
     /// Asks the next question.
     pub async fn ask(&self, questions: &Questions) -> Outcome {
-        let body = questions.next();
+        let (number, question) = questions.next();
+        let Some(opening) = questions.opening() else {
+            return self.exchange(question, |frame| decisions(frame, questions.items())).await;
+        };
+        let asked = async {
+            match self.talk(opening).await {
+                Ok(talk) => talk.ask(number, question).await,
+                Err(outcome) => outcome,
+            }
+        };
+        let answered = tokio::time::timeout(self.route.deadline + SILENCE, asked).await;
+        answered.unwrap_or(Outcome::Failed(Failure::Silence))
+    }
+
+    /// The stream, begun again if it has ended.
+    async fn talk(&self, opening: Bytes) -> Result<Arc<Talk>, Outcome> {
+        let mut talk = self.talk.lock().await;
+        if let Some(open) = talk.as_ref().filter(|talk| !talk.has_ended()) {
+            return Ok(Arc::clone(open));
+        }
+        let failed = || Outcome::Failed(Failure::Connection);
+        let mut sender = self.sender().await.ok_or_else(failed)?;
+        let (to, messages) = begun_with(opening);
+        let mut request = self.request(Either::Right(messages));
+        // It would end the stream, not a question.
+        request.headers_mut().remove(TIMEOUT);
+        let response = sender.try_send_request(request).await.map_err(|_| failed())?;
+        let begun = Arc::new(Talk::begin(to, response)?);
+        *talk = Some(Arc::clone(&begun));
+        Ok(begun)
+    }
+
+    /// Sends one message, framed, and has the one that comes back `read`; `None` from it: that is no answer.
+    pub async fn exchange(&self, body: Bytes, read: impl Fn(&[u8]) -> Option<Decisions>) -> Outcome {
         // A connection that was asked to go takes no new call: that call goes over the next one, once.
         for _ in 0..2 {
             let Some(mut sender) = self.sender().await else { return Outcome::Failed(Failure::Connection) };
             let call = async {
-                let response = sender.try_send_request(self.request(body.clone())).await;
+                let response = sender.try_send_request(self.request(Either::Left(Full::new(body.clone())))).await;
                 match response {
-                    Ok(response) => Some(answer(response, questions.items()).await),
+                    Ok(response) => Some(answer(response, &read).await),
                     Err(failed) if failed.message().is_some() => None,
                     Err(_) => Some(Outcome::Failed(Failure::Connection)),
                 }
@@ -120,8 +162,8 @@ impl Line {
         Outcome::Failed(Failure::Connection)
     }
 
-    fn request(&self, body: Bytes) -> Request<Full<Bytes>> {
-        let mut request = Request::new(Full::new(body));
+    fn request(&self, body: Sent) -> Request<Sent> {
+        let mut request = Request::new(body);
         *request.method_mut() = Method::POST;
         *request.uri_mut() = self.route.uri.clone();
         *request.version_mut() = Version::HTTP_2;
@@ -130,7 +172,7 @@ impl Line {
     }
 
     /// The connection, made again if it must be. `None`: it is lost.
-    async fn sender(&self) -> Option<SendRequest<Full<Bytes>>> {
+    async fn sender(&self) -> Option<SendRequest<Sent>> {
         if let Some(sender) = self.usable() {
             return Some(sender);
         }
@@ -158,11 +200,11 @@ impl Line {
         }
     }
 
-    fn usable(&self) -> Option<SendRequest<Full<Bytes>>> {
+    fn usable(&self) -> Option<SendRequest<Sent>> {
         self.live.lock().as_ref().filter(|sender| !sender.is_closed()).cloned()
     }
 
-    async fn dial(&self) -> Result<SendRequest<Full<Bytes>>, String> {
+    async fn dial(&self) -> Result<SendRequest<Sent>, String> {
         let stream = self.route.connection.stream().await.map_err(|error| innermost(&error))?;
         let shaken = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
@@ -199,7 +241,7 @@ fn innermost(error: &dyn std::error::Error) -> String {
 }
 
 /// What came back.
-async fn answer(response: Response<Incoming>, items: usize) -> Outcome {
+async fn answer(response: Response<Incoming>, read: &impl Fn(&[u8]) -> Option<Decisions>) -> Outcome {
     let (head, body) = response.into_parts();
     // A refusal has its status in the head and no body (gRPC over HTTP/2, "Trailers-Only").
     if let Some(status) = Status::from_header_map(&head.headers).filter(|status| status.code() != tonic::Code::Ok) {
@@ -218,21 +260,25 @@ async fn answer(response: Response<Incoming>, items: usize) -> Outcome {
         None => return Outcome::Failed(Failure::Contract),
     }
     let frame = collected.to_bytes();
-    decisions(&frame, items).map_or(Outcome::Failed(Failure::Contract), Outcome::Answered)
+    read(&frame).map_or(Outcome::Failed(Failure::Contract), Outcome::Answered)
 }
 
-fn refused(status: &Status) -> Outcome {
+/// What a status says.
+pub(super) fn refused(status: &Status) -> Outcome {
     let details = status.get_error_details();
-    let reason = details.error_info().map(|info| info.reason.clone()).unwrap_or_default();
-    // What a server says goes to a terminal, a table and a page: words of a fixed alphabet alone.
-    let word = reason.len() <= 64 && reason.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
-    let reason = if word { reason } else { "(unreadable)".to_owned() };
+    let reason = details.error_info().map(|info| word(&info.reason)).unwrap_or_default();
     let retry = details.retry_info().is_some_and(|info| info.retry_delay.is_some());
     Outcome::Refused { why: Refusal { code: screaming(status.code()), reason }, retry }
 }
 
+/// What a server says goes to a terminal, a table and a page: words of a fixed alphabet alone.
+pub(super) fn word(reason: &str) -> String {
+    let is_word = reason.len() <= 64 && reason.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    if is_word { reason.to_owned() } else { "(unreadable)".to_owned() }
+}
+
 /// `ResourceExhausted` as the wire's documents spell it.
-fn screaming(code: tonic::Code) -> String {
+pub(super) fn screaming(code: tonic::Code) -> String {
     let mut name = String::new();
     for letter in format!("{code:?}").chars() {
         if letter.is_uppercase() && !name.is_empty() {
@@ -245,7 +291,7 @@ fn screaming(code: tonic::Code) -> String {
 
 /// As much of `CheckResponse` as is counted; whatever else there is, is skipped.
 #[derive(Clone, PartialEq, prost::Message)]
-struct Seen {
+pub(super) struct Seen {
     #[prost(enumeration = "crate::proto::v1::Decision", tag = "1")]
     decision: i32,
     #[prost(message, optional, tag = "4")]
@@ -274,9 +320,11 @@ struct SeenResult {
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-struct SeenError {
+pub(super) struct SeenError {
     #[prost(int32, tag = "1")]
-    code: i32,
+    pub(super) code: i32,
+    #[prost(string, tag = "2")]
+    pub(super) reason: String,
 }
 
 /// The decisions of an answer; `None` if it is none to so many questions.
@@ -315,7 +363,8 @@ const TOKEN_DENIALS: [DenialCode; 5] = [
     DenialCode::IssuerUnavailable,
 ];
 
-fn count(seen: &Seen, counted: &mut Decisions) -> bool {
+/// Adds the decision of an answer; false: it has none.
+pub(super) fn count(seen: &Seen, counted: &mut Decisions) -> bool {
     use crate::proto::v1::Decision;
     match seen.decision() {
         Decision::Allow => counted.allowed += 1,

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::Report;
 use super::histogram::Histogram;
-use super::show::{HEAD, cautions, findings, grouped, heading, refusals, rows, short};
+use super::show::{HEAD, cautions, findings, grouped, heading, healths, refusals, rows, short};
 use super::tally::Slot;
 
 /// The size of a drawing, and the room for its scales.
@@ -58,7 +58,7 @@ pub(super) fn page(report: &Report) -> String {
         html.push_str("</tr>\n");
     }
     html.push_str("</table>\n");
-    for line in refusals(report).iter().chain(&findings(report)) {
+    for line in refusals(report).iter().chain(&healths(report)).chain(&findings(report)) {
         paragraph(&mut html, "", line);
     }
     html.push_str("<h2>Latency of answers, by percentile</h2>\n");

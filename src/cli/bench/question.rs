@@ -7,6 +7,7 @@ use std::fmt;
 use std::io::Read as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -15,6 +16,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::proto::v1;
+use crate::proto::v1::check_stream_request::Message;
 
 /// A file of questions, bytes.
 const FILE_BYTES: u64 = 1024 * 1024;
@@ -26,14 +28,18 @@ const DEPTH: usize = 16;
 pub const CHECK: &str = "/gatepost.v1.DecisionService/Check";
 /// The path of `BatchCheck`.
 pub const BATCH_CHECK: &str = "/gatepost.v1.DecisionService/BatchCheck";
+/// The path of `CheckStream`.
+pub const CHECK_STREAM: &str = "/gatepost.v1.DecisionService/CheckStream";
 
-/// What one call carries. A stream of questions would be a third kind, with a [`Line`](super::line::Line) that keeps it open.
+/// What one call carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shape {
     /// One question.
     Check,
     /// So many.
     Batch(usize),
+    /// One question after the other, over a call that stays open: a stream on each connection.
+    Stream,
 }
 
 impl Shape {
@@ -42,19 +48,21 @@ impl Shape {
     /// # Errors
     /// What it must be.
     pub fn parse(text: &str) -> Result<Self, String> {
-        if text == "check" {
-            return Ok(Self::Check);
+        match text {
+            "check" => return Ok(Self::Check),
+            "stream" => return Ok(Self::Stream),
+            _ => {}
         }
         let items = text.strip_prefix("batch:").and_then(|items| items.parse().ok());
         let items = items.filter(|items| (1..=10_000).contains(items));
-        items.map(Self::Batch).ok_or_else(|| "must be check, or batch:N with N from 1 to 10000".to_owned())
+        items.map(Self::Batch).ok_or_else(|| "must be check, stream, or batch:N with N from 1 to 10000".to_owned())
     }
 
     /// Questions of a call.
     #[must_use]
     pub fn items(self) -> usize {
         match self {
-            Self::Check => 1,
+            Self::Check | Self::Stream => 1,
             Self::Batch(items) => items,
         }
     }
@@ -65,6 +73,7 @@ impl fmt::Display for Shape {
         match self {
             Self::Check => f.write_str("check"),
             Self::Batch(items) => write!(f, "batch:{items}"),
+            Self::Stream => f.write_str("stream"),
         }
     }
 }
@@ -324,27 +333,40 @@ pub struct Questions {
     templates: Vec<Template>,
     path: &'static str,
     items: usize,
+    /// What a stream begins with.
+    opening: Option<Bytes>,
     asked: AtomicU64,
     /// Where fresh ids begin: elsewhere in every run, so that no run meets what another one left in a cache.
     base: u64,
 }
 
-/// The bytes of a call: a gRPC frame, and where its fresh ids stand in it.
+/// The bytes of a call: a gRPC frame, and where its fresh ids, and its number in a stream, stand in it.
 #[derive(Debug)]
 struct Template {
     frame: Bytes,
     places: Vec<usize>,
+    number: Option<usize>,
 }
 
+/// What stands before a message.
+const PREFIX: usize = 5;
 /// A fresh id ends in so many hex digits.
 const DIGITS: usize = 16;
+/// Questions of a stream are numbered from here: as varints, this and the next 34 thousand million have the same length.
+const FIRST: u64 = 1 << 28;
+const VARINT: usize = 5;
 
 impl Questions {
-    /// Encodes them.
+    /// Encodes them. `deadline` is what each question of a stream says; a call has it in its headers.
     ///
     /// # Errors
     /// When they don't fit the shape, in a sentence.
-    pub fn prepare(questions: &[v1::CheckRequest], shape: Shape, fresh: bool) -> Result<Self, String> {
+    pub fn prepare(
+        questions: &[v1::CheckRequest],
+        shape: Shape,
+        fresh: bool,
+        deadline: Duration,
+    ) -> Result<Self, String> {
         let templates = match shape {
             Shape::Check => {
                 let one = |question: &v1::CheckRequest| {
@@ -355,12 +377,18 @@ impl Questions {
                 questions.iter().map(one).collect::<Result<Vec<_>, String>>()?
             }
             Shape::Batch(items) => batches(questions, items, fresh)?,
+            Shape::Stream => questions
+                .iter()
+                .map(|question| streamed(question, fresh, deadline))
+                .collect::<Result<Vec<_>, String>>()?,
         };
-        let path = match shape {
-            Shape::Check => CHECK,
-            Shape::Batch(_) => BATCH_CHECK,
+        let (path, opening) = match shape {
+            Shape::Check => (CHECK, None),
+            Shape::Batch(_) => (BATCH_CHECK, None),
+            Shape::Stream => (CHECK_STREAM, opening(questions)?),
         };
-        Ok(Self { templates, path, items: shape.items(), asked: AtomicU64::new(0), base: fastrand::u64(..) })
+        let (asked, base) = (AtomicU64::new(0), fastrand::u64(..));
+        Ok(Self { templates, path, items: shape.items(), opening, asked, base })
     }
 
     /// The path of every call.
@@ -387,28 +415,78 @@ impl Questions {
         self.asked.load(Ordering::Relaxed)
     }
 
-    /// The bytes of the next call.
+    /// What a stream begins with, if that is how they are asked.
     #[must_use]
-    pub fn next(&self) -> Bytes {
+    pub fn opening(&self) -> Option<Bytes> {
+        self.opening.clone()
+    }
+
+    /// The next call: its number, by which a stream answers, and its bytes.
+    #[must_use]
+    pub fn next(&self) -> (u64, Bytes) {
         let number = self.asked.fetch_add(1, Ordering::Relaxed);
         let count = self.templates.len().max(1) as u64;
         let index = usize::try_from(number % count).unwrap_or(0);
-        self.templates.get(index).map(|template| template.frame(number, self.base)).unwrap_or_default()
+        let frame = self.templates.get(index).map(|template| template.frame(number, self.base)).unwrap_or_default();
+        (FIRST + number, frame)
     }
+}
+
+/// The first, if what they can't have of their own in `what` is the same in all of them.
+fn alike<'q>(questions: &'q [v1::CheckRequest], what: &str) -> Result<Option<&'q v1::CheckRequest>, String> {
+    let Some(first) = questions.first() else { return Ok(None) };
+    let shared = |one: &v1::CheckRequest| (one.subject.clone(), one.context.clone(), one.entities.clone(), one.options);
+    match questions.iter().position(|question| shared(question) != shared(first)) {
+        None => Ok(Some(first)),
+        Some(other) => Err(format!(
+            "{what} has one subject, context, list of entities and options: question {} has others than question 1",
+            other + 1
+        )),
+    }
+}
+
+/// What a stream of these questions begins with.
+fn opening(questions: &[v1::CheckRequest]) -> Result<Option<Bytes>, String> {
+    use v1::check_request::Subject;
+    use v1::stream_opening::Subject as StreamSubject;
+    let Some(first) = alike(questions, "a stream")? else { return Ok(None) };
+    let subject = first.subject.clone().map(|subject| match subject {
+        Subject::Token(token) => StreamSubject::Token(token),
+        Subject::Asserted(asserted) => StreamSubject::Asserted(asserted),
+        Subject::Caller(()) => StreamSubject::Caller(()),
+        Subject::Anonymous(()) => StreamSubject::Anonymous(()),
+        Subject::ApiKey(key) => StreamSubject::ApiKey(key),
+    });
+    let (context, entities, options) = (first.context.clone(), first.entities.clone(), first.options);
+    let open = Message::Open(v1::StreamOpening { subject, context, entities, options });
+    let message = v1::CheckStreamRequest { message: Some(open) };
+    Template::of(&message.encode_to_vec(), &[]).map(|template| Some(template.frame))
+}
+
+/// A question of a stream.
+fn streamed(question: &v1::CheckRequest, fresh: bool, deadline: Duration) -> Result<Template, String> {
+    let mut resource = question.resource.clone();
+    let mark = if fresh { Some(mark(&mut resource)?) } else { None };
+    let ask = v1::StreamQuestion {
+        id: FIRST,
+        action: question.action.clone(),
+        resource,
+        fields: question.fields.clone(),
+        deadline: prost_types::Duration::try_from(deadline).ok(),
+        ..Default::default()
+    };
+    // The number is its first member: a key of one byte, and the varint.
+    let (length, members) = (ask.encoded_len(), 1);
+    let message = v1::CheckStreamRequest { message: Some(Message::Ask(ask)) }.encode_to_vec();
+    let number = PREFIX + message.len() - length + members;
+    Ok(Template { number: Some(number), ..Template::of(&message, mark.as_slice())? })
 }
 
 /// Batches that together hold every question, each as often as comes out.
 fn batches(questions: &[v1::CheckRequest], items: usize, fresh: bool) -> Result<Vec<Template>, String> {
     use v1::batch_check_request::Subject as BatchSubject;
     use v1::check_request::Subject;
-    let Some(first) = questions.first() else { return Ok(Vec::new()) };
-    let shared = |one: &v1::CheckRequest| (one.subject.clone(), one.context.clone(), one.entities.clone(), one.options);
-    if let Some(other) = questions.iter().position(|question| shared(question) != shared(first)) {
-        return Err(format!(
-            "a batch has one subject, context, list of entities and options: question {} has others than question 1",
-            other + 1
-        ));
-    }
+    let Some(first) = alike(questions, "a batch")? else { return Ok(Vec::new()) };
     let subject = first.subject.clone().map(|subject| match subject {
         Subject::Token(token) => BatchSubject::Token(token),
         Subject::Asserted(asserted) => BatchSubject::Asserted(asserted),
@@ -455,7 +533,8 @@ impl Template {
     fn of(message: &[u8], marks: &[String]) -> Result<Self, String> {
         // Not compressed, then the length: gRPC over HTTP/2, "Length-Prefixed-Message".
         let length = u32::try_from(message.len()).map_err(|_| "a question is too long")?;
-        let mut frame = vec![0];
+        let mut frame = Vec::with_capacity(PREFIX + message.len());
+        frame.push(0);
         frame.extend(length.to_be_bytes());
         frame.extend(message);
         let place = |mark: &String| {
@@ -464,15 +543,18 @@ impl Template {
             place.ok_or_else(|| "an id can't be told from other text; try again".to_owned())
         };
         let places = marks.iter().map(place).collect::<Result<_, _>>()?;
-        Ok(Self { frame: frame.into(), places })
+        Ok(Self { frame: frame.into(), places, number: None })
     }
 
     /// The bytes, with fresh ids that no other number has.
     fn frame(&self, number: u64, base: u64) -> Bytes {
-        if self.places.is_empty() {
+        if self.places.is_empty() && self.number.is_none() {
             return self.frame.clone();
         }
         let mut bytes = self.frame.to_vec();
+        if let Some(varint) = self.number.and_then(|at| bytes.get_mut(at..at + VARINT)) {
+            varint.copy_from_slice(&varint_of(FIRST + number));
+        }
         let count = self.places.len() as u64;
         for (place, index) in self.places.iter().zip(0_u64..) {
             let mut fresh = base.wrapping_add(number.wrapping_mul(count)).wrapping_add(index);
@@ -487,6 +569,13 @@ impl Template {
     }
 }
 
+/// Seven bits in each byte, the lowest first; all but the last say that there are more.
+fn varint_of(number: u64) -> [u8; VARINT] {
+    let byte = |at: usize| u8::try_from(number >> (7 * at) & 0x7f).unwrap_or(0);
+    let more = |at: usize| if at + 1 < VARINT { 0x80 } else { 0 };
+    std::array::from_fn(|at| byte(at) | more(at))
+}
+
 fn hex(digit: u64) -> u8 {
     let digit = u8::try_from(digit).unwrap_or(0);
     if digit < 10 { b'0' + digit } else { b'a' + digit - 10 }
@@ -498,6 +587,7 @@ mod tests {
 
     use super::*;
 
+    const WAIT: Duration = Duration::from_secs(1);
     const ONE: &str = r#"{ "action": "Order.read", "resource": { "type": "Order", "id": "o-1",
         "attributes": { "total": 4200, "customer": { "type": "User", "id": "alice" }, "tags": ["a", null, true] } },
         "fields": { "all": true } }"#;
@@ -552,9 +642,9 @@ questions:
     #[test]
     fn several_questions_are_sent_in_turn_and_the_same_bytes_again() {
         let two = format!("[{ONE}, {}]", ONE.replace("o-1", "o-2"));
-        let questions = Questions::prepare(&parse(&two, Some("t")).unwrap(), Shape::Check, false).unwrap();
+        let questions = Questions::prepare(&parse(&two, Some("t")).unwrap(), Shape::Check, false, WAIT).unwrap();
         let ids: Vec<String> =
-            (0..4).map(|_| decode::<v1::CheckRequest>(&questions.next()).resource.unwrap().id.unwrap()).collect();
+            (0..4).map(|_| decode::<v1::CheckRequest>(&questions.next().1).resource.unwrap().id.unwrap()).collect();
         assert_eq!(ids, ["o-1", "o-2", "o-1", "o-2"]);
         assert_eq!((questions.asked(), questions.path()), (4, CHECK));
     }
@@ -562,12 +652,13 @@ questions:
     #[test]
     fn fresh_ids_never_come_twice_and_nothing_else_changes() {
         for shape in [Shape::Check, Shape::Batch(7)] {
-            let questions = Questions::prepare(&parse(ONE, Some("t")).unwrap(), shape, true).unwrap();
+            let questions = Questions::prepare(&parse(ONE, Some("t")).unwrap(), shape, true, WAIT).unwrap();
             let mut ids = BTreeSet::new();
             for _ in 0..100 {
-                let frame = questions.next();
+                let (_, frame) = questions.next();
                 let items = match shape {
                     Shape::Check => vec![decode::<v1::CheckRequest>(&frame).resource.unwrap()],
+                    Shape::Stream => unreachable!("it is not asked"),
                     Shape::Batch(_) => decode::<v1::BatchCheckRequest>(&frame)
                         .items
                         .into_iter()
@@ -589,26 +680,48 @@ questions:
     fn a_batch_has_one_subject_and_holds_every_question() {
         let three = format!("[{ONE}, {}, {}]", ONE.replace("o-1", "o-2"), ONE.replace("o-1", "o-3"));
         let three = parse(&three, Some("t")).unwrap();
-        let questions = Questions::prepare(&three, Shape::Batch(2), false).unwrap();
+        let questions = Questions::prepare(&three, Shape::Batch(2), false, WAIT).unwrap();
         let ids = |frame: &Bytes| -> Vec<String> {
             let batch: v1::BatchCheckRequest = decode(frame);
             batch.items.into_iter().map(|item| item.resource.unwrap().id.unwrap()).collect()
         };
         assert_eq!(
-            (ids(&questions.next()), ids(&questions.next())),
+            (ids(&questions.next().1), ids(&questions.next().1)),
             (vec!["o-1".into(), "o-2".into()], vec!["o-3".into(), "o-1".into()])
         );
         let mut mixed = three;
         mixed[1].subject = Some(v1::check_request::Subject::Caller(()));
-        let error = Questions::prepare(&mixed, Shape::Batch(2), false).unwrap_err();
+        let error = Questions::prepare(&mixed, Shape::Batch(2), false, WAIT).unwrap_err();
         assert!(error.contains("question 2 has others"), "{error}");
+    }
+
+    #[test]
+    fn questions_of_a_stream_are_numbered_and_have_their_subject_in_the_opening() {
+        let three = format!("[{ONE}, {}, {}]", ONE.replace("o-1", "o-2"), ONE.replace("o-1", "o-3"));
+        let three = parse(&three, Some("t")).unwrap();
+        for fresh in [false, true] {
+            let questions = Questions::prepare(&three, Shape::Stream, fresh, Duration::from_millis(1500)).unwrap();
+            let opening: v1::CheckStreamRequest = decode(&questions.opening().unwrap());
+            let Some(Message::Open(opening)) = opening.message else { panic!("{opening:?}") };
+            assert_eq!(opening.subject, Some(v1::stream_opening::Subject::Token("t".into())));
+            let mut ids = BTreeSet::new();
+            for turn in 0..1000 {
+                let (number, frame) = questions.next();
+                let message: v1::CheckStreamRequest = decode(&frame);
+                let Some(Message::Ask(asked)) = message.message else { panic!("{message:?}") };
+                assert_eq!((asked.id, number), (FIRST + turn, FIRST + turn));
+                assert_eq!(asked.deadline.unwrap().nanos, 500_000_000);
+                ids.insert(asked.resource.unwrap().id.unwrap());
+            }
+            assert_eq!(ids.len(), if fresh { 1000 } else { 3 });
+        }
     }
 
     #[test]
     fn fresh_needs_an_id() {
         let any = parse("{action: a, token: t, resource: {type: T}}", None).unwrap();
-        assert!(Questions::prepare(&any, Shape::Check, true).unwrap_err().contains("--fresh"));
-        assert!(Questions::prepare(&any, Shape::Check, false).is_ok());
+        assert!(Questions::prepare(&any, Shape::Check, true, WAIT).unwrap_err().contains("--fresh"));
+        assert!(Questions::prepare(&any, Shape::Check, false, WAIT).is_ok());
     }
 
     #[test]
@@ -619,6 +732,7 @@ questions:
             ("batch:0", None),
             ("batch:10001", None),
             ("batch", None),
+            ("stream", Some(Shape::Stream)),
             ("stream:8", None),
         ];
         for (text, expected) in table {

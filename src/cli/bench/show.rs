@@ -9,6 +9,8 @@ use serde_json::{Value, json};
 
 use super::crew::Pace;
 use super::histogram::Histogram;
+use super::overload::Overload;
+use super::pulse::Beats;
 use super::schedule::Arrivals;
 use super::tally::Tally;
 use super::{Report, Round};
@@ -64,6 +66,9 @@ pub(super) fn human(console: &mut impl Write, report: &Report, colours: bool) ->
     for line in refusals(report) {
         writeln!(console, "{line}")?;
     }
+    for line in healths(report) {
+        writeln!(console, "{line}")?;
+    }
     for line in findings(report) {
         writeln!(console, "{line}")?;
     }
@@ -80,7 +85,8 @@ pub(super) fn heading(report: &Report) -> Vec<String> {
     let keys = if report.fresh { "fresh ids: no ruling is in the cache" } else { "the same ids again and again" };
     let pace = match report.pace {
         Pace::Closed { in_flight } if report.overload.is_some() => {
-            format!("overload: a closed loop for the peak, {in_flight} at once on each connection, then open loops")
+            let most = report.overload.map_or(in_flight, |found| found.in_flight);
+            format!("overload: closed loops for the peak, then open loops, {most} at once on each connection at most")
         }
         Pace::Closed { in_flight } => format!("closed loop, {in_flight} at once on each connection"),
         Pace::Open { rate, arrivals, .. } => format!("open loop, {rate} calls a second, {}", arrivals_name(arrivals)),
@@ -116,6 +122,8 @@ pub(super) fn rows(report: &Report) -> Vec<[String; HEAD.len()]> {
             server_cpu: sum(|round| round.server_cpu),
             own_cpu: sum(|round| round.own_cpu),
             resident: report.rounds.iter().filter_map(|round| round.resident).max(),
+            health: None,
+            recovered: None,
         };
         rows.push(row("all".to_owned(), &all));
     }
@@ -176,6 +184,28 @@ pub(super) fn refusals(report: &Report) -> Vec<String> {
     lines
 }
 
+/// A line for each round and door: whether the server said all the while that it is well, and how soon.
+pub(super) fn healths(report: &Report) -> Vec<String> {
+    let mut lines = Vec::new();
+    for (at, round) in report.rounds.iter().enumerate() {
+        let Some(health) = &round.health else { continue };
+        let doors = [("the listener", Some(&health.listener)), ("the operators' door", health.operators.as_ref())];
+        for (door, beats) in doors.into_iter().filter_map(|(door, beats)| Some((door, beats?))) {
+            let well = &beats.well;
+            lines.push(format!(
+                "{}: health at {door}: {} of {} looks found it within 1 s; p50 {}, p99 {}, max {}",
+                name(report, at, round),
+                well.count(),
+                well.count() + beats.missed,
+                short(well.at(0.5)),
+                short(well.at(0.99)),
+                short(well.longest()),
+            ));
+        }
+    }
+    lines
+}
+
 /// What else there is to know.
 pub(super) fn findings(report: &Report) -> Vec<String> {
     let total = report.total();
@@ -191,19 +221,24 @@ pub(super) fn findings(report: &Report) -> Vec<String> {
         lines.push(format!("{} items of batches were refused", decisions.refused));
     }
     if let Some(found) = &report.overload {
-        lines.push(match found.recovered {
-            Some(after) => format!(
-                "back to normal {:.1} s after the last step (p90 of a quiet server: {})",
-                after.as_secs_f64(),
-                short(found.quiet)
-            ),
-            None => "not back to normal within 30 s of the last step, or it was not looked".to_owned(),
-        });
+        let steps = report.rounds.iter().enumerate().filter(|(_, round)| round.multiple.is_some());
+        lines.extend(steps.map(|(at, round)| step(&name(report, at, round), round, found)));
+        lines.push(format!("p90 of the quiet server: {}", short(found.quiet)));
     }
     if let Some(us) = report.rounds.last().and_then(own_us) {
         lines.push(format!("the load itself took {us:.1} us of a processor for each call"));
     }
     lines
+}
+
+/// What became of the peak in one step of an overload.
+fn step(name: &str, round: &Round, found: &Overload) -> String {
+    let share = 100.0 * per_second(round.tally.answers_in_time, &round.tally) / found.peak.max(1e-3);
+    let back = match round.recovered {
+        Some(after) => format!("back to normal {:.1} s after it", after.as_secs_f64()),
+        None => "not back to normal within 30 s, or it was not looked".to_owned(),
+    };
+    format!("{name}: {share:.0} % of the peak was answered; {back}")
 }
 
 /// What makes the figures doubtful.
@@ -244,7 +279,7 @@ pub(super) fn json(console: &mut impl Write, report: &Report) -> io::Result<()> 
         "rounds": report.rounds.iter().map(round_json).collect::<Vec<_>>(),
         "overload": report.overload.map(|found| json!({
             "peak_per_second": found.peak, "quiet_p90_us": micros(found.quiet),
-            "recovered_after_ms": found.recovered.map(millis),
+            "in_flight": found.in_flight,
         })),
         "calls_in_all": report.calls,
         "interrupted": report.interrupted,
@@ -279,8 +314,15 @@ fn round_json(round: &Round) -> Value {
         "latency_us": latencies(&tally.answers),
         "refusals": refusals, "failures": failures, "unsent": tally.unsent, "late": tally.late,
         "server_cpu_us": server_us(round), "load_cpu_us": own_us(round),
-        "server_memory_bytes": round.resident,
+        "server_memory_bytes": round.resident, "recovered_after_ms": round.recovered.map(millis),
+        "health": round.health.as_ref().map(|health| json!({
+            "listener": beats(&health.listener), "operators": health.operators.as_ref().map(beats),
+        })),
     })
+}
+
+fn beats(beats: &Beats) -> Value {
+    json!({ "well": beats.well.count(), "missed": beats.missed, "latency_us": latencies(&beats.well) })
 }
 
 /// `null` for nothing, so that nobody takes it for fast.

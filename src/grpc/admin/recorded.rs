@@ -84,6 +84,7 @@ fn ours(error: &DecideError) -> AdminError {
         | DecideError::Overloaded { .. }
         | DecideError::OverShare { .. }
         | DecideError::Audit(_)
+        | DecideError::ShedUnrecorded { .. }
         | DecideError::Panicked => AdminError::Panicked,
     }
 }
