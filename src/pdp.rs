@@ -221,8 +221,19 @@ impl Pdp {
         if let Some(answered) = self.recall(call, message, &begun, &mut known).await {
             return answered;
         }
+        // Apart, so that a question which is known moves little about.
+        Box::pin(self.check_anew(call, &begun, known, asked)).await
+    }
+
+    async fn check_anew(
+        &self,
+        call: &Call,
+        begun: &Begun,
+        mut known: Known,
+        asked: impl FnOnce() -> Result<(Subject, Question), DecideError> + Send,
+    ) -> Result<Answer, Refusal> {
         let decided = self.within(self.left(call), self.decide(call, asked, false, &mut known)).await;
-        self.conclude(call, &begun, known, call.circumstances.clone(), decided).await
+        self.conclude(call, begun, known, call.circumstances.clone(), decided).await
     }
 
     /// Answers many questions of one subject, each on its own; one bad item spoils no other.

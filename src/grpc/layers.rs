@@ -70,7 +70,7 @@ where
             let headers = told_of(request.headers());
             let peer = request.extensions().get::<Arc<Peer>>().cloned();
             if let Some((error, http)) = misaddressed(&request) {
-                let refusal = refused(&pdp, &headers, peer, error).await;
+                let refusal = Box::pin(refused(&pdp, &headers, peer, error)).await;
                 let mut response = status::to_status(&refusal).into_http();
                 *response.status_mut() = http;
                 return Ok(response);
@@ -96,7 +96,7 @@ where
                     DecideError::Panicked
                 }
             };
-            let refusal = refused(&pdp, &headers, peer, error).await;
+            let refusal = Box::pin(refused(&pdp, &headers, peer, error)).await;
             Ok(status::to_status(&refusal).into_http())
         })
     }

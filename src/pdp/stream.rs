@@ -137,13 +137,12 @@ impl Pdp {
         coming: Coming,
         asked: Result<Option<(Subject, Question)>, Misfit>,
     ) -> Result<Answer, Refusal> {
-        let Coming { begun, mut known, again, _present } = coming;
+        let Coming { begun, known, again, _present } = coming;
         if let Some(again) = again {
             return self.conclude_again(call, &begun, &again).await;
         }
         let asked = || asked.map_err(DecideError::Invalid)?.ok_or(DecideError::Unreadable);
-        let decided = self.within(self.left(call), self.decide(call, asked, false, &mut known)).await;
-        self.conclude(call, &begun, known, call.circumstances.clone(), decided).await
+        Box::pin(self.check_anew(call, &begun, known, asked)).await
     }
 
     /// Whom `token` makes now, if it is good. Says nothing of whether it is this caller's to present: that is asked with
