@@ -1,6 +1,8 @@
 //! Values framed by kind and length: two that differ in anything never look the same as bytes.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::io::Write as _;
 
 use cedar_policy_core::ast::{EntityUID, Literal, Value, ValueKind};
 use smol_str::SmolStr;
@@ -22,8 +24,20 @@ impl Frame {
         self.part(kind, text.as_bytes());
     }
 
+    /// As it is displayed.
+    pub(super) fn display(&mut self, kind: u8, shown: impl Display) {
+        self.part(kind, &[]);
+        let start = self.bytes.len();
+        // Writing to a Vec can't fail.
+        let _ = write!(self.bytes, "{shown}");
+        let length = ((self.bytes.len() - start) as u64).to_be_bytes();
+        if let Some(place) = start.checked_sub(length.len()).and_then(|from| self.bytes.get_mut(from..start)) {
+            place.copy_from_slice(&length);
+        }
+    }
+
     pub(super) fn uid(&mut self, kind: u8, uid: &EntityUID) {
-        self.text(kind, &uid.entity_type().to_string());
+        self.display(kind, uid.entity_type());
         self.text(kind, uid.eid().as_ref());
     }
 
@@ -52,7 +66,25 @@ impl Frame {
                 }
             }
             ValueKind::Record(record) => self.record(25, record),
-            ValueKind::ExtensionValue(_) => self.text(26, &value.to_string()),
+            ValueKind::ExtensionValue(_) => self.display(26, value),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_displayed_is_framed_as_its_text() {
+        for text in ["", "Order", "Shop::Order", "a text of more bytes than a length has"] {
+            let (mut shown, mut written) = (Frame::default(), Frame::default());
+            for frame in [&mut shown, &mut written] {
+                frame.text(1, "before");
+            }
+            shown.display(2, text);
+            written.text(2, text);
+            assert_eq!(shown.bytes, written.bytes, "{text}");
         }
     }
 }

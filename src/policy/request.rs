@@ -221,7 +221,7 @@ impl AuthorizationRequest {
         frame.text(2, self.level.as_str());
         frame.uid(3, &self.action.uid);
         frame.uid(4, &self.principal);
-        frame.text(5, &self.resource_type.to_string());
+        frame.display(5, &self.resource_type);
         if let Some(resource) = &self.resource {
             frame.uid(6, resource);
         }
@@ -243,7 +243,8 @@ impl AuthorizationRequest {
                 frame.text(10, path.as_str());
             }
         }
-        let mut entities: Vec<&Entity> = self.entities.iter().collect();
+        // Actions come from the bundle alone: the revision and the action stand for them.
+        let mut entities: Vec<&Entity> = self.entities.iter().filter(|entity| !entity.uid().is_action()).collect();
         entities.sort_by(|a, b| a.uid().cmp(b.uid()));
         for entity in entities {
             frame.uid(11, entity.uid());
