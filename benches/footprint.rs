@@ -69,8 +69,10 @@ async fn measure(options: &Options) -> Result<Found, Failure> {
     let idle = settled(&small).await?;
     drop(small);
 
-    // Nothing may end while the rest is being asked.
-    let settings = [("/cache", json!({ "decision_ttl": "10m" }))];
+    // Nothing may end while the rest is being asked, and there has to be room: 64 MiB, as it comes, hold about half of these.
+    let (entries, room) = (options.rulings + options.rulings / 10, format!("{}KiB", options.rulings * 4));
+    let cache = json!({ "decisions": entries, "decision_bytes": room, "decision_ttl": "10m" });
+    let settings = [("/cache", cache)];
     let fixture = Fixture::with(Topic::Documents(options.many), "async", &settings)?;
     let (large, start_many) = start(&fixture, &clock).await?;
     let load = Load::connect(&fixture, &large, Questions::FreshBatch, 4, 4).await?;
