@@ -113,9 +113,10 @@ struct Account {
     calls: AtomicU64,
     entered: AtomicU64,
     entered_weight: AtomicU64,
-    /// Since then: what was answered in time, by weight; calls that ended, and how long they stayed in all
+    /// Since then: what was answered in time, and too late, by weight; calls that ended, and how long they stayed in all
     /// and at least, microseconds.
     answered: AtomicU64,
+    too_late: AtomicU64,
     ended: AtomicU64,
     stayed: AtomicU64,
     quickest: AtomicU64,
@@ -265,6 +266,7 @@ impl Account {
             entered: AtomicU64::new(0),
             entered_weight: AtomicU64::new(0),
             answered: AtomicU64::new(0),
+            too_late: AtomicU64::new(0),
             ended: AtomicU64::new(0),
             stayed: AtomicU64::new(0),
             quickest: AtomicU64::new(u64::MAX),
@@ -395,7 +397,7 @@ impl House {
         let late = lanes.iter_mut().map(Lane::judge).max().unwrap_or_default();
         let scale = WINDOW.as_secs_f64() / open_for.as_secs_f64();
 
-        let (mut answered, mut ended, mut stayed, mut quickest) = (0.0, 0.0, 0.0, u64::MAX);
+        let (mut answered, mut too_late, mut ended, mut stayed, mut quickest) = (0.0, 0.0, 0.0, 0.0, u64::MAX);
         let mut demands = Vec::with_capacity(self.accounts.len());
         for ((account, idle), heft) in self.accounts.iter().zip(idle).zip(heft) {
             let demand = account.turn(heft, scale);
@@ -408,6 +410,7 @@ impl House {
                 }
             }
             answered += counted(account.answered.swap(0, Ordering::Relaxed)) * scale;
+            too_late += counted(account.too_late.swap(0, Ordering::Relaxed)) * scale;
             ended += counted(account.ended.swap(0, Ordering::Relaxed));
             stayed += counted(account.stayed.swap(0, Ordering::Relaxed));
             quickest = quickest.min(account.quickest.swap(u64::MAX, Ordering::Relaxed));
@@ -415,7 +418,7 @@ impl House {
         }
         let stay = (ended > 0.0).then(|| Duration::from_secs_f64(stayed / ended / 1e6));
         let asked = demands.iter().map(|demand| demand.asked).sum();
-        pace.turn(&Seen { overloaded: late > self.target, late, answered, asked, stay });
+        pace.turn(&Seen { overloaded: late > self.target, late, answered, too_late, asked, stay });
 
         self.limit.store(pace.places(), Ordering::Relaxed);
         self.usual_stay.store(micros(pace.usual_stay()), Ordering::Relaxed);
@@ -480,9 +483,9 @@ impl Drop for Seat {
         account.stayed.fetch_add(stayed, Ordering::Relaxed);
         account.quickest.fetch_min(stayed, Ordering::Relaxed);
         // Nobody waits for an answer that is too late: it is no work done.
-        if self.due.is_none_or(|due| now <= due) {
-            account.answered.fetch_add(self.weight, Ordering::Relaxed);
-        }
+        let in_time = self.due.is_none_or(|due| now <= due);
+        let count = if in_time { &account.answered } else { &account.too_late };
+        count.fetch_add(self.weight, Ordering::Relaxed);
     }
 }
 

@@ -16,11 +16,12 @@ const MORE: f64 = 1.1;
 /// Above so many times the best nobody is held to it any more.
 const FREE: f64 = 2.0;
 /// The best is forgotten by half in about ten minutes of calm, and in half a second of overload in which what was let in was
-/// not answered: questions may have become dearer, or the machine slower.
+/// answered too late: questions may have become dearer, or the machine slower.
 const FORGET: f64 = 0.9999;
 const RELEARN: f64 = 0.87;
-/// Of what was let in: less than this was answered, so it was too much.
-const UNANSWERED: f64 = 0.7;
+/// Of what ended: less than this was answered in time, so what was let in was too much. What is still in the house is not
+/// lost: where a runtime is late, it is there for many windows.
+const IN_TIME: f64 = 0.7;
 /// So few calls a window are always let in: they are no overload, whatever makes a runtime late.
 const TRICKLE: f64 = 10.0;
 /// And so few places there always are.
@@ -34,6 +35,8 @@ pub(super) struct Seen {
     pub late: Duration,
     /// Answered while the caller still waited.
     pub answered: f64,
+    /// Ended when the caller waited no longer.
+    pub too_late: f64,
     /// Asked, whatever became of it.
     pub asked: f64,
     /// How long a call was in the house, where one ended.
@@ -44,8 +47,10 @@ pub(super) struct Seen {
 pub(super) struct Pace {
     ceiling: usize,
     places: usize,
-    /// Answered in a window, of late and at best.
+    /// Answered in a window, in time and too late, of late.
     answering: f64,
+    missing: f64,
+    /// Answered in time at best.
     best: f64,
     /// What may be let in; `None`: everything.
     budget: Option<f64>,
@@ -60,6 +65,7 @@ impl Pace {
             ceiling,
             places: ceiling,
             answering: 0.0,
+            missing: 0.0,
             best: 0.0,
             budget: None,
             stay: Duration::ZERO,
@@ -84,6 +90,7 @@ impl Pace {
 
     pub fn turn(&mut self, seen: &Seen) {
         self.answering = f64::midpoint(self.answering, seen.answered);
+        self.missing = f64::midpoint(self.missing, seen.too_late);
         if let Some(stay) = seen.stay {
             self.stay = (self.stay + stay) / 2;
         }
@@ -92,8 +99,7 @@ impl Pace {
 
     fn slower(&mut self, seen: &Seen) {
         self.best = self.best.max(self.answering);
-        let let_in = self.budget.map(|budget| budget.min(seen.asked));
-        if let_in.is_some_and(|let_in| self.answering < UNANSWERED * let_in) {
+        if self.budget.is_some() && self.answering < IN_TIME * (self.answering + self.missing) {
             self.best = (self.best * RELEARN).max(self.answering);
         }
         let before = self.budget.unwrap_or(f64::INFINITY);

@@ -181,8 +181,20 @@ fn one_hiccup_is_no_overload_and_every_runtime_counts() {
 
 /// A call on its way, or the probe.
 enum Waiting {
-    Call { caller: usize, sent: Duration },
-    Probe { wanted: Duration },
+    Call {
+        caller: usize,
+        sent: Duration,
+    },
+    /// A call that was let in and has so many turns to go: its body, its record, its answer. Each waits behind everybody.
+    Within {
+        caller: usize,
+        sent: Duration,
+        seat: Seat,
+        turns: usize,
+    },
+    Probe {
+        wanted: Duration,
+    },
 }
 
 /// A server of one thread.
@@ -193,6 +205,8 @@ struct Simulation {
     decision: Duration,
     refusal: Duration,
     disk: Duration,
+    /// How often a call that was let in waits for everybody else.
+    turns: usize,
     /// How long clients wait, and how many calls each may have under way.
     patience: Duration,
     streams: Vec<usize>,
@@ -236,6 +250,7 @@ impl Simulation {
             decision,
             refusal: decision.mul_f64(refusal),
             disk: millis(2),
+            turns: 0,
             patience: millis(200),
             streams: vec![500 / callers; callers],
             under_way: vec![0; callers],
@@ -267,6 +282,10 @@ impl Simulation {
                     Duration::ZERO
                 }
                 Some(Waiting::Call { caller, sent }) => self.serve(caller, sent, &mut came),
+                Some(Waiting::Within { caller, sent, seat, turns }) => {
+                    self.go_on((caller, sent, seat, turns), &mut came);
+                    Duration::ZERO
+                }
                 None => Duration::from_micros(20),
             };
             self.clock.advance(worked);
@@ -291,14 +310,22 @@ impl Simulation {
             }
         }
         while let Some((_, caller, sent, seat)) = self.on_disk.pop_front_if(|(kept, ..)| *kept <= now) {
-            drop(seat);
-            self.under_way[caller] -= 1;
-            let took = now - sent;
-            if took <= self.patience {
-                came.answered[caller] += 1.0;
-            }
-            came.times.push(took);
+            self.go_on((caller, sent, seat, self.turns), came);
         }
+    }
+
+    /// A turn of a call that was let in; with the last it is over.
+    fn go_on(&mut self, (caller, sent, seat, turns): (usize, Duration, Seat, usize), came: &mut Came) {
+        if let Some(turns) = turns.checked_sub(1) {
+            return self.queue.push_back(Waiting::Within { caller, sent, seat, turns });
+        }
+        drop(seat);
+        self.under_way[caller] -= 1;
+        let took = self.clock.monotonic() - sent;
+        if took <= self.patience {
+            came.answered[caller] += 1.0;
+        }
+        came.times.push(took);
     }
 
     fn serve(&mut self, caller: usize, sent: Duration, came: &mut Came) -> Duration {
@@ -349,6 +376,31 @@ fn however_much_comes_four_fifths_of_the_peak_are_answered_and_calm_is_back_with
             }
             println!("    calm after {back:?} tenths of a second");
             assert!(back.is_some(), "{refusal}, {times} times: calm within five seconds");
+        }
+    }
+}
+
+/// A call that was let in waits for its turn several times: for its body, for its record, for its answer to be written. Where
+/// many calls are open, it is in the house for long, and what was let in a while ago is not lost because it comes later.
+#[test]
+fn what_takes_its_turns_in_the_house_is_late_and_not_lost() {
+    for turns in [2, 5, 10] {
+        let mut server = Simulation::new(4, 0.07);
+        (server.decision, server.refusal) = (millis(1), Duration::from_micros(70));
+        (server.turns, server.patience, server.streams) = (turns, millis(2000), vec![200; 4]);
+        let each = server.capacity() / 4.0;
+        server.pass(millis(3000), &[each * 0.5; 4]);
+        let peak = server.pass(millis(3000), &[each * 0.95; 4]).goodput() / 3.0;
+        for times in [2.0, 10.0, 20.0] {
+            let mut came = server.pass(millis(10_000), &[each * times; 4]);
+            let goodput = came.goodput() / 10.0;
+            println!(
+                "{turns} turns, {times} times the capacity: {:.0} % of the peak, answers within {:?}, refusals {:?}",
+                100.0 * goodput / peak,
+                p99(&mut came.times),
+                p99(&mut came.refusals),
+            );
+            assert!(goodput >= 0.8 * peak, "{turns} turns, {times} times: {goodput} of {peak}");
         }
     }
 }
