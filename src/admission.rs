@@ -417,8 +417,8 @@ impl House {
             demands.push(demand);
         }
         let stay = (ended > 0.0).then(|| Duration::from_secs_f64(stayed / ended / 1e6));
-        let asked = demands.iter().map(|demand| demand.asked).sum();
-        pace.turn(&Seen { overloaded: late > self.target, late, answered, too_late, asked, stay });
+        let asked: f64 = demands.iter().map(|demand| demand.asked).sum();
+        pace.turn(&Seen { overloaded: late > self.target, late, answered, too_late, stay });
 
         self.limit.store(pace.places(), Ordering::Relaxed);
         self.usual_stay.store(micros(pace.usual_stay()), Ordering::Relaxed);

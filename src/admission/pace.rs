@@ -37,8 +37,6 @@ pub(super) struct Seen {
     pub answered: f64,
     /// Ended when the caller waited no longer.
     pub too_late: f64,
-    /// Asked, whatever became of it.
-    pub asked: f64,
     /// How long a call was in the house, where one ended.
     pub stay: Option<Duration>,
 }
