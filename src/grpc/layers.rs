@@ -14,7 +14,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body::{Frame, SizeHint};
-use tokio::time::{Instant, Sleep};
+use tokio::time::Sleep;
 use tonic::{Code, Status};
 use tower::Service;
 use tracing::Instrument as _;
@@ -136,15 +136,14 @@ pub(super) fn misaddressed(request: &Request<Body>) -> Option<(DecideError, Stat
 /// A message has to come in whole within `time`. A decision's own deadline begins only when there is a question, and a
 /// client that sends half of one must not hold its place for as long as the connection lives.
 pub(super) fn timely(request: Request<Body>, time: Duration) -> Request<Timely> {
-    let due = Instant::now() + time;
-    request.map(|body| Timely { body, due, alarm: None })
+    request.map(|body| Timely { body, time, alarm: None })
 }
 
 /// A body that has its time.
 pub(super) struct Timely {
     body: Body,
-    due: Instant,
-    /// Set once the message has to be waited for. Most are there at once.
+    time: Duration,
+    /// Set once the message has to be waited for, which is at once or never: most are there with their headers.
     alarm: Option<Pin<Box<Sleep>>>,
 }
 
@@ -158,8 +157,8 @@ impl http_body::Body for Timely {
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let come = Pin::new(&mut self.body).poll_frame(context);
         if come.is_pending() {
-            let due = self.due;
-            let alarm = self.alarm.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due)));
+            let time = self.time;
+            let alarm = self.alarm.get_or_insert_with(|| Box::pin(tokio::time::sleep(time)));
             if alarm.as_mut().poll(context).is_ready() {
                 let late = Status::deadline_exceeded("the message took too long to come in");
                 return Poll::Ready(Some(Err(axum::Error::new(late))));

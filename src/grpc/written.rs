@@ -2,6 +2,7 @@
 //!
 //! Protobuf takes fields in any order, so the part that is the same each time comes first, as it was written then.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes};
@@ -62,13 +63,17 @@ impl CheckWritten {
     #[must_use]
     pub fn of(answer: &Answer) -> Self {
         let Some(said) = &answer.said else { return Self::Whole(Box::new(convert::answer(answer))) };
-        let same = said.get_or_init(|| {
+        let same = said.load_full().unwrap_or_else(|| {
             let response = convert::answer(answer);
-            v1::CheckResponse { decision_id: String::new(), cache: None, ..response }.encode_to_vec().into()
+            let response = v1::CheckResponse { decision_id: String::new(), cache: None, ..response };
+            let same = Arc::new(Bytes::from(response.encode_to_vec()));
+            // Whoever does it twice writes the same.
+            said.store(Some(Arc::clone(&same)));
+            same
         });
         let may_be_reused = answer.reusable_for > Duration::ZERO;
         let cache = may_be_reused.then(|| convert::cache_hint(answer.reusable_for));
-        Self::Same { same: same.clone(), decision_id: answer.decision_id, cache }
+        Self::Same { same: Bytes::clone(&same), decision_id: answer.decision_id, cache }
     }
 }
 
@@ -160,8 +165,9 @@ fn nested(field: u32, bytes: usize, to: &mut impl BufMut) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, OnceLock};
     use std::time::SystemTime;
+
+    use arc_swap::ArcSwapOption;
 
     use super::*;
     use crate::model::decision::{CacheUse, Decision, Denial, DenialCode, Ruling};
@@ -188,7 +194,7 @@ mod tests {
             cache: CacheUse::Hit,
             reusable_for: Duration::from_millis(dice.u64(0..3000)),
             show_policies: dice.bool(),
-            said: dice.bool().then(|| Arc::new(OnceLock::new())),
+            said: dice.bool().then(|| Arc::new(ArcSwapOption::empty())),
         }
     }
 

@@ -234,5 +234,5 @@ pub struct Answer {
     /// Whether the caller may see the determining policies.
     pub show_policies: bool,
     /// Of one that is given again: what a door wrote the last time, all but the id and how long it may be reused.
-    pub said: Option<std::sync::Arc<std::sync::OnceLock<bytes::Bytes>>>,
+    pub said: Option<std::sync::Arc<arc_swap::ArcSwapOption<bytes::Bytes>>>,
 }

@@ -8,9 +8,10 @@
 //! An entry is made when a question hits the cache of rulings, and ends when that ruling does. It holds no token: the key is
 //! a keyed hash of the message, and the record's template holds what a record may say.
 
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
+use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use moka::sync::Cache;
 
@@ -62,7 +63,7 @@ struct Recalled {
     action: ActionLabel,
     tally: Tally,
     /// What the caller was told, as its door wrote it.
-    said: Arc<OnceLock<Bytes>>,
+    said: Arc<ArcSwapOption<Bytes>>,
     reusable: bool,
 }
 

@@ -1,14 +1,17 @@
 //! The caches are never wrong: nothing outlives what it was earned by, and nothing is shared that must not be.
 
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::time::Duration;
 
 use gatepost::cli::demo::world::spiffe_id;
 use gatepost::client::{Ask, Batch, EntityData};
 use gatepost::model::decision::DenialCode;
+use gatepost::proto::v1;
 use serde_json::json;
 
 use crate::support::{Gatepost, eventually, minutes, order};
+use crate::wire::{attributes, number, reference, text, told, with_token};
 
 fn cache_of(gatepost: &Gatepost, decision_id: &str) -> String {
     gatepost.record_of(decision_id)["unmapped"]["gatepost"]["cache"].as_str().unwrap().to_owned()
@@ -151,4 +154,120 @@ async fn a_batch_answers_each_question_as_if_it_were_asked_alone() {
         let paths = |mask: Option<&gatepost::client::Mask>| mask.map(|mask| mask.paths().cloned().collect::<Vec<_>>());
         assert_eq!(paths(answer.mask()), paths(alone.mask()));
     }
+}
+
+/// Details of a question: which of so many each has.
+const DETAILS: [usize; 9] = [3, 3, 3, 4, 3, 3, 3, 3, 2];
+
+/// A question made of details, on behalf of one of the tokens.
+fn made_of(details: [usize; 9], tokens: &[String]) -> v1::CheckRequest {
+    let [token, action, id, customer, tenant, status, total, fields, about] = details;
+    let members = [
+        ("tenant", reference("Tenant", ["acme", "globex", "none"][tenant])),
+        ("customer", reference("User", ["alice", "bob", "root", "alic"][customer])),
+        ("status", text(["open", "paid", "cancelled"][status])),
+        ("total", number([0.0, 1250.0, 1251.0][total])),
+    ];
+    let resource = v1::Resource {
+        r#type: "Order".into(),
+        id: Some(["o-1", "o-11", "o-2"][id].into()),
+        attributes: Some(attributes(members)),
+        parents: Vec::new(),
+    };
+    let fields = match fields {
+        0 => None,
+        1 => Some(v1::FieldQuery { all: true, ..v1::FieldQuery::default() }),
+        _ => Some(v1::FieldQuery {
+            paths: Some(prost_types::FieldMask { paths: vec!["status".into(), "total".into()] }),
+            mode: about as i32,
+            ..v1::FieldQuery::default()
+        }),
+    };
+    let action = ["Order.read", "Order.update", "Order.cancel"][action];
+    let request = with_token(&tokens[token], action, resource);
+    v1::CheckRequest { fields, ..request }
+}
+
+/// All that a service can see of an answer, but its name and how long it holds.
+fn bare(response: v1::CheckResponse) -> v1::CheckResponse {
+    v1::CheckResponse { decision_id: String::new(), cache: None, ..response }
+}
+
+/// THREATS T5, V-KEY: questions that differ from one of a few in one detail, asked alone and in batches, again and again. What is
+/// remembered, by its meaning or by its bytes, is what the policies say. `GATEPOST_LONG=1` asks a million.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_remembered_is_what_the_policies_say_whichever_detail_differs() {
+    let count = if std::env::var_os("GATEPOST_LONG").is_some() { 1_000_000 } else { 10_000 };
+    let gatepost = Gatepost::start_with(|settings| {
+        let storefront = &mut settings["callers"][0];
+        for right in ["actions", "supply_attributes"] {
+            storefront[right] = json!("*");
+        }
+        settings["cache"] = json!({ "decision_ttl": "10m" });
+    })
+    .await;
+    let tokens =
+        [gatepost.token("alice", &[]), gatepost.token("bob", &["support"]), gatepost.token("root", &["admin"])];
+    let client = gatepost.raw("storefront").await;
+    let mut dice = fastrand::Rng::with_seed(41);
+    let bases: Vec<[usize; 9]> = (0..20).map(|_| DETAILS.map(|of| dice.usize(0..of))).collect();
+    let mut expected: HashMap<[usize; 9], v1::CheckResponse> = HashMap::new();
+    let (mut asked, mut hits, mut outcomes) = (0, 0, BTreeMap::<String, usize>::new());
+    while asked < count {
+        let several: Vec<[usize; 9]> = (0..20)
+            .map(|_| {
+                let mut details = bases[dice.usize(0..bases.len())];
+                let at = dice.usize(0..details.len());
+                details[at] = dice.usize(0..DETAILS[at]);
+                details
+            })
+            .collect();
+        // What the policies say, asked past every cache.
+        for details in &several {
+            if !expected.contains_key(details) {
+                let options = Some(v1::CheckOptions { bypass_cache: true });
+                let request = v1::CheckRequest { options, ..made_of(*details, &tokens) };
+                let said = client.clone().check(request).await.unwrap().into_inner();
+                *outcomes.entry(told(&said)).or_default() += 1;
+                expected.insert(*details, bare(said));
+            }
+        }
+        let alone = several.iter().map(|details| {
+            let (mut client, request) = (client.clone(), made_of(*details, &tokens));
+            async move { client.check(request).await.unwrap().into_inner() }
+        });
+        let alone = futures_util::future::join_all(alone).await;
+        for (details, said) in several.iter().zip(alone) {
+            assert_eq!(bare(said), expected[details], "{details:?} alone");
+        }
+        // A batch is of one subject.
+        for (number, token) in tokens.iter().enumerate() {
+            let of_one: Vec<_> = several.iter().filter(|details| details[0] == number).collect();
+            let items: Vec<_> = of_one
+                .iter()
+                .map(|details| {
+                    let v1::CheckRequest { action, resource, fields, .. } = made_of(**details, &tokens);
+                    v1::BatchCheckItem { action, resource, fields }
+                })
+                .collect();
+            if items.is_empty() {
+                continue;
+            }
+            let subject = Some(v1::batch_check_request::Subject::Token(token.clone()));
+            let batch = v1::BatchCheckRequest { subject, items, ..v1::BatchCheckRequest::default() };
+            let results = client.clone().batch_check(batch).await.unwrap().into_inner().results;
+            assert_eq!(results.len(), of_one.len());
+            for (details, result) in of_one.into_iter().zip(results) {
+                let Some(v1::batch_check_result::Result::Response(said)) = result.result else {
+                    panic!("{details:?} in a batch: {result:?}");
+                };
+                assert_eq!(bare(said), expected[details], "{details:?} in a batch");
+            }
+        }
+        asked += 2 * several.len();
+        hits = asked - 2 * expected.len().min(asked / 2);
+    }
+    println!("{asked} answers to {} questions, {outcomes:?}", expected.len());
+    assert!(hits * 10 > asked * 8, "most were asked before: {hits} of {asked}");
+    assert!(outcomes.len() >= 3 && outcomes.contains_key("ALLOW"), "{outcomes:?}");
 }
