@@ -72,6 +72,9 @@ struct Opened {
     told: Option<Told>,
 }
 
+/// What a question asks; nothing where it need not be read.
+type Wanted = Result<Option<(Subject, Question)>, Misfit>;
+
 /// A question as it came: named by its bytes if it can be, or read.
 enum Asked {
     Apart { id: u64, key: AskedKey },
@@ -245,7 +248,7 @@ impl Conversation {
         message: &[u8],
         opened: &Opened,
         is_new: bool,
-    ) -> Result<(Arc<Call>, Coming, Result<Option<(Subject, Question)>, Misfit>), DecideError> {
+    ) -> Result<(Arc<Call>, Coming, Wanted), DecideError> {
         let limits = &self.pdp.limits;
         let call = || Arc::clone(&self.call);
         if !is_new {
@@ -286,7 +289,7 @@ impl Conversation {
         is_new: bool,
         call: Arc<Call>,
         coming: Coming,
-        question: Result<Option<(Subject, Question)>, Misfit>,
+        question: Wanted,
         place: Place,
     ) -> Option<u64> {
         // A panic is the end of this question, and of no other.

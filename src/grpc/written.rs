@@ -174,6 +174,10 @@ mod tests {
     use crate::model::field_path::FieldPath;
     use crate::model::ids::PolicyRevision;
 
+    fn id(dice: &mut fastrand::Rng) -> DecisionId {
+        DecisionId::mint(SystemTime::UNIX_EPOCH + Duration::from_millis(dice.u64(..1 << 42)))
+    }
+
     fn any(dice: &mut fastrand::Rng) -> Answer {
         let paths = |dice: &mut fastrand::Rng| -> Vec<FieldPath> {
             (0..dice.usize(0..40)).map(|at| FieldPath::parse(&format!("address.f{at}")).unwrap()).collect()
@@ -188,7 +192,7 @@ mod tests {
         }
         ruling.determining = (0..dice.usize(0..3)).map(|at| format!("policy-{at}")).collect();
         Answer {
-            decision_id: DecisionId::mint(SystemTime::now()),
+            decision_id: id(dice),
             ruling: Arc::new(ruling),
             revision: PolicyRevision::from_digest(&[7; 32]),
             cache: CacheUse::Hit,
@@ -217,7 +221,7 @@ mod tests {
         for _ in 0..2000 {
             let answer = any(&mut dice);
             for _ in 0..2 {
-                let next = Answer { decision_id: DecisionId::mint(SystemTime::now()), ..answer.clone() };
+                let next = Answer { decision_id: id(&mut dice), ..answer.clone() };
                 let read = v1::CheckResponse::decode(bytes(&CheckWritten::of(&next)).as_slice()).unwrap();
                 assert_eq!(read, convert::answer(&next));
                 again += usize::from(matches!(CheckWritten::of(&next), CheckWritten::Same { .. }));

@@ -286,7 +286,7 @@ impl Pdp {
         stage.end_each(alike.len());
         self.count_again(&written, alike.len());
         for (index, begun, again) in &alike {
-            let written = written.as_ref().map(|()| ()).map_err(AuditError::for_each);
+            let written = written.as_ref().copied().map_err(AuditError::for_each);
             answers.push((*index, self.concluded(begun, again, false, written)));
         }
         for (index, begun, again) in &others {

@@ -310,7 +310,7 @@ mod tests {
         let mut dice = fastrand::Rng::with_seed(23);
         let (mut taken, mut read) = (0, 0);
         for _ in 0..100_000 {
-            let text = |dice: &mut fastrand::Rng| "Order.read"[..dice.usize(0..10)].to_owned();
+            let text = |dice: &mut fastrand::Rng| "Order.read".chars().take(dice.usize(0..10)).collect();
             let resource = v1::Resource { r#type: text(&mut dice), ..v1::Resource::default() };
             let question = v1::StreamQuestion {
                 id: dice.u64(..) >> dice.u32(0..64),
