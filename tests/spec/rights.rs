@@ -470,7 +470,9 @@ async fn a_caller_past_its_share_is_shed_and_nobody_else() {
         let body = crate::wire::framed(0, &prost::Message::encode_to_vec(request));
         crate::wire::call(noisy.clone(), crate::wire::CHECK, &late, body).await;
     }
-    assert_eq!(check(&noisy, &question).await.told(), "ALLOW", "its one place is free");
+    // Who gives up after a nanosecond has left before its call has: the last one may still be in the house.
+    let free = async { while check(&noisy, &question).await.told() != "ALLOW" {} };
+    tokio::time::timeout(PATIENCE, free).await.expect("its one place is free");
     println!("share: {} calls were shed, {others} of the other caller's were answered", shed.len());
 }
 
