@@ -88,6 +88,8 @@ struct End {
     shared: Arc<Shared>,
     frame: Arc<Frame>,
     config: AuditConfig,
+    /// Bytes that make a round, unless a single record is longer.
+    round_bytes: usize,
     record_bytes: usize,
     chain: String,
     delivered: Arc<Delivered>,
@@ -126,12 +128,6 @@ impl AuditError {
 }
 
 impl Repeated {
-    /// How its records have to be kept.
-    #[must_use]
-    pub fn keeping(&self) -> Keeping {
-        self.keeping
-    }
-
     /// How many bytes it holds, about.
     #[must_use]
     pub fn bytes(&self) -> usize {
@@ -213,8 +209,10 @@ const QUEUE_BYTES: usize = 64 << 20;
 /// a hundred. Whoever waits is never made to wait longer by it.
 const GATHER: Duration = Duration::from_millis(2);
 const GATHER_BYTES: usize = 256 << 10;
-/// Bytes that make a round, unless a single record is longer.
+/// Bytes that make a round at most.
 const ROUND_BYTES: usize = 4 << 20;
+/// Records of one batch that go together at most.
+const TOGETHER: usize = 64;
 
 impl Trail {
     /// Opens the spool, puts on record what was found there, and starts the writer.
@@ -282,6 +280,7 @@ impl Trail {
             shared: Arc::clone(&shared),
             frame,
             config: config.clone(),
+            round_bytes: usize::try_from(config.spool.segment_bytes).unwrap_or(ROUND_BYTES).min(ROUND_BYTES),
             record_bytes: limits.audit_record_bytes,
             chain: keeper.chain().to_owned(),
             delivered,
@@ -289,8 +288,7 @@ impl Trail {
             patterns,
             heard,
         };
-        let round_bytes = usize::try_from(config.spool.segment_bytes).unwrap_or(ROUND_BYTES).min(ROUND_BYTES);
-        let writer = Writer { shared, keeper, round_bytes };
+        let writer = Writer { shared, keeper, round_bytes: end.round_bytes };
         thread::Builder::new().name("audit".to_owned()).spawn(move || writer.run()).map_err(AuditError::Start)?;
         let end = Arc::new(end);
         if let Some(patterns) = &end.patterns {
@@ -362,22 +360,45 @@ impl Trail {
         Ok(())
     }
 
-    /// As [`write_again`](Self::write_again), for several at once: all or none is on record. They are kept as the first has to
-    /// be, so all must have to be ([`Repeated::keeping`]).
-    ///
-    /// # Errors
-    /// As [`write`](Self::write), for all of them.
-    pub async fn write_all_again(&self, all: &[(&Repeated, Again<'_>)]) -> Result<(), AuditError> {
+    /// As [`write_again`](Self::write_again), for several at once: what became of each, in their order. Some go together, so that
+    /// they cost less and wait once; as many as the queue and a segment have room for, however long a batch is.
+    pub async fn write_all_again(&self, all: &[(&Repeated, Again<'_>)]) -> Vec<Result<(), AuditError>> {
+        let groups = self.groups(all).into_iter().map(|group| async move {
+            let written = self.write_group(group).await;
+            group.iter().map(move |_| written.as_ref().copied().map_err(AuditError::for_each)).collect::<Vec<_>>()
+        });
+        futures_util::future::join_all(groups).await.into_iter().flatten().collect()
+    }
+
+    /// All of them or none, kept as the first has to be.
+    async fn write_group(&self, group: &[(&Repeated, Again<'_>)]) -> Result<(), AuditError> {
         #[cfg(feature = "bench-unaudited")]
         if self.end.config.unaudited {
             return Ok(());
         }
-        let Some((first, _)) = all.first() else { return Ok(()) };
-        let bodies = all.iter().map(|(repeated, again)| repeated.record.fill(again)).collect();
+        let Some((first, _)) = group.first() else { return Ok(()) };
+        let bodies = group.iter().map(|(repeated, again)| repeated.record.fill(again)).collect();
         let written = self.put_bodies(Bodies::Several(bodies), first.keeping.mode).await;
         self.kept(first.keeping, written)?;
-        self.tell_patterns(all);
+        self.tell_patterns(group);
         Ok(())
+    }
+
+    /// Neighbours that are kept alike, not more than find room together.
+    fn groups<'a, 'r>(&self, mut all: &'a [(&'r Repeated, Again<'r>)]) -> Vec<&'a [(&'r Repeated, Again<'r>)]> {
+        let mut groups = Vec::new();
+        while let Some((first, _)) = all.first() {
+            let mut bytes = 0;
+            let fits = |(repeated, _): &&(&Repeated, Again<'_>)| {
+                bytes += repeated.record.longest() + OVERHEAD;
+                repeated.keeping == first.keeping && bytes <= self.end.round_bytes
+            };
+            let count = all.iter().take(TOGETHER.min(self.end.config.queue)).take_while(fits).count().max(1);
+            let (group, rest) = all.split_at(count);
+            groups.push(group);
+            all = rest;
+        }
+        groups
     }
 
     /// Whether what became of a record lets its answer go.

@@ -66,7 +66,7 @@ pub fn batch(message: Bytes, limits: &Limits) -> Result<Shared, DecideError> {
     if message.len() > limits.batch_bytes {
         return Err(refused("request", "is longer than `limits.batch_bytes`"));
     }
-    let (shared, items) = items_apart(message).ok_or(DecideError::Unreadable)?;
+    let (shared, items) = items_apart(message, limits.batch_items).ok_or(DecideError::Unreadable)?;
     let request = v1::BatchCheckRequest::decode(shared.as_slice()).map_err(|_| DecideError::Unreadable)?;
     if items.is_empty() {
         return Err(refused("items", "must hold at least one question"));
@@ -97,12 +97,14 @@ pub fn batch(message: Bytes, limits: &Limits) -> Result<Shared, DecideError> {
     Ok(Shared { subject, common: shared, entities, items, read: Arc::new(read) })
 }
 
-/// The items of a BatchCheckRequest, unread, and the rest of it as it came. `None`: it is no message.
-fn items_apart(mut message: Bytes) -> Option<(Zeroizing<Vec<u8>>, Vec<Bytes>)> {
+/// The items of a BatchCheckRequest, unread, and the rest of it as it came. `None`: it is no message. Of more than `most` items
+/// the first `most` and one more: that they are too many is all that matters then.
+fn items_apart(mut message: Bytes, most: usize) -> Option<(Zeroizing<Vec<u8>>, Vec<Bytes>)> {
     /// `BatchCheckRequest.items`.
     const ITEMS: u32 = 7;
-    let (mut shared, mut items) = (Zeroizing::new(Vec::new()), Vec::new());
-    while message.has_remaining() {
+    // It holds the token, and must not leave pieces of it behind by growing.
+    let (mut shared, mut items) = (Zeroizing::new(Vec::with_capacity(message.len())), Vec::new());
+    while message.has_remaining() && items.len() <= most {
         let whole = message.clone();
         let (field, kind) = decode_key(&mut message).ok()?;
         if field == ITEMS && kind == WireType::LengthDelimited {
@@ -494,7 +496,7 @@ mod tests {
                 }
             }
             let whole = v1::BatchCheckRequest::decode(message.as_slice());
-            let parts = items_apart(Bytes::from(message)).and_then(|(shared, items)| {
+            let parts = items_apart(Bytes::from(message), 100).and_then(|(shared, items)| {
                 let rest = v1::BatchCheckRequest::decode(shared.as_slice()).ok()?;
                 let items = items.into_iter().map(v1::BatchCheckItem::decode).collect::<Result<Vec<_>, _>>().ok()?;
                 Some(v1::BatchCheckRequest { items, ..rest })
@@ -502,6 +504,9 @@ mod tests {
             assert_eq!(parts, whole.ok());
             if parts.is_some() { taken += 1 } else { spoilt += 1 }
         }
+        let many = v1::BatchCheckRequest { items: vec![v1::BatchCheckItem::default(); 1000], ..Default::default() };
+        let (_, items) = items_apart(Bytes::from(many.encode_to_vec()), 100).unwrap();
+        assert_eq!(items.len(), 101, "no more are counted than it takes to refuse them");
         println!("{taken} batches, {spoilt} that are none");
         assert!(taken > 20_000 && spoilt > 1000);
     }

@@ -258,7 +258,7 @@ impl Pdp {
         let stage = self.stage("record", shown);
         let written = self.trail.write_again(&again.recalled.record, &record).await;
         stage.end(what_became(&written));
-        self.count_again(&written, 1);
+        self.count_again(&written);
         self.concluded(begun, again, shown, written)
     }
 
@@ -270,32 +270,21 @@ impl Pdp {
         (batch, of): (DecisionId, usize),
         items: Vec<(usize, Begun, LookedUp)>,
     ) -> Vec<(usize, Result<Answer, Refusal>)> {
-        let Some((_, _, first)) = items.first() else { return Vec::new() };
-        let keeping = first.recalled.record.keeping();
-        // Hardly ever are they to be kept in different ways.
-        let (alike, others): (Vec<_>, Vec<_>) =
-            items.into_iter().partition(|(_, _, again)| again.recalled.record.keeping() == keeping);
-        let place = |index| Some((batch, BatchPosition { index, of }));
-        let mut answers = Vec::with_capacity(alike.len() + others.len());
         let stage = self.stage("record", false);
-        let records: Vec<_> = alike
+        let records: Vec<_> = items
             .iter()
-            .map(|(index, begun, again)| (&again.recalled.record, self.record_again(call, begun, again, place(*index))))
+            .map(|(index, begun, again)| {
+                let place = Some((batch, BatchPosition { index: *index, of }));
+                (&again.recalled.record, self.record_again(call, begun, again, place))
+            })
             .collect();
         let written = self.trail.write_all_again(&records).await;
-        stage.end_each(alike.len());
-        self.count_again(&written, alike.len());
-        for (index, begun, again) in &alike {
-            let written = written.as_ref().copied().map_err(AuditError::for_each);
-            answers.push((*index, self.concluded(begun, again, false, written)));
-        }
-        for (index, begun, again) in &others {
-            let record = self.record_again(call, begun, again, place(*index));
-            let written = self.trail.write_again(&again.recalled.record, &record).await;
-            self.count_again(&written, 1);
-            answers.push((*index, self.concluded(begun, again, false, written)));
-        }
-        answers
+        stage.end_each(items.len());
+        let concluded = items.iter().zip(written).map(|((index, begun, again), written)| {
+            self.count_again(&written);
+            (*index, self.concluded(begun, again, false, written))
+        });
+        concluded.collect()
     }
 
     /// What differs in the record of one more call.
@@ -317,10 +306,10 @@ impl Pdp {
         }
     }
 
-    fn count_again(&self, written: &Result<(), AuditError>, questions: usize) {
-        self.metrics.records(what_became(written), questions as u64);
+    fn count_again(&self, written: &Result<(), AuditError>) {
+        self.metrics.audit_record(what_became(written));
         if written.is_ok() {
-            self.metrics.cache_lookups("decisions", CacheUse::Hit.as_str(), questions as u64);
+            self.metrics.cache_lookup("decisions", CacheUse::Hit.as_str());
         }
     }
 

@@ -394,15 +394,10 @@ impl Metrics {
 
     /// A look into a cache: `decisions`, `tokens` or `introspections`; `hit`, `miss` or `bypass`.
     pub fn cache_lookup(&self, cache: &'static str, result: &'static str) {
-        self.cache_lookups(cache, result, 1);
-    }
-
-    /// So many of them.
-    pub fn cache_lookups(&self, cache: &'static str, result: &'static str, count: u64) {
         match self.inner.bound.lookup(cache, result) {
-            Some(bound) => bound.add(count),
+            Some(bound) => bound.add(1),
             None => {
-                self.inner.cache_lookups.add(count, &[KeyValue::new("cache", cache), KeyValue::new("result", result)]);
+                self.inner.cache_lookups.add(1, &[KeyValue::new("cache", cache), KeyValue::new("result", result)]);
             }
         }
     }
@@ -459,14 +454,9 @@ impl Metrics {
 
     /// What became of a record: `written`, `queue_full`, `timed_out`, `too_large` or `failed`.
     pub fn audit_record(&self, result: &'static str) {
-        self.records(result, 1);
-    }
-
-    /// What became of so many of them.
-    pub fn records(&self, result: &'static str, count: u64) {
         match self.inner.bound.record(result) {
-            Some(bound) => bound.add(count),
-            None => self.inner.audit_records.add(count, &[KeyValue::new("result", result)]),
+            Some(bound) => bound.add(1),
+            None => self.inner.audit_records.add(1, &[KeyValue::new("result", result)]),
         }
     }
 

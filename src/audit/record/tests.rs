@@ -24,7 +24,7 @@ pub(in crate::audit) fn frame() -> Frame {
     }
 }
 
-fn noon() -> SystemTime {
+pub(in crate::audit) fn noon() -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_millis(1_800_000_000_123)
 }
 

@@ -9,13 +9,15 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::*;
-use crate::audit::record::tests::{allow, call, decided};
+use crate::audit::record::tests::{allow, call, decided, noon};
 use crate::audit::spool::sim::{Faults, SimDisk};
 use crate::audit::{CallEntry, LifecycleEntry, Outcome, QuestionFacts};
 use crate::clock::{Clock as _, ManualClock, SystemClock};
 use crate::config::{
     ActionKeeping, ActionPattern, Encoding, SinkConfig, SinkFilter, SinkTarget, SpoolConfig, WhenFull,
 };
+use crate::model::ids::DecisionId;
+use crate::model::question::{BatchPosition, Circumstances};
 
 fn entry() -> Entry {
     Entry::Call(Box::new(call(decided(allow()))))
@@ -592,4 +594,75 @@ fn a_sink_that_is_not_started_yet_needs_everything() {
         let trail = open(&AuditConfig { sinks: vec![sink], ..config(folder.path()) });
         assert_eq!((trail.delivered().by_all(false), trail.delivered().by_all(true)), (0, full));
     }
+}
+
+/// As often as `count` says, the same call once more.
+async fn again(trail: &Trail, repeated: &[Repeated], count: usize) -> Vec<Result<(), AuditError>> {
+    let circumstances = Circumstances::default();
+    let one = |index: usize| Again {
+        decision_id: DecisionId::mint(noon()),
+        time: noon(),
+        duration: Duration::from_micros(90),
+        address: "10.0.0.7:50000".parse().unwrap(),
+        certificate_sha256: "00",
+        circumstances: &circumstances,
+        place: Some((DecisionId::mint(noon()), BatchPosition { index, of: count })),
+    };
+    let all: Vec<_> = (0..count).map(|index| (&repeated[index % repeated.len()], one(index))).collect();
+    trail.write_all_again(&all).await
+}
+
+fn repeated(trail: &Trail, entry: &Entry) -> Repeated {
+    let Entry::Call(call) = entry else { panic!("a call") };
+    trail.template(call).unwrap()
+}
+
+/// Records that go together must not be more than the queue, or a segment, has room for: the batch would be refused each time.
+#[tokio::test]
+async fn records_of_a_batch_go_in_parts_that_find_room() {
+    let folder = tempfile::tempdir().unwrap();
+    let small = config(folder.path());
+    let spool = SpoolConfig { segment_bytes: 64 << 10, ..small.spool.clone() };
+    let trail = open(&AuditConfig { spool, ..small });
+    let written = again(&trail, &[repeated(&trail, &entry())], 1000).await;
+    assert_eq!(written.iter().filter(|written| written.is_ok()).count(), 1000);
+    trail.close().await;
+    let (mut bytes, mut lines) = (Vec::new(), 0);
+    for file in std::fs::read_dir(folder.path()).unwrap().map(|file| file.unwrap().path()) {
+        if file.extension().is_some_and(|extension| extension == "jsonl") {
+            let text = std::fs::read(&file).unwrap();
+            bytes.push(text.len());
+            lines += text.iter().filter(|byte| **byte == b'\n').count();
+        }
+    }
+    assert!(bytes.len() > 10 && bytes.iter().all(|bytes| *bytes <= 64 << 10), "{bytes:?}");
+    assert!(lines >= 1000, "{lines}");
+
+    let folder = tempfile::tempdir().unwrap();
+    let trail = open(&AuditConfig { queue: 4, ..config(folder.path()) });
+    let written = again(&trail, &[repeated(&trail, &entry())], 20).await;
+    assert!(written.iter().take(4).all(Result::is_ok), "as many as there is room for: {written:?}");
+    assert!(written.iter().skip(4).all(|written| matches!(written, Ok(()) | Err(AuditError::QueueFull))));
+}
+
+/// Each is kept as its action has to be, also in one batch.
+#[tokio::test]
+async fn records_of_a_batch_that_are_kept_in_different_ways_do_not_share_a_fate() {
+    let disk = SimDisk::new(9);
+    let queued = Keeping { mode: AuditMode::Async, on_failure: OnAuditFailure::Refuse };
+    let strict = config(Path::new("audit"));
+    let actions = vec![ActionKeeping { actions: vec![ActionPattern::Exact("Order.list".to_owned())], keeping: queued }];
+    let timeout = Duration::from_millis(50);
+    let trail =
+        over(&disk, &AuditConfig { actions, write_timeout: timeout, ..strict }, &Limits::default(), &Losses::default());
+    let both = [repeated(&trail, &about("Order.read")), repeated(&trail, &about("Order.list"))];
+    disk.hang(true);
+    let written = again(&trail, &both, 10).await;
+    for (index, written) in written.iter().enumerate() {
+        match index % 2 {
+            0 => assert!(matches!(written, Err(AuditError::TimedOut)), "{index}: {written:?}"),
+            _ => assert!(written.is_ok(), "{index}: {written:?}"),
+        }
+    }
+    disk.hang(false);
 }
