@@ -11,6 +11,8 @@
 use std::collections::BTreeSet;
 use std::time::SystemTime;
 
+use aws_lc_rs::digest;
+
 mod address;
 pub mod api_key;
 mod claims;
@@ -40,6 +42,12 @@ pub use jwks::{DocumentError, KeySet};
 pub use unverified::UnverifiedToken;
 pub use verified::VerifiedToken;
 pub use verifier::{Standing, Verifier};
+
+fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut hash = [0; 32];
+    hash.copy_from_slice(digest::digest(&digest::SHA256, bytes).as_ref());
+    hash
+}
 
 /// Hears how an attempt to refresh an issuer's keys ended: the issuer, and whether it went well.
 pub type Told = std::sync::Arc<dyn Fn(&str, bool) + Send + Sync>;

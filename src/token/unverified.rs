@@ -5,13 +5,13 @@
 
 use std::fmt;
 
-use aws_lc_rs::digest;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::error::TokenError;
 use super::json::{self, Json, JsonObject};
+use super::sha256;
 use crate::config::{Limits, TokenAlgorithm};
 
 /// The longest `kid`, in the token or in a key set, bytes.
@@ -48,6 +48,11 @@ impl UnverifiedToken {
     /// # Errors
     /// [`TokenError`] names the first check that failed.
     pub fn new(text: &SecretString, limits: &Limits) -> Result<Self, TokenError> {
+        Self::digested(text, sha256(text.expose_secret().as_bytes()), limits)
+    }
+
+    /// The same of a text whose SHA-256 is known.
+    pub(super) fn digested(text: &SecretString, digest: [u8; 32], limits: &Limits) -> Result<Self, TokenError> {
         let compact = text.expose_secret();
         if compact.len() > limits.token_bytes {
             return Err(TokenError::Size);
@@ -66,16 +71,12 @@ impl UnverifiedToken {
             return Err(TokenError::Shape);
         }
         let members = json::read_object(&header_bytes, limits.token_json_depth).map_err(|_| TokenError::Shape)?;
-        let mut sha256 = [0; 32];
-        for (to, from) in sha256.iter_mut().zip(digest::digest(&digest::SHA256, compact.as_bytes()).as_ref()) {
-            *to = *from;
-        }
         Ok(Self {
             text: text.clone(),
             header: Header::read(&members)?,
             signed_len: header.len() + 1 + claims.len(),
             claims: claims_bytes,
-            digest: sha256,
+            digest,
         })
     }
 

@@ -4,7 +4,6 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use aws_lc_rs::digest;
 use moka::sync::Cache;
 use tokio_util::sync::CancellationToken;
 
@@ -18,7 +17,7 @@ use super::status_list::{StatusReference, Statuses};
 use super::tend::tend;
 use super::unverified::{UnverifiedToken, plain_type};
 use super::verified::VerifiedToken;
-use super::{Heard, News, TokenFacts};
+use super::{Heard, News, TokenFacts, sha256};
 use crate::clock::SharedClock;
 use crate::config::{Limits, TrustedIssuer};
 use crate::secret::{ExposeSecret as _, SecretString};
@@ -227,13 +226,18 @@ impl Verifier {
         if token.len() > self.limits.token_bytes {
             return Err(TokenError::Size);
         }
+        let digest = sha256(token.as_bytes());
+        // What was verified before needs no look at its parts.
+        if let Some(known) = self.known(&digest, now) {
+            return known;
+        }
         // An API key in a token's place is a slip, and no authorization server's to see.
         let opaque = token.split('.').count() != 3 && is_bearer_token(token) && KeyText::parse(token).is_none();
         let asked = self.introspections.iter().find(|one| opaque && token.starts_with(one.prefix()));
         let Some(introspection) = asked else {
-            return self.verify(UnverifiedToken::new(text, &self.limits)?, now).await;
+            return self.verify_anew(&UnverifiedToken::digested(text, digest, &self.limits)?, now);
         };
-        let active = introspection.verify(text, sha256(token.as_bytes()), now, &self.heard.0).await?;
+        let active = introspection.verify(text, digest, now, &self.heard.0).await?;
         if let Some(status) = &active.status {
             status.check(now)?;
         }
@@ -264,20 +268,18 @@ impl Verifier {
         reason = "the other kinds of token wait for others; callers need not know which kind does not"
     )]
     pub async fn verify(&self, token: UnverifiedToken, now: SystemTime) -> Result<Arc<VerifiedToken>, TokenError> {
-        let kept = self.recall(&token, now);
+        self.known(token.digest(), now).unwrap_or_else(|| self.verify_anew(&token, now))
+    }
+
+    fn verify_anew(&self, token: &UnverifiedToken, now: SystemTime) -> Result<Arc<VerifiedToken>, TokenError> {
         if self.cache.is_some() {
-            self.heard.0(News::Lookup { cache: "tokens", hit: kept.is_some() });
-        }
-        if let Some(kept) = kept {
-            // Asked on every question: a status may change while the token is known.
-            kept.status.as_ref().map_or(Ok(()), |status| status.check(now))?;
-            return Ok(kept.token);
+            self.heard.0(News::Lookup { cache: "tokens", hit: false });
         }
         let claims = Claims::read(token.claims(), &self.limits)?;
         // `iss` chooses among the issuers we were given, and does nothing else.
         let issuer = self.issuers.get(claims.issuer()?).ok_or(TokenError::UnknownIssuer)?;
-        issuer.check_type(&token)?;
-        let (key_id, generation) = issuer.keys.check(&token, &issuer.settings.algorithms)?;
+        issuer.check_type(token)?;
+        let (key_id, generation) = issuer.keys.check(token, &issuer.settings.algorithms)?;
         claims.check_audience(&issuer.settings, &self.limits)?;
         let validity = claims.validity()?;
         validity.check(&issuer.settings, now)?;
@@ -298,8 +300,12 @@ impl Verifier {
     }
 
     /// A token that was verified before, if it would be again: same keys, and still within its time.
-    fn recall(&self, token: &UnverifiedToken, now: SystemTime) -> Option<Kept> {
-        self.cache.as_ref()?.get(token.digest()).filter(|kept| kept.stands(now))
+    fn known(&self, digest: &[u8; 32], now: SystemTime) -> Option<Result<Arc<VerifiedToken>, TokenError>> {
+        let kept = self.cache.as_ref()?.get(digest).filter(|kept| kept.stands(now))?;
+        self.heard.0(News::Lookup { cache: "tokens", hit: true });
+        // Asked on every question: a status may change while the token is known.
+        let status = kept.status.as_ref().map_or(Ok(()), |status| status.check(now));
+        Some(status.map(|()| kept.token))
     }
 
     /// How `token`, which was verified here and is a JWT, stands. `None` when it is not kept, or another is in its place.
@@ -352,14 +358,6 @@ pub(super) fn facts(
         algorithm,
         key_id,
     })
-}
-
-fn sha256(bytes: &[u8]) -> [u8; 32] {
-    let mut sha256 = [0; 32];
-    for (to, from) in sha256.iter_mut().zip(digest::digest(&digest::SHA256, bytes).as_ref()) {
-        *to = *from;
-    }
-    sha256
 }
 
 #[cfg(test)]

@@ -6,10 +6,11 @@
 
 use std::fmt;
 
-use aws_lc_rs::{digest, rand};
+use aws_lc_rs::rand;
 use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::secret::{ExposeSecret as _, SecretString};
+use crate::token::sha256;
 
 const PREFIX: &str = "gpk_";
 /// Hex digits of each part.
@@ -53,12 +54,12 @@ impl<'t> KeyText<'t> {
     /// that salt or slowness could add, and a slow hash would be a gift to whoever floods us.
     #[must_use]
     pub fn secret_sha256(&self) -> [u8; 32] {
-        sha256(self.secret)
+        sha256(self.secret.as_bytes())
     }
 
     /// SHA-256 of the whole key.
     pub(super) fn digest(&self) -> [u8; 32] {
-        sha256(self.whole)
+        sha256(self.whole.as_bytes())
     }
 }
 
@@ -91,15 +92,7 @@ pub fn new_key() -> Result<SecretString, NoRandomness> {
 }
 
 fn check_digits(text: &str) -> String {
-    hex(sha256(text).get(..CHECK / 2).unwrap_or_default())
-}
-
-fn sha256(text: &str) -> [u8; 32] {
-    let mut sha256 = [0; 32];
-    for (to, from) in sha256.iter_mut().zip(digest::digest(&digest::SHA256, text.as_bytes()).as_ref()) {
-        *to = *from;
-    }
-    sha256
+    hex(sha256(text.as_bytes()).get(..CHECK / 2).unwrap_or_default())
 }
 
 /// Lower-case hex.
