@@ -5,12 +5,12 @@
     packaging/soak.py --binary target/release/gatepost --duration 1h
 
 The load comes in spells. In each, four processes ask at once, over new connections: known questions, new ones, batches and
-streams (--rate says how many). Before each the policies change. Between two spells nobody asks: then threads and file
-descriptors are counted. Memory is the median of a spell. The first third of the time is for warming up: caches fill,
+streams (--rate says how many). Before each the policies change. Between two spells nobody asks: then threads, tasks of the runtimes
+(as the server's own metric tells) and file descriptors are counted. Memory is the median of a spell. The first third of the time is for warming up: caches fill,
 allocators keep what they have. After it
 
     memory may grow by 5 % and 4 MiB, from the third that follows to the last,
-    threads may not become more,
+    threads and tasks may not become more,
     file descriptors may not either, but for 4: segments of the audit trail come and go,
 
 and of a hundred questions of a spell at most one may go without an answer, when something else takes the processors or the
@@ -32,6 +32,7 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.request
 
 MIB = 1024 * 1024
 # What the last third may hold more of than the one before.
@@ -79,14 +80,14 @@ class Server:
         with self.log.open("w") as log:
             command = [binary, "serve", "--config", folder / "gatepost.yaml"]
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
-        self.address = self.until(self.serving)
+        self.address, self.operators = self.until(self.serving)
 
     def serving(self):
         for line in self.log.read_text().splitlines():
             told = json.loads(line) if line.startswith("{") else {}
             told = told.get("fields", told)
             if told.get("message") == "serving":
-                return told["address"]
+                return told["address"], told["ops_address"]
         return None
 
     def until(self, asked):
@@ -113,6 +114,10 @@ class Server:
 
     def threads(self):
         return int(re.search(r"^Threads:\s+(\d+)", self.proc("status"), re.M)[1])
+
+    def tasks(self):
+        text = urllib.request.urlopen(f"http://{self.operators}/metrics", timeout=PATIENCE).read().decode()
+        return int(float(re.search(r"^gatepost_runtime_tasks(?:\{.*\})? (\S+)$", text, re.M)[1]))
 
     def descriptors(self):
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))
@@ -165,7 +170,7 @@ class Spell:
         watch.join()
         self.memory = statistics.median(memory)
         server.until(lambda: True if server.connections() == 0 else None)
-        self.threads, self.descriptors = server.threads(), server.descriptors()
+        self.threads, self.tasks, self.descriptors = server.threads(), server.tasks(), server.descriptors()
 
     @staticmethod
     def watch(server, memory, over):
@@ -203,7 +208,7 @@ def grown(spells):
     found = []
     if after > before * (1 + MEMORY_PART) + MEMORY_MORE:
         found.append(f"memory grew from {before / MIB:.1f} to {after / MIB:.1f} MiB")
-    for what, more in (("threads", 0), ("descriptors", DESCRIPTORS_MORE)):
+    for what, more in (("threads", 0), ("tasks", 0), ("descriptors", DESCRIPTORS_MORE)):
         if most(last, what) > most(middle, what) + more:
             found.append(f"{what} grew from {most(middle, what)} to {most(last, what)}")
     return found
@@ -211,14 +216,14 @@ def grown(spells):
 
 def show(begun, spell):
     minutes = (time.monotonic() - begun) / 60
-    row = (f"{minutes:.1f} min", spell.answers, f"{spell.memory / MIB:.1f} MiB", spell.threads, spell.descriptors)
-    print("{:>9}{:>10}{:>12}{:>9}{:>13}".format(*row), flush=True)
+    row = (f"{minutes:.1f} min", spell.answers, f"{spell.memory / MIB:.1f} MiB", spell.threads, spell.tasks, spell.descriptors)
+    print("{:>9}{:>10}{:>12}{:>9}{:>7}{:>13}".format(*row), flush=True)
 
 
 def soak(server, seconds, rate):
     """All the spells; what is wrong, as sentences."""
     begun, spells, count = time.monotonic(), [], SPELLS if seconds >= SHORT else 2
-    print("{:>9}{:>10}{:>12}{:>9}{:>13}".format("after", "answers", "memory", "threads", "descriptors"))
+    print("{:>9}{:>10}{:>12}{:>9}{:>7}{:>13}".format("after", "answers", "memory", "threads", "tasks", "descriptors"))
     for number in range(count):
         spells.append(Spell(server, number, seconds / count, rate))
         show(begun, spells[-1])

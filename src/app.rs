@@ -223,6 +223,10 @@ pub async fn build(
     readiness.note("issuer", move || weak.upgrade().map_or_else(Vec::new, |pdp| pdp.tokens.issuers_ready()));
     let ready = Arc::clone(&readiness);
     pdp.metrics.watch(Watched::Ready, move || f64::from(u8::from(ready.unmet().is_empty())));
+    let (dealer, own) = (shards.dealer(), tokio::runtime::Handle::current());
+    #[expect(clippy::cast_precision_loss, reason = "a gauge")]
+    let tasks = move || (dealer.tasks() + own.metrics().num_alive_tasks()) as f64;
+    pdp.metrics.watch(Watched::RuntimeTasks, tasks);
     let office = config.admin.as_ref().zip(entrance);
     let office = office.map(|(settings, entrance)| Office::new(entrance, settings, &config, &pdp, &sources));
     Ok(Gatepost {

@@ -174,6 +174,9 @@ instruments! {
         "The part of calls that is let in, from 0 to 1: less than 1 while there is an overload.";
     RUNTIME_LAG = "gatepost.runtime.lag", Gauge, "s", 1, Process, [],
         "How late a task of ours was last woken: about as long as a call waits before anybody looks at it.";
+    RUNTIME_TASKS = "gatepost.runtime.tasks", Gauge, "{task}", 1, Process, [],
+        "Tasks of all runtimes: some for the process itself, and some for each connection and stream that is open. When nobody \
+        asks it goes back to what it was.";
     READY = "gatepost.ready", Gauge, "", 1, Process, [], "1 while `/readyz` says `ok`.";
     POLICY_ERRORS = "gatepost.policy.errors", Counter, "{error}", CLASSES.len(), Process,
         [("class", "a class of evaluation error")],

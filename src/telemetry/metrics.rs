@@ -54,6 +54,8 @@ pub enum Watched {
     Accepted,
     /// How late a runtime was when it was last looked at, seconds.
     RuntimeLag,
+    /// Tasks of all runtimes.
+    RuntimeTasks,
     /// Entries of the list of revocations.
     Revocations,
     /// Seconds for which a source of revocations has been out of reach.
@@ -542,6 +544,7 @@ impl Metrics {
             Watched::Places => (PLACES, vec![]),
             Watched::Accepted => (ACCEPTED, vec![]),
             Watched::RuntimeLag => (RUNTIME_LAG, vec![]),
+            Watched::RuntimeTasks => (RUNTIME_TASKS, vec![]),
             Watched::Revocations => (REVOCATIONS, vec![]),
             Watched::RevocationStaleness => (REVOCATION_STALENESS, vec![]),
             Watched::RevocationExpiry => (REVOCATION_EXPIRY, vec![]),
@@ -705,6 +708,7 @@ mod tests {
             Watched::Places,
             Watched::Accepted,
             Watched::RuntimeLag,
+            Watched::RuntimeTasks,
         ] {
             metrics.watch(what, || 1.0);
         }

@@ -14,24 +14,24 @@ use crate::model::entity::RawEntity;
 /// ```compile_fail,E0451
 /// use gatepost::token::VerifiedToken;
 /// fn forge(principal: gatepost::model::entity::RawEntity, facts: gatepost::token::TokenFacts) -> VerifiedToken {
-///     VerifiedToken { principal, facts: std::sync::Arc::new(facts), digest: [0; 32] }
+///     VerifiedToken { principal: std::sync::Arc::new(principal), facts: std::sync::Arc::new(facts), digest: [0; 32] }
 /// }
 /// ```
 #[derive(Debug)]
 pub struct VerifiedToken {
-    principal: RawEntity,
+    principal: Arc<RawEntity>,
     facts: Arc<TokenFacts>,
     digest: [u8; 32],
 }
 
 impl VerifiedToken {
     pub(super) fn seal(principal: RawEntity, facts: TokenFacts, digest: [u8; 32]) -> Self {
-        Self { principal, facts: Arc::new(facts), digest }
+        Self { principal: Arc::new(principal), facts: Arc::new(facts), digest }
     }
 
     /// Who the token speaks for, by the issuer's claim mapping.
     #[must_use]
-    pub fn principal(&self) -> &RawEntity {
+    pub fn principal(&self) -> &Arc<RawEntity> {
         &self.principal
     }
 

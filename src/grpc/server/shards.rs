@@ -65,6 +65,12 @@ impl Dealer {
         at.checked_sub(1).and_then(|at| self.others.get(at)).unwrap_or(&self.first)
     }
 
+    /// Tasks that have not ended, of all of them.
+    #[must_use]
+    pub fn tasks(&self) -> usize {
+        self.each().map(|handle| handle.metrics().num_alive_tasks()).sum()
+    }
+
     /// All of them.
     pub fn each(&self) -> impl Iterator<Item = &Handle> {
         std::iter::once(&self.first).chain(self.others.iter())
