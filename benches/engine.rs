@@ -221,7 +221,8 @@ fn question(number: usize, kind: usize, masked: bool, policies: usize) -> Result
             uid: uid("User", format!("u{user}"))?,
             attributes: BTreeMap::from([("level".to_owned(), RawValue::Integer((number % 5) as i64))]),
             parents: vec![uid("Role", format!("r{group}"))?, uid("Role", "staff".to_owned())?],
-        },
+        }
+        .into(),
         token: None,
         caller: None,
     };

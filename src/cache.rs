@@ -12,7 +12,7 @@ use moka::sync::Cache;
 use crate::clock::SharedClock;
 use crate::config::CacheConfig;
 use crate::model::decision::{CacheUse, Ruling};
-use crate::policy::AuthorizationRequest;
+use crate::policy::{AuthorizationRequest, Ruled};
 
 /// A keyed 256-bit hash (blake3): nobody outside can make two requests meet.
 type Key = [u8; 32];
@@ -34,6 +34,8 @@ struct Kept {
     until: Duration,
     /// Wall: what the token says of itself.
     ends: Option<SystemTime>,
+    /// What the ruling takes of this cache: nothing if its bundle keeps it anyway.
+    bytes: usize,
 }
 
 /// What an entry takes beside its ruling: its key, its place in the cache, what is counted of it.
@@ -62,7 +64,7 @@ impl Rulings {
             Cache::builder()
                 .max_capacity(config.decision_bytes)
                 .weigher(move |_, kept: &Kept| {
-                    u32::try_from(share.max((kept.ruling.bytes() + ENTRY_BYTES) as u64)).unwrap_or(u32::MAX)
+                    u32::try_from(share.max((kept.bytes + ENTRY_BYTES) as u64)).unwrap_or(u32::MAX)
                 })
                 .time_to_live(config.decision_ttl * 2)
                 .build()
@@ -76,10 +78,10 @@ impl Rulings {
         account: Account<'_>,
         request: &AuthorizationRequest,
         bypass: bool,
-        rule: impl FnOnce() -> Ruling,
+        rule: impl FnOnce() -> Ruled,
     ) -> (Arc<Ruling>, CacheUse, Option<Duration>) {
         let Some(kept) = self.kept.as_ref().filter(|_| !bypass && !request.reads_now()) else {
-            return (Arc::new(rule()), CacheUse::Bypass, None);
+            return (rule().into_shared(), CacheUse::Bypass, None);
         };
         let key = self.key(account, request);
         if let Some(found) = kept.get(&key)
@@ -89,9 +91,11 @@ impl Rulings {
             return (found.ruling, CacheUse::Hit, Some(found.until));
         }
         let until = self.clock.monotonic() + self.ttl;
-        let ruling = Arc::new(rule());
+        let ruled = rule();
+        let bytes = if ruled.is_kept() { 0 } else { ruled.bytes() };
+        let ruling = ruled.into_shared();
         if ruling.errors.is_empty() {
-            kept.insert(key, Kept { ruling: Arc::clone(&ruling), until, ends: account.ends });
+            kept.insert(key, Kept { ruling: Arc::clone(&ruling), until, ends: account.ends, bytes });
         }
         (ruling, CacheUse::Miss, None)
     }

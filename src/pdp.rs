@@ -504,6 +504,7 @@ impl Pdp {
         let kind = Some(subject.kind());
         let caller_data = self.caller_entity(caller);
         let plain = |principal: RawEntity| {
+            let principal = Arc::new(principal);
             let facts = SubjectFacts { kind, principal: Some(principal.uid.clone()), ..SubjectFacts::default() };
             let data = SubjectData { principal, token: None, caller: caller_data.clone() };
             Ok(Who { data, facts, issuer: String::new(), ends: None, refusal: None, token: None })
@@ -565,7 +566,7 @@ impl Pdp {
                 ends: None,
                 refusal: Some(denial),
                 token: None,
-                data: SubjectData { principal: nobody, token: None, caller: self.caller_entity(caller) },
+                data: SubjectData { principal: Arc::new(nobody), token: None, caller: self.caller_entity(caller) },
             }
         };
         let token = match verified {
@@ -593,7 +594,7 @@ impl Pdp {
             refusal: None,
             token: Some(Arc::clone(&token)),
             data: SubjectData {
-                principal: token.principal().clone(),
+                principal: Arc::clone(token.principal()),
                 token: Some(Arc::clone(facts)),
                 caller: caller_data,
             },

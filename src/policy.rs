@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::model::decision::{Decision, DenialCode, Ruling};
+use crate::model::decision::{Decision, DenialCode};
 use crate::model::entity::{EntityType, EntityUid, RawEntity};
 use crate::model::ids::PolicyRevision;
 use crate::model::question::Question;
@@ -20,8 +20,10 @@ mod entities;
 mod evaluate;
 mod files;
 mod frame;
+mod given;
 mod index;
 mod preflight;
+mod principals;
 mod report;
 mod request;
 mod schema;
@@ -33,6 +35,7 @@ mod validate;
 pub use engine::{BundleCounts, BundleOptions, PolicyFacts};
 pub use evaluate::STACK;
 pub use files::BundleFiles;
+pub use given::Ruled;
 pub use report::{BundleReport, Problem, SourceFile};
 pub use request::{AuthorizationRequest, CallerData, Level, RequestError, SubjectData};
 pub use types::Misfit;
@@ -154,7 +157,7 @@ impl Bundle {
 
     /// What the policies say. Pure: the same request always gets the same ruling.
     #[must_use]
-    pub fn rule(&self, request: &AuthorizationRequest) -> Ruling {
+    pub fn rule(&self, request: &AuthorizationRequest) -> Ruled {
         evaluate::rule(request)
     }
 
@@ -204,10 +207,11 @@ fn self_test() -> bool {
     };
     let principal =
         crate::model::entity::RawEntity { uid: principal, attributes: BTreeMap::new(), parents: Vec::new() };
-    let subject = SubjectData { principal, token: None, caller: None };
+    let subject = SubjectData { principal: principal.into(), token: None, caller: None };
     bundle.request(&subject, &question, SystemTime::UNIX_EPOCH).is_ok_and(|request| {
         let ruling = bundle.rule(&request);
-        ruling.decision == Decision::Deny && ruling.denial.is_some_and(|denial| denial.code == DenialCode::Forbidden)
+        ruling.decision == Decision::Deny
+            && ruling.denial.as_ref().is_some_and(|denial| denial.code == DenialCode::Forbidden)
     })
 }
 

@@ -16,6 +16,7 @@ use report::{Report, RowResult};
 use rows::{Row, RowError, RowFile};
 
 use super::check::{self, ReadingArgs};
+use crate::model::decision::Ruling;
 use crate::model::entity::EntityUid;
 use crate::policy::{Bundle, BundleOptions, CallerData, RequestError, SubjectData};
 
@@ -149,10 +150,10 @@ fn read_rows(folder: &Path, limit: usize) -> Result<Vec<Row>, Vec<RowError>> {
 fn put(bundle: &Bundle, options: &BundleOptions, row: &Row) -> RowResult {
     let caller =
         row.caller.clone().map(|id| CallerData { uid: EntityUid { entity_type: options.caller_type.clone(), id } });
-    let subject = SubjectData { principal: row.principal.clone(), token: row.token.clone(), caller };
+    let subject = SubjectData { principal: row.principal.clone().into(), token: row.token.clone(), caller };
     let outcome = match bundle.request(&subject, &row.question, row.now) {
-        Ok(request) => Outcome::Ruled(bundle.rule(&request)),
-        Err(RequestError::Denied(code)) => Outcome::Ruled(crate::model::decision::Ruling::deny(code)),
+        Ok(request) => Outcome::Ruled(Ruling::clone(&bundle.rule(&request))),
+        Err(RequestError::Denied(code)) => Outcome::Ruled(Ruling::deny(code)),
         Err(RequestError::Invalid(misfit)) => Outcome::Invalid(format!("{} {}", misfit.at, misfit.rule)),
     };
     let differences = compare(&row.expect, &outcome);

@@ -205,6 +205,8 @@ pub(crate) struct CompiledAction {
 /// The fields of one action on one resource type, and which policies speak about which of them.
 #[derive(Debug, Default)]
 pub(crate) struct FieldPlan {
+    /// No other plan of the bundle has it.
+    pub(crate) number: usize,
     /// The leaf paths, sorted.
     pub(crate) paths: Vec<FieldPath>,
     /// The subtrees that a policy can grant whole, by their path without `.*`, with the fields in them and the group's id.
@@ -282,7 +284,7 @@ pub(crate) fn field_classes(
 }
 
 /// A set of fields of one plan, by position.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct FieldSet {
     words: Vec<u64>,
 }

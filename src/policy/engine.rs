@@ -12,7 +12,9 @@ use parking_lot::Mutex;
 use super::bundle::Parsed;
 use super::compile::{CompiledAction, CompiledPolicy, FieldPlan, FieldRule, FieldSet, Subtree, field_classes};
 use super::entities::{INJECTED, stored_entities};
+use super::given::Given;
 use super::index::{ByAction, ByScope};
+use super::principals::Principals;
 use super::report::Problem;
 use super::schema::{DerivedField, DerivedSchema, FieldActions};
 use super::types::{Extension, Shapes, record_type};
@@ -105,6 +107,10 @@ pub(crate) struct Engine {
     /// By the name callers use: `Account.read`, `Shop::Account.read`.
     pub(crate) actions: HashMap<String, Arc<CompiledAction>>,
     pub(crate) stored: HashMap<EntityUID, Arc<Entity>>,
+    /// Who asked lately.
+    pub(super) principals: Principals,
+    /// Rulings that were given, for whoever gets the same.
+    pub(super) given: Given,
     pub(crate) facts: Vec<PolicyFacts>,
     pub(crate) warnings: Vec<Problem>,
     pub(crate) counts: BundleCounts,
@@ -157,7 +163,7 @@ pub(super) fn assemble(
 
     let by_action = ByAction::new(&policies, &groups);
     let mut actions = HashMap::new();
-    let mut declared = 0;
+    let (mut declared, mut planned) = (0, 0);
     for action in core.action_ids() {
         let uid = action.name();
         let id: &str = uid.eid().as_ref();
@@ -169,7 +175,11 @@ pub(super) fn assemble(
         let type_name = uid.entity_type().to_string();
         let namespace = type_name.rsplit_once("::").map_or("", |(namespace, _)| namespace);
         let fields = derived.fields.get(&(namespace.to_owned(), id.to_owned()));
-        let compiled = compile_action(action, fields, &policies, &by_action, &groups, &entity_of)?;
+        let mut compiled = compile_action(action, fields, &policies, &by_action, &groups, &entity_of)?;
+        for plan in compiled.plans.values_mut() {
+            plan.number = planned;
+            planned += 1;
+        }
         let name = if namespace.is_empty() { id.to_owned() } else { format!("{namespace}::{id}") };
         if actions.insert(name.clone(), Arc::new(compiled)).is_some() {
             return Err(Problem::bare("*.cedarschema", &format!("two actions would be asked for as `{name}`")));
@@ -192,6 +202,8 @@ pub(super) fn assemble(
         policies,
         actions,
         stored: stored_entities(&entities),
+        principals: Principals::default(),
+        given: Given::default(),
         facts: parsed.facts.clone(),
         warnings,
         counts,

@@ -115,6 +115,13 @@ impl Gathering<'_> {
 
     /// The principal: what the token says, over what is stored.
     pub(super) fn principal(&mut self, subject: &SubjectData, shape: &EntityShape) -> Result<EntityUID, RequestError> {
+        if let Some(known) = self.engine.principals.find(subject)
+            && !self.sent.keys().any(|sent| known.is_descendant_of(sent))
+        {
+            let uid = known.uid().clone();
+            self.ready.insert(uid.clone(), known);
+            return Ok(uid);
+        }
         let raw = &subject.principal;
         // A principal from a token is not the caller's fault, so what is wrong with it is a denial, not a malformed question.
         let blame = |misfit: Misfit| match subject.token {
@@ -151,6 +158,10 @@ impl Gathering<'_> {
             parents.extend(stored.ancestors().cloned());
         }
         let entity = self.close(&uid, attributes, parents, stored.map(Arc::as_ref))?;
+        // What the caller says of what stands above it is this question's alone.
+        if !self.sent.keys().any(|sent| entity.is_descendant_of(sent)) {
+            self.engine.principals.put(subject, &entity);
+        }
         self.ready.insert(uid.clone(), entity);
         Ok(uid)
     }

@@ -13,6 +13,7 @@ use cedar_policy_core::extensions::Extensions;
 
 use super::compile::{CompiledPolicy, FieldPlan, FieldRule, FieldSet};
 use super::engine::Engine;
+use super::given::{Grounds, Ruled};
 use super::request::{AskedFields, AuthorizationRequest};
 use crate::model::decision::{Decision, Denial, DenialCode, PolicyError, Ruling};
 use crate::model::field_path::FieldPath;
@@ -25,10 +26,10 @@ pub const STACK: usize = 8 * 1024 * 1024;
 const ENOUGH: usize = 4 * 1024 * 1024;
 
 /// Rules on a request.
-pub(super) fn rule(request: &AuthorizationRequest) -> Ruling {
+pub(super) fn rule(request: &AuthorizationRequest) -> Ruled {
     on_big_stack(|| match &request.resource {
         Some(resource) => rule_on_object(request, resource),
-        None => rule_on_function(request),
+        None => Ruled::alone(rule_on_function(request)),
     })
 }
 
@@ -112,6 +113,42 @@ impl<'r> Court<'r> {
         }
     }
 
+    fn deny(&self, code: DenialCode, policies: Vec<usize>) -> Ruled {
+        let make = |grounds: &Grounds| Ruling {
+            determining: names(self.engine, &grounds.policies),
+            errors: self.errors(),
+            ..Ruling::deny(code)
+        };
+        self.give(Grounds { denial: Some(code), policies, fields: None }, make)
+    }
+
+    fn allow(&self, permits: Vec<usize>, fields: Option<(&FieldPlan, FieldSet, Vec<usize>)>) -> Ruled {
+        let plan = fields.as_ref().map(|(plan, _, _)| *plan);
+        let fields = fields.map(|(plan, granted, subtrees)| (plan.number, granted, subtrees));
+        let make = |grounds: &Grounds| {
+            let permits = &grounds.policies;
+            let mut obligations: Vec<String> =
+                permits.iter().filter_map(|index| self.engine.policies.get(*index)?.obligation.clone()).collect();
+            obligations.sort();
+            obligations.dedup();
+            let granted = grounds.fields.as_ref().zip(plan);
+            Ruling {
+                decision: Decision::Allow,
+                denial: None,
+                fields: granted.map(|((_, granted, subtrees), plan)| paths(plan, granted, subtrees)),
+                obligations,
+                determining: names(self.engine, permits),
+                errors: self.errors(),
+            }
+        };
+        self.give(Grounds { denial: None, policies: permits, fields }, make)
+    }
+
+    /// Which policies fail, and how, is part of a ruling, and not of its grounds.
+    fn give(&self, grounds: Grounds, make: impl FnOnce(&Grounds) -> Ruling) -> Ruled {
+        if self.errors.is_empty() { self.engine.given.get_or(grounds, make) } else { Ruled::alone(make(&grounds)) }
+    }
+
     fn errors(&self) -> Vec<PolicyError> {
         let name = |(index, class): &(usize, &'static str)| {
             Some(PolicyError { policy: self.engine.policies.get(*index)?.id.clone(), class })
@@ -150,7 +187,7 @@ fn class(error: &EvaluationError) -> &'static str {
     }
 }
 
-fn rule_on_object(request: &AuthorizationRequest, resource: &EntityUID) -> Ruling {
+fn rule_on_object(request: &AuthorizationRequest, resource: &EntityUID) -> Ruled {
     let mut court = Court::new(request, resource);
     court.ask_all();
     let (mut permits, mut forbids) = (Vec::new(), Vec::new());
@@ -164,24 +201,19 @@ fn rule_on_object(request: &AuthorizationRequest, resource: &EntityUID) -> Rulin
             (Some(Truth::Fails(_)), false) | (Some(Truth::No) | None, _) => {}
         }
     }
-    let deny = |code: DenialCode, determining: &[usize], court: &Court<'_>| Ruling {
-        determining: names(court.engine, determining),
-        errors: court.errors(),
-        ..Ruling::deny(code)
-    };
     if !forbids.is_empty() {
-        return deny(DenialCode::Forbidden, &forbids, &court);
+        return court.deny(DenialCode::Forbidden, forbids);
     }
     if broken_forbid {
-        return deny(DenialCode::PolicyError, &forbids, &court);
+        return court.deny(DenialCode::PolicyError, forbids);
     }
     if permits.is_empty() {
-        return deny(DenialCode::NoPermit, &permits, &court);
+        return court.deny(DenialCode::NoPermit, permits);
     }
     let mut fields = None;
     if let Some(asked) = &request.asked {
         let Some(plan) = request.action.plans.get(&request.resource_type) else {
-            return deny(DenialCode::NoFieldGranted, &[], &court);
+            return court.deny(DenialCode::NoFieldGranted, Vec::new());
         };
         let mask = judge_fields(&mut court, plan, asked);
         let strict = asked.mode == FieldMode::Strict;
@@ -190,30 +222,22 @@ fn rule_on_object(request: &AuthorizationRequest, resource: &EntityUID) -> Rulin
             let mut paths: Vec<FieldPath> =
                 refused.iter().filter_map(|at| plan.paths.get(at)).chain(&asked.unknown).cloned().collect();
             paths.sort();
-            let mut ruling = deny(DenialCode::FieldNotGranted, &mask.forbids, &court);
-            ruling.denial = Some(Denial { code: DenialCode::FieldNotGranted, refused_fields: paths });
-            return ruling;
+            return Ruled::alone(Ruling {
+                denial: Some(Denial { code: DenialCode::FieldNotGranted, refused_fields: paths }),
+                determining: names(court.engine, &mask.forbids),
+                errors: court.errors(),
+                ..Ruling::deny(DenialCode::FieldNotGranted)
+            });
         }
         if mask.granted.is_empty() {
-            return deny(DenialCode::NoFieldGranted, &mask.forbids, &court);
+            return court.deny(DenialCode::NoFieldGranted, mask.forbids);
         }
         permits.extend(mask.permits);
         permits.sort_unstable();
         permits.dedup();
-        fields = Some(paths(plan, &mask.granted, &mask.subtrees));
+        fields = Some((plan, mask.granted, mask.subtrees.into_iter().collect::<Vec<_>>()));
     }
-    let mut obligations: Vec<String> =
-        permits.iter().filter_map(|index| court.engine.policies.get(*index)?.obligation.clone()).collect();
-    obligations.sort();
-    obligations.dedup();
-    Ruling {
-        decision: Decision::Allow,
-        denial: None,
-        fields,
-        obligations,
-        determining: names(court.engine, &permits),
-        errors: court.errors(),
-    }
+    court.allow(permits, fields)
 }
 
 fn names(engine: &Engine, policies: &[usize]) -> Vec<String> {
@@ -307,7 +331,7 @@ fn judge_fields(court: &mut Court<'_>, plan: &FieldPlan, asked: &AskedFields) ->
 }
 
 /// The mask: leaf paths, save where a policy granted a subtree by name and nothing below it was withheld.
-fn paths(plan: &FieldPlan, granted: &FieldSet, named: &BTreeSet<usize>) -> Vec<FieldPath> {
+fn paths(plan: &FieldPlan, granted: &FieldSet, named: &[usize]) -> Vec<FieldPath> {
     let leaves =
         |fields: &FieldSet| -> Vec<FieldPath> { fields.iter().filter_map(|at| plan.paths.get(at)).cloned().collect() };
     if named.is_empty() {

@@ -26,7 +26,7 @@ use crate::token::TokenFacts;
 #[derive(Debug, Clone)]
 pub struct SubjectData {
     /// The principal: from the token's claims, asserted, the caller itself, or anonymous.
-    pub principal: RawEntity,
+    pub principal: Arc<RawEntity>,
     /// What the token said, for `context.token`.
     pub token: Option<Arc<TokenFacts>>,
     /// The calling workload, for `context.caller`.

@@ -440,7 +440,7 @@ impl Adapter<'_> {
                 attributes.insert("directory_role".into(), reference(&role));
             }
         }
-        Ok(SubjectData { principal: RawEntity { uid, attributes, parents }, token: None, caller: None })
+        Ok(SubjectData { principal: RawEntity { uid, attributes, parents }.into(), token: None, caller: None })
     }
 
     /// `principal_id`: ids of one API have one JSON type, so a number is never compared with a text.

@@ -266,11 +266,14 @@ fn a_new_field_is_in_no_mask_until_somebody_classifies_it() {
             entities: [].into(),
             bypass_cache: true,
         };
-        let request =
-            bundle.request(&SubjectData { principal, token: None, caller: None }, &question, SystemTime::UNIX_EPOCH);
+        let request = bundle.request(
+            &SubjectData { principal: principal.into(), token: None, caller: None },
+            &question,
+            SystemTime::UNIX_EPOCH,
+        );
         let ruling = bundle.rule(&request.unwrap());
         assert_eq!(ruling.decision, Decision::Allow);
-        ruling.fields.unwrap().iter().map(ToString::to_string).collect::<Vec<_>>()
+        ruling.fields.as_ref().unwrap().iter().map(ToString::to_string).collect::<Vec<_>>()
     };
     let old = "@read(\"basic\") @write(\"basic\") title?: String";
     for action in ["read", "write"] {
@@ -297,7 +300,7 @@ fn nobody_but_gatepost_tells_the_policies_the_time() {
     let bundle = load(SCHEMA, policies, None, 1).unwrap();
     let attributes = [("level".to_owned(), RawValue::Integer(1))].into();
     let subject = SubjectData {
-        principal: RawEntity { uid: uid("User", "u"), attributes, parents: Vec::new() },
+        principal: RawEntity { uid: uid("User", "u"), attributes, parents: Vec::new() }.into(),
         token: None,
         caller: None,
     };

@@ -405,13 +405,13 @@ impl Judge<'_> {
             Subject::Token(text) => {
                 let token = UnverifiedToken::new(&text, &pdp.limits).ok()?;
                 let verified = pdp.tokens.verify(token, pdp.clock.now()).await.ok()?;
-                (verified.principal().clone(), Some(Arc::clone(verified.facts())))
+                (Arc::clone(verified.principal()), Some(Arc::clone(verified.facts())))
             }
-            Subject::Asserted(principal) => (*principal, None),
+            Subject::Asserted(principal) => (Arc::new(*principal), None),
             // This world has no API keys, so none is a principal.
             Subject::ApiKey(_) => return None,
-            Subject::Caller => (bare(caller.clone()), None),
-            Subject::Anonymous => (bare(pdp.principals.anonymous.clone()), None),
+            Subject::Caller => (Arc::new(bare(caller.clone())), None),
+            Subject::Anonymous => (Arc::new(bare(pdp.principals.anonymous.clone())), None),
         };
         Some(SubjectData { principal, token, caller: Some(CallerData { uid: caller }) })
     }

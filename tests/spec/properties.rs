@@ -201,7 +201,7 @@ fn subject(dice: &mut Dice) -> SubjectData {
     let attributes = [("level".to_owned(), RawValue::Integer(dice.below(5) as i64))].into();
     let parents = ROLES.into_iter().filter(|_| dice.one_in(2)).map(|role| uid("Role", role)).collect();
     SubjectData {
-        principal: RawEntity { uid: uid("User", dice.pick(&USERS)), attributes, parents },
+        principal: RawEntity { uid: uid("User", dice.pick(&USERS)), attributes, parents }.into(),
         token: None,
         caller: None,
     }
@@ -236,7 +236,9 @@ fn question(action: &str, resource: Resource, context: RawRecord, fields: Option
 fn ask(bundle: &Bundle, subject: &SubjectData, question: &Question) -> (AuthorizationRequest, Ruling) {
     let request = bundle.request(subject, question, SystemTime::UNIX_EPOCH).unwrap();
     let ruling = bundle.rule(&request);
-    (request, ruling)
+    // The second time by what the bundle keeps of the first.
+    assert_eq!(ruling, bundle.rule(&request));
+    (request, Ruling::clone(&ruling))
 }
 
 /// What Cedar's own authorizer says, with deny if any forbid erred.

@@ -54,8 +54,8 @@ fn question(doc: &str, parents: &[EntityUid], entities: Vec<RawEntity>) -> Quest
 }
 
 fn rule(bundle: &Bundle, principal: RawEntity, question: &Question) -> Ruling {
-    let subject = SubjectData { principal, token: None, caller: None };
-    bundle.rule(&bundle.request(&subject, question, SystemTime::UNIX_EPOCH).unwrap())
+    let subject = SubjectData { principal: principal.into(), token: None, caller: None };
+    Ruling::clone(&bundle.rule(&bundle.request(&subject, question, SystemTime::UNIX_EPOCH).unwrap()))
 }
 
 fn forbidden(ruling: &Ruling) -> bool {
@@ -66,7 +66,7 @@ fn forbidden(ruling: &Ruling) -> bool {
 #[test]
 fn an_entity_whose_tags_nobody_could_send_is_refused_and_not_taken_to_have_none() {
     let bundle = bundle(") when { principal.hasTag(\"suspended\") }", "[]");
-    let subject = SubjectData { principal: entity(uid("User", "alice"), &[]), token: None, caller: None };
+    let subject = SubjectData { principal: entity(uid("User", "alice"), &[]).into(), token: None, caller: None };
     let asked = bundle.request(&subject, &question("d", &[], Vec::new()), SystemTime::UNIX_EPOCH);
     assert!(matches!(asked, Err(RequestError::Invalid(misfit)) if misfit.at == "subject"));
 }
@@ -92,7 +92,7 @@ fn a_caller_that_vouches_for_a_principal_does_not_talk_over_the_bundle() {
     // As for any other entity of the bundle's: nothing may be sent for it, not even what is true.
     for said in [true, false] {
         alice.attributes.insert("blocked".to_owned(), RawValue::Bool(said));
-        let subject = SubjectData { principal: alice.clone(), token: None, caller: None };
+        let subject = SubjectData { principal: alice.clone().into(), token: None, caller: None };
         match bundle.request(&subject, &asked, SystemTime::UNIX_EPOCH) {
             Err(RequestError::Invalid(misfit)) => assert!(misfit.rule.contains("own data"), "{misfit:?}"),
             other => panic!("{said}: {other:?}"),
@@ -179,7 +179,7 @@ fn a_clock_that_no_policy_reads_does_not_keep_rulings_from_being_reused() {
     };
     let rulings = gatepost::cache::Rulings::new(&config, [7; 32], clock);
     let account = gatepost::cache::Account { caller: "orders", issuer: "", ends: None };
-    let subject = SubjectData { principal: entity(uid("User", "alice"), &[]), token: None, caller: None };
+    let subject = SubjectData { principal: entity(uid("User", "alice"), &[]).into(), token: None, caller: None };
     for (second, expected) in [(0, CacheUse::Miss), (1, CacheUse::Hit)] {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(second);
         let request = bundle.request(&subject, &question("d", &[], Vec::new()), now).unwrap();

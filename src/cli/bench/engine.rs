@@ -158,7 +158,7 @@ fn text(path: &Path, limit: usize) -> Result<RowFile, String> {
 fn put(bundle: &Bundle, options: &BundleOptions, row: &Row, count: u64) -> Measured {
     let caller =
         row.caller.clone().map(|id| CallerData { uid: EntityUid { entity_type: options.caller_type.clone(), id } });
-    let subject = SubjectData { principal: row.principal.clone(), token: row.token.clone(), caller };
+    let subject = SubjectData { principal: row.principal.clone().into(), token: row.token.clone(), caller };
     let clock = SystemClock::shared();
     let (mut asking, mut ruling, mut rulings) = (Duration::ZERO, Duration::ZERO, Histogram::default());
     let mut told = String::new();
