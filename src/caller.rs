@@ -8,6 +8,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use foldhash::fast::RandomState;
+
 use crate::config::{ActionPattern, CallerName, EnrolledCaller};
 use crate::model::entity::EntityType;
 use crate::tls::peer::{IdentityError, Peer};
@@ -18,7 +20,7 @@ pub mod rights;
 /// Everyone who is enrolled.
 #[derive(Debug)]
 pub struct Callers {
-    by_name: HashMap<CallerName, (Arc<EnrolledCaller>, usize)>,
+    by_name: HashMap<CallerName, (Arc<EnrolledCaller>, usize), RandomState>,
 }
 
 /// A workload that proved its name on its connection and is enrolled. Holding one is the proof: [`Callers::admit`]

@@ -22,6 +22,7 @@ mod files;
 mod frame;
 mod given;
 mod index;
+mod keyed;
 mod preflight;
 mod principals;
 mod report;

@@ -15,6 +15,7 @@ use cedar_policy_core::ast::{
 use cedar_policy_core::entities::{Dereference, Entities};
 
 use super::index::ByScope;
+use super::keyed::ByType;
 use super::schema::FieldKind;
 use super::types::{Member, RecordType, action_tests, mentions_action, reads_now};
 use crate::model::field_path::FieldPath;
@@ -58,13 +59,13 @@ impl CompiledPolicy {
     }
 
     /// Whether the scope matches, the action's part aside.
-    pub(crate) fn covers(&self, principal: &EntityUID, resource: &EntityUID, entities: &Entities) -> bool {
-        matches_scope(&self.principal, principal, entities) && matches_scope(&self.resource, resource, entities)
+    pub(crate) fn covers(&self, principal: &Side<'_>, resource: &Side<'_>) -> bool {
+        matches_scope(&self.principal, principal) && matches_scope(&self.resource, resource)
     }
 
     /// Whether the principal's part of the scope matches.
-    pub(crate) fn covers_principal(&self, principal: &EntityUID, entities: &Entities) -> bool {
-        matches_scope(&self.principal, principal, entities)
+    pub(crate) fn covers_principal(&self, principal: &Side<'_>) -> bool {
+        matches_scope(&self.principal, principal)
     }
 
     /// Whether the resource's part of the scope can match a resource of this type, as far as the type alone tells.
@@ -154,14 +155,61 @@ fn side(constraint: &PrincipalOrResourceConstraint) -> SideScope<'_> {
     }
 }
 
-fn matches_scope(constraint: &PrincipalOrResourceConstraint, uid: &EntityUID, entities: &Entities) -> bool {
+/// The principal or the resource of a question, with what stands above it: found once, and asked by every policy.
+#[derive(Debug)]
+pub(crate) struct Side<'r> {
+    pub(crate) uid: &'r EntityUID,
+    entity: Option<&'r Entity>,
+    /// All that stands above it, where that is no more than [`FEW`].
+    above: Option<Vec<&'r EntityUID>>,
+}
+
+/// So many are sooner compared than hashed.
+const FEW: usize = 16;
+
+impl<'r> Side<'r> {
+    pub(crate) fn new(uid: &'r EntityUID, entities: &'r Entities) -> Self {
+        let entity = match entities.entity(uid) {
+            Dereference::Data(entity) => Some(entity),
+            Dereference::NoSuchEntity | Dereference::Residual(_) => None,
+        };
+        let mut side = Self { uid, entity, above: None };
+        let above: Vec<_> = side.ancestors().take(FEW + 1).collect();
+        side.above = Some(above).filter(|above| above.len() <= FEW);
+        side
+    }
+
+    /// All that stands above it.
+    pub(crate) fn ancestors(&self) -> impl Iterator<Item = &'r EntityUID> + use<'r> {
+        self.entity.into_iter().flat_map(Entity::ancestors)
+    }
+
+    /// Whether it is `wanted` or in it.
+    fn is_in(&self, wanted: &EntityUID) -> bool {
+        if is_same(self.uid, wanted) {
+            return true;
+        }
+        match (&self.above, self.entity) {
+            (Some(above), _) => above.iter().any(|above| is_same(above, wanted)),
+            (None, Some(entity)) => entity.is_descendant_of(wanted),
+            (None, None) => false,
+        }
+    }
+}
+
+/// Ids differ more often than types do, and are compared sooner.
+fn is_same(one: &EntityUID, other: &EntityUID) -> bool {
+    one.eid() == other.eid() && one.entity_type() == other.entity_type()
+}
+
+fn matches_scope(constraint: &PrincipalOrResourceConstraint, side: &Side<'_>) -> bool {
     match constraint {
         PrincipalOrResourceConstraint::Any => true,
-        PrincipalOrResourceConstraint::Eq(EntityReference::EUID(wanted)) => **wanted == *uid,
-        PrincipalOrResourceConstraint::In(EntityReference::EUID(wanted)) => is_in(uid, wanted, entities),
-        PrincipalOrResourceConstraint::Is(wanted) => **wanted == *uid.entity_type(),
+        PrincipalOrResourceConstraint::Eq(EntityReference::EUID(wanted)) => is_same(wanted, side.uid),
+        PrincipalOrResourceConstraint::In(EntityReference::EUID(wanted)) => side.is_in(wanted),
+        PrincipalOrResourceConstraint::Is(wanted) => **wanted == *side.uid.entity_type(),
         PrincipalOrResourceConstraint::IsIn(wanted, EntityReference::EUID(above)) => {
-            **wanted == *uid.entity_type() && is_in(uid, above, entities)
+            **wanted == *side.uid.entity_type() && side.is_in(above)
         }
         // A linked policy's constraints come with their slots filled; an unfilled one is no policy.
         PrincipalOrResourceConstraint::Eq(EntityReference::Slot(_))
@@ -199,7 +247,7 @@ pub(crate) struct CompiledAction {
     pub(crate) reads_now: bool,
     /// What its fields are for, when it has any.
     pub(crate) field_kind: Option<FieldKind>,
-    pub(crate) plans: HashMap<EntityType, FieldPlan>,
+    pub(crate) plans: ByType<FieldPlan>,
 }
 
 /// The fields of one action on one resource type, and which policies speak about which of them.

@@ -14,6 +14,7 @@ use super::compile::{CompiledAction, CompiledPolicy, FieldPlan, FieldRule, Field
 use super::entities::{INJECTED, stored_entities};
 use super::given::Given;
 use super::index::{ByAction, ByScope};
+use super::keyed::{ByName, ByType, ByUid};
 use super::principals::Principals;
 use super::report::Problem;
 use super::schema::{DerivedField, DerivedSchema, FieldActions};
@@ -105,8 +106,8 @@ pub(crate) struct Engine {
     /// The last time told, in milliseconds: Cedar makes one from text alone, which takes longer than a whole ruling.
     told: Mutex<Option<(i64, Value)>>,
     /// By the name callers use: `Account.read`, `Shop::Account.read`.
-    pub(crate) actions: HashMap<String, Arc<CompiledAction>>,
-    pub(crate) stored: HashMap<EntityUID, Arc<Entity>>,
+    pub(crate) actions: ByName<Arc<CompiledAction>>,
+    pub(crate) stored: ByUid<Arc<Entity>>,
     /// Who asked lately.
     pub(super) principals: Principals,
     /// Rulings that were given, for whoever gets the same.
@@ -162,7 +163,7 @@ pub(super) fn assemble(
         groups.iter().map(|entity| (entity.uid().clone(), Arc::new(entity.clone()))).collect();
 
     let by_action = ByAction::new(&policies, &groups);
-    let mut actions = HashMap::new();
+    let mut actions = ByName::default();
     let (mut declared, mut planned) = (0, 0);
     for action in core.action_ids() {
         let uid = action.name();
@@ -224,7 +225,7 @@ fn compile_action(
     let uid = action.name().clone();
     let candidates = by_action.covering(&uid);
     let index = ByScope::new(candidates.iter().filter_map(|at| Some((*at, policies.get(*at)?))));
-    let mut plans = HashMap::new();
+    let mut plans = ByType::default();
     for (resource, found) in fields.into_iter().flat_map(|fields| &fields.by_resource) {
         let Some(resource) = TypeName::parse(resource).ok().and_then(|name| super::types::cedar_type(&name)) else {
             continue;

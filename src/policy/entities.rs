@@ -1,7 +1,7 @@
 //! The entities that a ruling may read: what the subject, the caller and the bundle say, in that order of trust, closed
 //! under ancestors, complete as far as policies can look.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -13,6 +13,7 @@ use smol_str::SmolStr;
 
 use super::compile::CompiledAction;
 use super::engine::Engine;
+use super::keyed::ByUid;
 use super::request::{RequestError, SubjectData};
 use super::types::{AttributeType, EntityShape, Misfit, RecordType};
 use crate::config::Limits;
@@ -26,9 +27,9 @@ pub(super) struct Gathering<'e> {
     engine: &'e Arc<Engine>,
     limits: &'e Limits,
     /// What the caller sent, typed, ancestors not yet closed over; attributes only until it is ready.
-    pub(super) sent: HashMap<EntityUID, Sent>,
+    pub(super) sent: ByUid<Sent>,
     /// Closed and ready.
-    ready: HashMap<EntityUID, Arc<Entity>>,
+    ready: ByUid<Arc<Entity>>,
 }
 
 /// Where an entity and what is said of it stand in the question.
@@ -46,7 +47,14 @@ pub(super) struct Sent {
 impl<'e> Gathering<'e> {
     /// Nothing yet.
     pub(super) fn new(engine: &'e Arc<Engine>) -> Self {
-        Self { engine, limits: &engine.options.limits, sent: HashMap::new(), ready: HashMap::new() }
+        // One seed for all questions of a bundle: drawing one takes longer than to look up what they are for.
+        let hasher = || engine.stored.hasher().clone();
+        Self {
+            engine,
+            limits: &engine.options.limits,
+            sent: ByUid::with_hasher(hasher()),
+            ready: ByUid::with_hasher(hasher()),
+        }
     }
 }
 
@@ -362,7 +370,15 @@ impl Gathering<'_> {
         stored: Option<&Entity>,
     ) -> Result<Arc<Entity>, RequestError> {
         let direct: HashSet<EntityUID> = parents.into_iter().collect();
-        let mut above: HashSet<EntityUID> = direct.clone();
+        let indirect = if direct.is_empty() { HashSet::new() } else { self.above(uid, &direct)? };
+        let attributes = attributes.into_iter().map(|(name, value)| (name, PartialValue::Value(value)));
+        let tags = stored.into_iter().flat_map(Entity::tags).map(|(name, value)| (name.clone(), value.clone()));
+        Ok(Arc::new(Entity::new_with_attr_partial_value(uid.clone(), attributes, indirect, direct, tags)))
+    }
+
+    /// What stands above what stands directly above an entity, `direct` left out.
+    fn above(&self, uid: &EntityUID, direct: &HashSet<EntityUID>) -> Result<HashSet<EntityUID>, RequestError> {
+        let mut indirect = HashSet::new();
         // Each is walked through once, by however many ways it can be reached: their number doubles with every step.
         let mut wave: Vec<EntityUID> = direct.iter().cloned().collect();
         let mut depth = 0;
@@ -373,7 +389,7 @@ impl Gathering<'_> {
             }
             let mut next = Vec::new();
             let mut rise = |higher: &EntityUID, open: bool| {
-                if above.insert(higher.clone()) && open {
+                if !direct.contains(higher) && indirect.insert(higher.clone()) && open {
                     next.push(higher.clone());
                 }
             };
@@ -387,18 +403,15 @@ impl Gathering<'_> {
                     sent.parents.iter().for_each(|higher| rise(higher, true));
                 }
             }
-            if above.len() > self.limits.ancestors {
+            if direct.len() + indirect.len() > self.limits.ancestors {
                 return Err(Misfit::new("entities", "have more ancestors than `limits.ancestors`").into());
             }
             wave = next;
         }
-        if above.contains(uid) {
+        if direct.contains(uid) || indirect.contains(uid) {
             return Err(Misfit::new("entities", "hold an entity that is its own ancestor").into());
         }
-        let indirect = above.difference(&direct).cloned().collect();
-        let attributes = attributes.into_iter().map(|(name, value)| (name, PartialValue::Value(value)));
-        let tags = stored.into_iter().flat_map(Entity::tags).map(|(name, value)| (name.clone(), value.clone()));
-        Ok(Arc::new(Entity::new_with_attr_partial_value(uid.clone(), attributes, indirect, direct, tags)))
+        Ok(indirect)
     }
 
     pub(super) fn finish(
@@ -431,7 +444,7 @@ const TAGGED: &str = "is of a type with tags, which can't be sent: only entities
 pub(crate) const INJECTED: [&str; 3] = ["now", "caller", "token"];
 
 /// Whether an entity is there, for the engine's own look-ups.
-pub(crate) fn stored_entities(entities: &Entities) -> HashMap<EntityUID, Arc<Entity>> {
+pub(super) fn stored_entities(entities: &Entities) -> ByUid<Arc<Entity>> {
     entities
         .iter()
         .filter(|entity| !entity.uid().is_action())

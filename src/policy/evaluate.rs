@@ -11,7 +11,7 @@ use cedar_policy_core::ast::{EntityUID, Literal, Value, ValueKind};
 use cedar_policy_core::evaluator::{EvaluationError, Evaluator};
 use cedar_policy_core::extensions::Extensions;
 
-use super::compile::{CompiledPolicy, FieldPlan, FieldRule, FieldSet};
+use super::compile::{CompiledPolicy, FieldPlan, FieldRule, FieldSet, Side};
 use super::engine::Engine;
 use super::given::{Grounds, Ruled};
 use super::request::{AskedFields, AuthorizationRequest};
@@ -50,7 +50,8 @@ enum Truth {
 struct Court<'r> {
     request: &'r AuthorizationRequest,
     engine: &'r Engine,
-    resource: &'r EntityUID,
+    principal: Side<'r>,
+    resource: Side<'r>,
     evaluator: Evaluator<'r>,
     /// What the policies about the base action said, in their order; `None` where the scope does not match.
     known: Vec<(usize, Option<Truth>)>,
@@ -65,13 +66,15 @@ impl<'r> Court<'r> {
             &request.entities,
             Extensions::all_available(),
         );
-        Self { request, engine: &request.engine, resource, evaluator, known: Vec::new(), errors: Vec::new() }
+        let side = |uid| Side::new(uid, &request.entities);
+        let (principal, resource) = (side(&request.principal), side(resource));
+        Self { request, engine: &request.engine, principal, resource, evaluator, known: Vec::new(), errors: Vec::new() }
     }
 
     /// Asks every policy that can match the base action.
     fn ask_all(&mut self) {
         let request = self.request;
-        let candidates = request.action.index.candidates(&request.principal, self.resource, &request.entities);
+        let candidates = request.action.index.candidates(&self.principal, &self.resource);
         self.known.reserve(candidates.len());
         for index in candidates {
             let Some(policy) = self.engine.policies.get(index) else { continue };
@@ -95,7 +98,7 @@ impl<'r> Court<'r> {
 
     /// What a policy that looks at `action`, and whose scope matches, says of one field action.
     fn ask_about(&mut self, index: usize, policy: &CompiledPolicy, action: &EntityUID) -> Truth {
-        let request = self.request.cedar(action, self.resource);
+        let request = self.request.cedar(action, self.resource.uid);
         let evaluator = Evaluator::new(request, &self.request.entities, Extensions::all_available());
         let truth = condition(&evaluator, policy);
         self.note(index, truth);
@@ -104,7 +107,7 @@ impl<'r> Court<'r> {
 
     /// Whether the scope matches, the action's part aside.
     fn covers(&self, policy: &CompiledPolicy) -> bool {
-        policy.covers(&self.request.principal, self.resource, &self.request.entities)
+        policy.covers(&self.principal, &self.resource)
     }
 
     fn note(&mut self, index: usize, truth: Truth) {
@@ -267,8 +270,7 @@ fn judge_fields(court: &mut Court<'_>, plan: &FieldPlan, asked: &AskedFields) ->
     // A permit with the fields for which it holds, where those are not all of its own that are asked for.
     let mut holding: Vec<(&FieldRule, Option<FieldSet>)> = Vec::new();
     let (mut forbids, mut subtrees) = (Vec::new(), BTreeSet::new());
-    let request = court.request;
-    for at in plan.index.candidates(&request.principal, court.resource, &request.entities) {
+    for at in plan.index.candidates(&court.principal, &court.resource) {
         let Some(rule) = plan.rules.get(at) else { continue };
         let Some(policy) = court.engine.policies.get(rule.policy) else { continue };
         if !rule.fields.meets(&asked.known) {
@@ -357,10 +359,9 @@ fn paths(plan: &FieldPlan, granted: &FieldSet, named: &[usize]) -> Vec<FieldPath
 fn slice(request: &AuthorizationRequest) -> Option<PolicySet> {
     let engine = &request.engine;
     let mut slice = PolicySet::new();
+    let principal = Side::new(&request.principal, &request.entities);
     for policy in request.action.candidates.iter().filter_map(|at| engine.policies.get(*at)) {
-        if policy.covers_principal(&request.principal, &request.entities)
-            && policy.covers_resource_type(&request.resource_type)
-        {
+        if policy.covers_principal(&principal) && policy.covers_resource_type(&request.resource_type) {
             slice.add(engine.whole.policy(&PolicyId::new(&policy.id))?.clone()).ok()?;
         }
     }

@@ -8,9 +8,10 @@
 use std::collections::{HashMap, HashSet};
 
 use cedar_policy_core::ast::{EntityType, EntityUID};
-use cedar_policy_core::entities::{Dereference, Entities};
+use cedar_policy_core::entities::Entities;
 
-use super::compile::{ActionScope, CompiledPolicy, SideScope};
+use super::compile::{ActionScope, CompiledPolicy, Side, SideScope};
+use super::keyed::{ByType, ByUid};
 
 /// The policies of a bundle by the actions that their scopes cover, groups included.
 #[derive(Debug, Default)]
@@ -69,9 +70,9 @@ impl ByAction {
 /// share with it.
 #[derive(Debug, Default)]
 pub(crate) struct ByScope {
-    by_entity: HashMap<EntityUID, Named>,
-    by_principal_type: HashMap<EntityType, Vec<usize>>,
-    by_resource_type: HashMap<EntityType, Vec<usize>>,
+    by_entity: ByUid<Named>,
+    by_principal_type: ByType<Vec<usize>>,
+    by_resource_type: ByType<Vec<usize>>,
     /// Those that match whatever the principal and the resource.
     open: Vec<usize>,
 }
@@ -129,36 +130,28 @@ impl ByScope {
     }
 
     /// The numbers of all that can match, ascending: every other has a scope that does not.
-    pub(crate) fn candidates(&self, principal: &EntityUID, resource: &EntityUID, entities: &Entities) -> Vec<usize> {
+    pub(crate) fn candidates(&self, principal: &Side<'_>, resource: &Side<'_>) -> Vec<usize> {
         let mut found = Vec::with_capacity(self.open.len() + 16);
         found.extend_from_slice(&self.open);
-        found.extend(self.by_principal_type.get(principal.entity_type()).into_iter().flatten());
-        found.extend(self.by_resource_type.get(resource.entity_type()).into_iter().flatten());
+        found.extend(self.by_principal_type.get(principal.uid.entity_type()).into_iter().flatten());
+        found.extend(self.by_resource_type.get(resource.uid.entity_type()).into_iter().flatten());
         // `in` holds of an entity and itself.
-        if let Some(named) = self.by_entity.get(principal) {
+        if let Some(named) = self.by_entity.get(principal.uid) {
             found.extend(named.as_principal.iter().chain(&named.above_principal));
         }
-        if let Some(named) = self.by_entity.get(resource) {
+        if let Some(named) = self.by_entity.get(resource.uid) {
             found.extend(named.as_resource.iter().chain(&named.above_resource));
         }
-        for above in ancestors(principal, entities) {
+        for above in principal.ancestors() {
             found.extend(self.by_entity.get(above).into_iter().flat_map(|named| &named.above_principal));
         }
-        for above in ancestors(resource, entities) {
+        for above in resource.ancestors() {
             found.extend(self.by_entity.get(above).into_iter().flat_map(|named| &named.above_resource));
         }
         found.sort_unstable();
         found.dedup();
         found
     }
-}
-
-fn ancestors<'e>(uid: &EntityUID, entities: &'e Entities) -> impl Iterator<Item = &'e EntityUID> {
-    let entity = match entities.entity(uid) {
-        Dereference::Data(entity) => Some(entity),
-        Dereference::NoSuchEntity | Dereference::Residual(_) => None,
-    };
-    entity.into_iter().flat_map(|entity| entity.ancestors())
 }
 
 /// Everything that a policy could be filed under: one key for each side of its scope that says something.

@@ -4,7 +4,7 @@
 //! undeclared is, every reference is of the declared type. Callers' JSON never reaches Cedar's own entity parser, which
 //! would take `unknown()` for any value and so switch a forbid off.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use cedar_policy_core::ast::{Eid, EntityType, EntityUID, Expr, Name, RestrictedExpr, Value};
@@ -16,6 +16,7 @@ use cedar_policy_core::validator::types::{Attributes, EntityKind, Type};
 use smol_str::SmolStr;
 
 use super::compile::is_in;
+use super::keyed::{ByName, ByType};
 use crate::config::Limits;
 use crate::model::entity::{EntityId, EntityType as TypeName, EntityUid, NameError, RawRecord, RawValue};
 
@@ -84,16 +85,16 @@ pub struct Misfit {
 /// The type tables of one schema.
 #[derive(Debug)]
 pub(crate) struct Shapes {
-    pub(crate) entities: HashMap<EntityType, Arc<EntityShape>>,
+    pub(crate) entities: ByType<Arc<EntityShape>>,
     /// The same by the names that callers write: Cedar's own parser is no part of a decision.
-    by_name: HashMap<String, (EntityType, Arc<EntityShape>)>,
+    by_name: ByName<(EntityType, Arc<EntityShape>)>,
 }
 
 impl Shapes {
     /// Reads the tables out of a schema.
     pub(crate) fn new(schema: &ValidatorSchema) -> Self {
         use cedar_policy_core::validator::ValidatorEntityTypeKind;
-        let entities: HashMap<EntityType, Arc<EntityShape>> = schema
+        let entities: ByType<Arc<EntityShape>> = schema
             .entity_types()
             .map(|declared| {
                 let name = declared.name().clone();

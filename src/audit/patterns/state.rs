@@ -2,6 +2,8 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use foldhash::fast::RandomState;
+
 use super::sketch::Sketch;
 use crate::model::ids::DecisionId;
 
@@ -16,14 +18,14 @@ const EVENTS: usize = 256;
 /// same for everyone: when the young half is full, the old one is thrown away and the young one gets old.
 #[derive(Debug)]
 pub(super) struct Bounded<V> {
-    young: HashMap<u64, V>,
-    old: HashMap<u64, V>,
+    young: HashMap<u64, V, RandomState>,
+    old: HashMap<u64, V, RandomState>,
     half: usize,
 }
 
 impl<V: Default> Bounded<V> {
     pub(super) fn of(keys: usize) -> Self {
-        Self { young: HashMap::new(), old: HashMap::new(), half: keys.div_ceil(2) }
+        Self { young: HashMap::default(), old: HashMap::default(), half: keys.div_ceil(2) }
     }
 
     /// What is known of `key`.
