@@ -34,6 +34,7 @@ use crate::token::Confirmation;
 
 mod admin;
 mod alert;
+pub(super) mod kin;
 pub(super) mod notes;
 pub(super) mod template;
 mod words;
@@ -412,6 +413,13 @@ fn mint(time: SystemTime) -> String {
 
 /// RFC 3339 in UTC, to the millisecond. Records come many in a second, so each thread keeps what it wrote of the last one.
 pub(super) fn utc(time: SystemTime) -> String {
+    let mut text = Vec::with_capacity(24);
+    put_utc(&mut text, time);
+    String::from_utf8(text).unwrap_or_default()
+}
+
+/// The same at the end of `out`.
+fn put_utc(out: &mut Vec<u8>, time: SystemTime) {
     thread_local! {
         static LAST: RefCell<(i64, String)> = const { RefCell::new((i64::MIN, String::new())) };
     }
@@ -420,12 +428,14 @@ pub(super) fn utc(time: SystemTime) -> String {
     LAST.with_borrow_mut(|(last, text)| {
         if *last != second {
             let Ok(instant) = jiff::Timestamp::from_second(second) else {
-                return "9999-12-31T23:59:59.999Z".to_owned();
+                return out.extend_from_slice(b"9999-12-31T23:59:59.999Z");
             };
-            (*last, *text) = (second, format!("{instant:.0}"));
+            (*last, *text) = (second, format!("{instant:.0}").trim_end_matches('Z').to_owned());
         }
-        format!("{}.{rest:03}Z", text.trim_end_matches('Z'))
-    })
+        out.extend_from_slice(text.as_bytes());
+        let digit = |value: i64| b'0' + u8::try_from(value % 10).unwrap_or_default();
+        out.extend_from_slice(&[b'.', digit(rest / 100), digit(rest / 10), digit(rest), b'Z']);
+    });
 }
 
 /// Names this run of the process.

@@ -19,12 +19,14 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::{oneshot, watch};
 
+use super::buffers::Buffers;
 use super::checkpoint::{KeyError, SigningKey};
 use super::delivered::Delivered;
 use super::disk::{Disk, RealDisk};
 use super::format::{Body, OVERHEAD};
 use super::keeper::{Checkpoints, Keeper};
 use super::patterns::watch::{Facts, Told, Watch};
+use super::record::kin::Kin;
 use super::record::template::{Again, Template};
 use super::record::{self, Frame};
 use super::spool::{Recovered, Spool, SpoolError, Writing};
@@ -87,6 +89,7 @@ pub struct Trail {
 struct End {
     shared: Arc<Shared>,
     frame: Arc<Frame>,
+    kin: Kin,
     config: AuditConfig,
     /// Bytes that make a round, unless a single record is longer.
     round_bytes: usize,
@@ -141,6 +144,8 @@ impl Repeated {
 struct Shared {
     state: Mutex<State>,
     wake: Condvar,
+    /// What records are written into before they are queued.
+    buffers: Buffers,
     clock: SharedClock,
     /// Whether the last attempt got through.
     sound: AtomicBool,
@@ -271,6 +276,7 @@ impl Trail {
         let shared = Arc::new(Shared {
             state: Mutex::default(),
             wake: Condvar::new(),
+            buffers: Buffers::default(),
             clock,
             sound: AtomicBool::new(true),
             busy_since: AtomicU64::new(0),
@@ -279,6 +285,7 @@ impl Trail {
         let end = End {
             shared: Arc::clone(&shared),
             frame,
+            kin: Kin::default(),
             config: config.clone(),
             round_bytes: usize::try_from(config.spool.segment_bytes).unwrap_or(ROUND_BYTES).min(ROUND_BYTES),
             record_bytes: limits.audit_record_bytes,
@@ -353,7 +360,7 @@ impl Trail {
         if self.end.config.unaudited {
             return Ok(());
         }
-        let body = Bodies::One(repeated.record.fill(again));
+        let body = Bodies::One(self.fill(repeated, again));
         let written = self.put_bodies(body, repeated.keeping.mode).await;
         self.kept(repeated.keeping, written)?;
         self.tell_patterns(&[(repeated, *again)]);
@@ -377,11 +384,15 @@ impl Trail {
             return Ok(());
         }
         let Some((first, _)) = group.first() else { return Ok(()) };
-        let bodies = group.iter().map(|(repeated, again)| repeated.record.fill(again)).collect();
+        let bodies = group.iter().map(|(repeated, again)| self.fill(repeated, again)).collect();
         let written = self.put_bodies(Bodies::Several(bodies), first.keeping.mode).await;
         self.kept(first.keeping, written)?;
         self.tell_patterns(group);
         Ok(())
+    }
+
+    fn fill(&self, repeated: &Repeated, again: &Again<'_>) -> Body {
+        repeated.record.fill(again, self.end.shared.buffers.take(repeated.record.longest()))
     }
 
     /// Neighbours that are kept alike, not more than find room together.
@@ -418,8 +429,18 @@ impl Trail {
     }
 
     async fn put(&self, entry: &Entry, mode: AuditMode) -> Result<(), AuditError> {
-        let body = record::render(entry, &self.end.frame).map_err(AuditError::Unwritable)?;
+        let body = self.render(entry)?;
         self.put_bodies(Bodies::One(body), mode).await
+    }
+
+    fn render(&self, entry: &Entry) -> Result<Body, AuditError> {
+        let frame = &self.end.frame;
+        let like = if let Entry::Call(call) = entry {
+            self.end.kin.write(call, frame, |room| self.end.shared.buffers.take(room))
+        } else {
+            None
+        };
+        like.map_or_else(|| record::render(entry, frame).map_err(AuditError::Unwritable), Ok)
     }
 
     async fn put_bodies(&self, bodies: Bodies, mode: AuditMode) -> Result<(), AuditError> {
@@ -703,10 +724,18 @@ impl Writer {
             state.held = state.held.saturating_sub(records.len());
             state.held_bytes = state.held_bytes.saturating_sub(bytes);
         }
-        for done in round.into_iter().filter_map(|job| job.done) {
-            // Whoever waited may have given up.
-            let _ = done.send(kept);
+        let mut emptied = Vec::with_capacity(records.len());
+        for job in round {
+            if let Some(done) = job.done {
+                // Whoever waited may have given up.
+                let _ = done.send(kept);
+            }
+            match job.bodies {
+                Bodies::One(body) => emptied.push(body.into_rest()),
+                Bodies::Several(bodies) => emptied.extend(bodies.into_iter().map(Body::into_rest)),
+            }
         }
+        self.shared.buffers.give(emptied.into_iter());
     }
 }
 

@@ -6,11 +6,11 @@
 //! JSON around them, which no text can imitate, because in a text each quote has a backslash before it.
 
 use std::fmt::Write as _;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, SystemTime};
 
 use super::super::format::Body;
-use super::{CallEntry, Frame, render_call, utc};
+use super::{CallEntry, Frame, put_utc, render_call, utc};
 use crate::clock::unix_millis;
 use crate::model::ids::{DecisionId, RequestId};
 use crate::model::question::{BatchPosition, Circumstances};
@@ -42,6 +42,9 @@ enum Hole {
     DurationMicros,
     /// And the batch, if it is one.
     Certificate,
+    /// The object's id, where it stands twice.
+    Object,
+    Context,
 }
 
 /// One more call that asks the same.
@@ -71,6 +74,15 @@ const SPAN: &str = "1";
 impl Template {
     /// Of a record like that of `call`. `None`: it has not the form that is looked for, and must be written each time.
     pub(in crate::audit) fn of(call: &CallEntry, frame: &Frame) -> Option<Self> {
+        Self::with_holes(call, frame, false)
+    }
+
+    /// Of a record like that of `call`, about whichever object: for [`fill_about`](Self::fill_about).
+    pub(super) fn about_any(call: &CallEntry, frame: &Frame) -> Option<Self> {
+        Self::with_holes(call, frame, true)
+    }
+
+    fn with_holes(call: &CallEntry, frame: &Frame, about_any: bool) -> Option<Self> {
         if call.caller.address.is_none() || call.caller.refusal.is_some() {
             return None;
         }
@@ -93,8 +105,11 @@ impl Template {
         let micros = whole_micros(call.duration);
         let (time, millis, micros) = (time.to_string(), millis.to_string(), micros.to_string());
         let decision_id = call.decision_id.to_string();
+        let asked = call.question.as_ref().filter(|_| about_any);
+        let object = asked.and_then(|asked| asked.resource_id.as_deref()).map(object);
+        let context = asked.and_then(|asked| asked.context_sha256.as_deref());
         // In the order in which they stand: what precedes each, what it is now, and what follows.
-        let holes: [(&str, Seek<'_>, &str, Hole); 11] = [
+        let mut holes: Vec<(&str, Seek<'_>, &str, Hole)> = vec![
             ("\"uid\":\"", Seek::Long(UUID), "\",", Hole::RecordId),
             ("\"original_event_uid\":\"", Seek::Is(&decision_id), "\"", Hole::DecisionId),
             ("", Seek::Is(",\"correlation_uid\":\"x\""), ",\"log_name\":", Hole::Correlation),
@@ -107,6 +122,13 @@ impl Template {
             ("\"decision_us\":", Seek::Is(&micros), ",", Hole::DurationMicros),
             ("\"certificate_sha256\":\"", Seek::Is(&certificate), "", Hole::Certificate),
         ];
+        if let Some(object) = &object {
+            let source = holes.iter().position(|(_, _, _, hole)| *hole == Hole::Source)?;
+            holes.insert(source, ("\"resources\":[{", Seek::Is(object), ",\"type\":", Hole::Object));
+        }
+        if let Some(context) = context {
+            holes.push(("\"context_sha256\":\"", Seek::Is(context), "\"", Hole::Context));
+        }
         let (mut pieces, mut rest) = (Vec::with_capacity(holes.len()), text.as_slice());
         for (before, seek, after, hole) in holes {
             let now = match seek {
@@ -125,9 +147,19 @@ impl Template {
         Some(Self { pieces, end: Box::from(rest), bytes })
     }
 
-    /// The record of one more call.
-    pub(in crate::audit) fn fill(&self, again: &Again<'_>) -> Body {
-        let mut out = Vec::with_capacity(self.bytes);
+    /// The record of one more call, in the empty buffer `out`.
+    pub(in crate::audit) fn fill(&self, again: &Again<'_>, out: Vec<u8>) -> Body {
+        self.fill_about(again, (None, None), out)
+    }
+
+    /// The same about an object with this id, with this hash of its context, where the template is
+    /// [about any](Self::about_any).
+    pub(super) fn fill_about(
+        &self,
+        again: &Again<'_>,
+        (id, context): (Option<&str>, Option<&str>),
+        mut out: Vec<u8>,
+    ) -> Body {
         let circumstances = again.circumstances;
         let batch_id = again.place.map(|(id, _)| id).or(circumstances.batch_id);
         let batch = again.place.map(|(_, at)| at).or(circumstances.batch);
@@ -146,9 +178,9 @@ impl Template {
                         out.push(b'"');
                     }
                 }
-                Hole::Millis => put(&mut out, format_args!("{}", unix_millis(again.time))),
-                Hole::Stamp => out.extend_from_slice(utc(again.time).as_bytes()),
-                Hole::DurationMillis => put(&mut out, format_args!("{}", whole_millis(again.duration))),
+                Hole::Millis => number(&mut out, unix_millis(again.time)),
+                Hole::Stamp => put_utc(&mut out, again.time),
+                Hole::DurationMillis => number(&mut out, whole_millis(again.duration)),
                 Hole::Request => {
                     if let Some(id) = &circumstances.request_id {
                         out.extend_from_slice(b",\"request\":{\"uid\":");
@@ -156,14 +188,16 @@ impl Template {
                         out.push(b'}');
                     }
                 }
-                Hole::Source => out.extend_from_slice(source(again.address).as_bytes()),
+                Hole::Source => put_source(&mut out, again.address),
                 Hole::Trace => {
                     if let Some(trace) = circumstances.trace_id.as_deref() {
                         let (time, took) = (unix_millis(again.time), whole_millis(again.duration));
                         out.extend_from_slice(trace_of(trace, circumstances.span_id.as_deref(), time, took).as_bytes());
                     }
                 }
-                Hole::DurationMicros => put(&mut out, format_args!("{}", whole_micros(again.duration))),
+                Hole::DurationMicros => number(&mut out, whole_micros(again.duration)),
+                Hole::Object => put_object(&mut out, id.unwrap_or_default()),
+                Hole::Context => out.extend_from_slice(context.unwrap_or_default().as_bytes()),
                 Hole::Certificate => {
                     out.extend_from_slice(again.certificate_sha256.as_bytes());
                     out.push(b'"');
@@ -222,6 +256,55 @@ fn find(within: &[u8], what: &[u8]) -> Option<usize> {
 /// As the endpoint of a record begins.
 fn source(address: SocketAddr) -> String {
     format!("\"ip\":\"{}\",\"port\":{}", address.ip().to_canonical(), address.port())
+}
+
+/// The same at the end of `out`.
+fn put_source(out: &mut Vec<u8>, address: SocketAddr) {
+    out.extend_from_slice(b"\"ip\":\"");
+    match address.ip().to_canonical() {
+        IpAddr::V4(ip) => {
+            for (at, octet) in ip.octets().into_iter().enumerate() {
+                if at > 0 {
+                    out.push(b'.');
+                }
+                number(out, octet);
+            }
+        }
+        IpAddr::V6(ip) => put(out, format_args!("{ip}")),
+    }
+    out.extend_from_slice(b"\",\"port\":");
+    number(out, address.port());
+}
+
+/// A number in decimal, without the machinery of formats: a record has several.
+fn number(out: &mut Vec<u8>, value: impl TryInto<u64> + Copy + std::fmt::Display) {
+    let Ok(mut rest) = value.try_into() else { return put(out, format_args!("{value}")) };
+    let (mut digits, mut at) = ([0; 20], 20);
+    loop {
+        at -= 1;
+        if let Some(digit) = digits.get_mut(at) {
+            *digit = b'0' + u8::try_from(rest % 10).unwrap_or_default();
+        }
+        rest /= 10;
+        if rest == 0 {
+            return out.extend_from_slice(digits.get(at..).unwrap_or_default());
+        }
+    }
+}
+
+/// As the resource of a record begins.
+fn object(id: &str) -> String {
+    let mut out = Vec::new();
+    put_object(&mut out, id);
+    String::from_utf8(out).unwrap_or_default()
+}
+
+/// The same at the end of `out`.
+fn put_object(out: &mut Vec<u8>, id: &str) {
+    out.extend_from_slice(b"\"uid\":");
+    text(out, id);
+    out.extend_from_slice(b",\"name\":");
+    text(out, id);
 }
 
 /// Ids of a trace are hex digits, and need no escaping.

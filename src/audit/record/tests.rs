@@ -440,7 +440,7 @@ fn a_record_from_a_template_is_byte_for_byte_the_one_that_would_be_written() {
                 batch: (span > 0).then_some(BatchPosition { index: 99, of: 100 }),
                 batch_id: (span > 0).then(|| DecisionId::mint(again.time)),
             };
-            let filled = template.fill(&Again {
+            let again_so = Again {
                 decision_id: again.decision_id,
                 time: again.time,
                 duration: again.duration,
@@ -448,7 +448,8 @@ fn a_record_from_a_template_is_byte_for_byte_the_one_that_would_be_written() {
                 certificate_sha256: again.caller.certificate_sha256.as_deref().unwrap(),
                 circumstances: &again.circumstances,
                 place: None,
-            });
+            };
+            let filled = template.fill(&again_so, Vec::new());
             let mut written = render(&Entry::Call(Box::new(again)), &frame()).unwrap().into_rest();
             let mut filled = filled.into_rest();
             assert!(filled.len() <= template.longest(), "{} of {}", filled.len(), template.longest());
@@ -462,4 +463,73 @@ fn a_record_from_a_template_is_byte_for_byte_the_one_that_would_be_written() {
         }
     }
     println!("{compared} records compared");
+}
+
+/// Of many questions in random order, some alike and most not in something: each record is what it would be without kin.
+#[test]
+fn a_record_from_one_like_it_is_byte_for_byte_what_it_would_be_alone() {
+    let ids = [
+        "o-1",
+        "",
+        "a\\\"b",
+        "\u{202e}\n",
+        "\",\"name\":\"x",
+        "\u{1f600}",
+        "eyJhbGciOiJIUzI1NiJ9.e30.c2ln",
+        "context_sha256",
+    ];
+    let mut seed = 11_u64;
+    let mut draw = |among: usize| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(seed >> 33).unwrap() % among
+    };
+    let rulings: Vec<Arc<Ruling>> =
+        (0..3).map(|at| Arc::new(Ruling { determining: vec![format!("policy-{at}")], ..allow() })).collect();
+    let tokens: Vec<Arc<TokenFacts>> =
+        (0..2).map(|at| Arc::new(TokenFacts { subject: format!("user-{at}"), ..token() })).collect();
+    let (kin, frame) = (kin::Kin::default(), frame());
+    let (mut like, all) = (0, 20_000);
+    for _ in 0..all {
+        let mut one = call(decided(allow()));
+        if let Outcome::Decided { ruling, cache, .. } = &mut one.outcome {
+            *ruling = Arc::clone(&rulings[draw(3)]);
+            *cache = [CacheUse::Miss, CacheUse::Miss, CacheUse::Bypass][draw(3)];
+        }
+        one.time = SystemTime::UNIX_EPOCH + Duration::from_millis(1_800_000_000_000 + draw(5_000) as u64);
+        one.decision_id = DecisionId::mint(one.time);
+        one.duration = Duration::from_micros(draw(100_000) as u64);
+        one.operation = ["Check", "Check", "Check", "BatchCheck"][draw(4)];
+        one.subject.token = [Some(Arc::clone(&tokens[0])), Some(Arc::clone(&tokens[1])), None][draw(3)].clone();
+        let rare = |draw: &mut dyn FnMut(usize) -> usize| draw(30) == 0;
+        one.question = (!rare(&mut draw)).then(|| QuestionFacts {
+            action: ["Order.read", "Order.read", "Order.list"][draw(3)].to_owned(),
+            resource_type: "Order".to_owned(),
+            resource_id: match draw(12) {
+                0 => None,
+                1 => Some("x".repeat(draw(5_000))),
+                at => Some(ids[at % ids.len()].to_owned()),
+            },
+            fields: [None, Some(Vec::new()), Some(vec!["a".to_owned()])][draw(3)].clone(),
+            context_sha256: Some(["ab", "cd", "00"][draw(3)].repeat(32)).filter(|_| !rare(&mut draw)),
+            kept: if rare(&mut draw) { vec![("context.x".to_owned(), RawValue::Bool(true))] } else { Vec::new() },
+            asserted: if rare(&mut draw) { vec!["resource.owner".to_owned()] } else { Vec::new() },
+        });
+        if rare(&mut draw) {
+            one.caller.label = Some("another".to_owned());
+        }
+        if rare(&mut draw) {
+            one.circumstances.request_id = RequestId::parse("r-1");
+        }
+        let found = kin.write(&one, &frame, Vec::with_capacity).map(Body::into_rest);
+        let Some(mut found) = found else { continue };
+        like += 1;
+        let mut alone = render(&Entry::Call(Box::new(one)), &frame).unwrap().into_rest();
+        // Each has an id of its own.
+        let at = br#","version":"1.8.0","uid":""#.len();
+        alone.drain(at..at + 36);
+        found.drain(at..at + 36);
+        assert_eq!(String::from_utf8(found).unwrap(), String::from_utf8(alone).unwrap());
+    }
+    println!("{like} of {all} records from one like it");
+    assert!(like > all / 4, "{like}");
 }

@@ -1,0 +1,141 @@
+//! Records of questions that differ in the object alone: who asks, for whom, what, and what was said to it are as they were.
+//!
+//! Such a record is written from a [`Template`] that leaves the object out as well. What it is like is compared member by
+//! member with the call that the template was made of; it is found by the ruling and the token, which such questions share
+//! (`policy::Ruled`), and kept where it was found, one in a place.
+
+use std::hash::BuildHasher as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arc_swap::ArcSwapOption;
+use foldhash::fast::RandomState;
+
+use super::super::format::Body;
+use super::template::{Again, Template};
+use super::{CallEntry, Frame, Outcome, QuestionFacts, SubjectFacts};
+
+/// Places for templates.
+const PLACES: usize = 256;
+
+/// Templates of what was recorded lately.
+#[derive(Debug)]
+pub(in crate::audit) struct Kin {
+    places: Box<[Place]>,
+    hashing: RandomState,
+}
+
+#[derive(Debug, Default)]
+struct Place {
+    /// What was here last: a template is made of what comes twice in a row.
+    last: AtomicU64,
+    like: ArcSwapOption<Like>,
+}
+
+#[derive(Debug)]
+struct Like {
+    call: CallEntry,
+    template: Template,
+}
+
+impl Default for Kin {
+    fn default() -> Self {
+        Self { places: (0..PLACES).map(|_| Place::default()).collect(), hashing: RandomState::default() }
+    }
+}
+
+impl Kin {
+    /// The record of `call`, if one like it was written before. `buffer` gives an empty buffer with room for so many bytes.
+    pub(in crate::audit) fn write(
+        &self,
+        call: &CallEntry,
+        frame: &Frame,
+        buffer: impl FnOnce(usize) -> Vec<u8>,
+    ) -> Option<Body> {
+        let (key, place) = self.place(call)?;
+        if let Some(like) = place.like.load().as_ref().filter(|like| is_like(&like.call, call)) {
+            let asked = call.question.as_ref()?;
+            let again = Again {
+                decision_id: call.decision_id,
+                time: call.time,
+                duration: call.duration,
+                address: call.caller.address?,
+                certificate_sha256: call.caller.certificate_sha256.as_deref()?,
+                circumstances: &call.circumstances,
+                place: None,
+            };
+            let object = (asked.resource_id.as_deref(), asked.context_sha256.as_deref());
+            let longer = object.0.map_or(0, str::len) * ESCAPED;
+            let out = buffer(like.template.longest() + longer);
+            return Some(like.template.fill_about(&again, object, out));
+        }
+        if place.last.swap(key, Ordering::Relaxed) == key
+            && let Some(template) = Template::about_any(call, frame)
+        {
+            place.like.store(Some(Arc::new(Like { call: call.clone(), template })));
+        }
+        None
+    }
+
+    /// Where one like it would be, and what stands for all that are like it.
+    fn place(&self, call: &CallEntry) -> Option<(u64, &Place)> {
+        let Outcome::Decided { ruling, cache, .. } = &call.outcome else { return None };
+        let asked = call.question.as_ref().filter(|asked| asked.kept.is_empty())?;
+        let key = self.hashing.hash_one((
+            (Arc::as_ptr(ruling), cache, call.operation),
+            (&call.caller.name, &call.caller.label),
+            (call.subject.token.as_ref().map(Arc::as_ptr), &call.subject.principal),
+            (&asked.action, &asked.resource_type, &asked.fields, &asked.asserted),
+        ));
+        Some((key, self.places.get(usize::try_from(key >> 32).unwrap_or_default() % PLACES)?))
+    }
+}
+
+/// A byte of text takes so many in JSON at most, and the id of an object stands there twice.
+const ESCAPED: usize = 12;
+
+/// Whether all that a template keeps is the same in both.
+fn is_like(one: &CallEntry, other: &CallEntry) -> bool {
+    let same_outcome = match (&one.outcome, &other.outcome) {
+        (
+            Outcome::Decided { ruling, revision, cache },
+            Outcome::Decided { ruling: other_ruling, revision: other_revision, cache: other_cache },
+        ) => Arc::ptr_eq(ruling, other_ruling) && revision == other_revision && cache == other_cache,
+        _ => false,
+    };
+    let (caller, other_caller) = (&one.caller, &other.caller);
+    same_outcome
+        && one.operation == other.operation
+        && one.listener == other.listener
+        && (&caller.name, &caller.label, caller.refusal)
+            == (&other_caller.name, &other_caller.label, other_caller.refusal)
+        && other_caller.address.is_some()
+        && other_caller.certificate_sha256.is_some()
+        && same_subject(&one.subject, &other.subject)
+        && one.question.as_ref().zip(other.question.as_ref()).is_some_and(|(one, other)| same_question(one, other))
+}
+
+fn same_subject(one: &SubjectFacts, other: &SubjectFacts) -> bool {
+    let same_token = match (&one.token, &other.token) {
+        (None, None) => true,
+        (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+        (None, Some(_)) | (Some(_), None) => false,
+    };
+    same_token
+        && one.kind == other.kind
+        && one.principal == other.principal
+        && one.token_refusal == other.token_refusal
+        && one.client_address == other.client_address
+}
+
+/// But for the object and what was said of it.
+fn same_question(one: &QuestionFacts, other: &QuestionFacts) -> bool {
+    one.action == other.action
+        && one.resource_type == other.resource_type
+        && one.resource_id.is_some() == other.resource_id.is_some()
+        && one.fields == other.fields
+        && one.context_sha256.is_some() == other.context_sha256.is_some()
+        && one.kept.is_empty()
+        && other.kept.is_empty()
+        && one.asserted == other.asserted
+}
