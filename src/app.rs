@@ -501,11 +501,7 @@ async fn record_start(trail: &Trail, clock: &SharedClock, drain: &CancellationTo
 }
 
 /// Every gRPC service behind the listener, in the layer that holds for all of them.
-fn routes<H>(
-    pdp: &Arc<Pdp>,
-    health: tonic_health::pb::health_server::HealthServer<H>,
-    reflection: bool,
-) -> Recorded<Front>
+fn routes<H>(pdp: &Arc<Pdp>, health: tonic_health::pb::health_server::HealthServer<H>, reflection: bool) -> Recorded
 where
     H: tonic_health::pb::health_server::Health,
 {

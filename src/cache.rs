@@ -4,6 +4,7 @@
 //! context, entities, fields) and who asked, each part framed by kind and length. An entry ends at the earliest of its
 //! lifetime and the token's `exp`; a ruling that reads the time, or that a policy failed in, is never kept.
 
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -17,11 +18,33 @@ use crate::policy::{AuthorizationRequest, Ruled};
 /// A keyed 256-bit hash (blake3): nobody outside can make two requests meet.
 type Key = [u8; 32];
 
+/// For keys that are keyed hashes already: nobody can foresee any part of one, so the beginning will do.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct KeyHasher(u64);
+
+impl Hasher for KeyHasher {
+    fn write(&mut self, key: &[u8]) {
+        if let Some(beginning) = key.first_chunk() {
+            self.0 = u64::from_ne_bytes(*beginning);
+        }
+    }
+
+    /// Of a key there is nothing else: all are of one length.
+    fn write_usize(&mut self, _: usize) {}
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+/// What a cache with such keys is built with.
+pub type ByKey = BuildHasherDefault<KeyHasher>;
+
 /// Rulings, by what they depend on.
 #[derive(Debug)]
 pub struct Rulings {
     /// `None`: switched off.
-    kept: Option<Cache<Key, Kept>>,
+    kept: Option<Cache<Key, Kept, ByKey>>,
     hash_key: Key,
     ttl: Duration,
     clock: SharedClock,
@@ -67,7 +90,7 @@ impl Rulings {
                     u32::try_from(share.max((kept.bytes + ENTRY_BYTES) as u64)).unwrap_or(u32::MAX)
                 })
                 .time_to_live(config.decision_ttl * 2)
-                .build()
+                .build_with_hasher(ByKey::default())
         });
         Self { kept, hash_key, ttl: config.decision_ttl, clock }
     }

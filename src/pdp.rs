@@ -787,8 +787,13 @@ impl Pdp {
 
     /// Begins a stage of the path; `shown` as a span of its own.
     fn stage(&self, name: &'static str, shown: bool) -> Stage<'_> {
+        self.stage_since(name, shown, self.clock.monotonic())
+    }
+
+    /// The same, begun at `begun` by the monotonic clock.
+    fn stage_since(&self, name: &'static str, shown: bool, begun: Duration) -> Stage<'_> {
         let span = if shown { traces::stage_span(name) } else { tracing::Span::none() };
-        Stage { pdp: self, name, begun: self.clock.monotonic(), span }
+        Stage { pdp: self, name, begun, span }
     }
 
     async fn within<R>(
@@ -814,13 +819,19 @@ struct Stage<'p> {
 impl Stage<'_> {
     /// It is over, with this result of a closed list. One that is never ended is not counted.
     fn end(self, result: &'static str) {
-        self.pdp.metrics.stage(self.name, self.pdp.since(self.begun));
+        let now = self.pdp.clock.monotonic();
+        self.end_at(result, now);
+    }
+
+    /// The same, over at `now` by the monotonic clock.
+    fn end_at(self, result: &'static str, now: Duration) {
+        self.pdp.metrics.stage(self.name, now.saturating_sub(self.begun).as_secs_f64());
         traces::staged(&self.span, result);
     }
 
     /// It is over for so many questions at once, which have no spans of their own.
-    fn end_each(self, questions: usize) {
-        let seconds = self.pdp.since(self.begun);
+    fn end_each(self, questions: usize, now: Duration) {
+        let seconds = now.saturating_sub(self.begun).as_secs_f64();
         (0..questions).for_each(|_| self.pdp.metrics.stage(self.name, seconds));
     }
 }

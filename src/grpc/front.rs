@@ -3,15 +3,11 @@
 //! The router takes any service, and pays for that with a look-up, copies of services and boxes on every call. Nearly all
 //! calls go one way.
 
-use std::convert::Infallible;
-use std::task::{Context, Poll};
-
 use axum::Router;
-use futures_util::future::BoxFuture;
 use http::{Request, Response};
 use tonic::body::Body;
 use tonic::server::NamedService;
-use tower::{Service, ServiceExt as _};
+use tower::ServiceExt as _;
 
 use super::short::Decisions;
 
@@ -28,24 +24,16 @@ impl Front {
     pub fn new(decisions: Decisions, others: Router) -> Self {
         Self { decisions, others }
     }
-}
 
-impl Service<Request<Body>> for Front {
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        // The router is asked when it is its turn.
-        self.decisions.poll_ready(context)
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+    /// Answers a call.
+    pub(super) async fn answer(&self, request: Request<Body>) -> Response<Body> {
         if is_of(<Decisions as NamedService>::NAME, request.uri().path()) {
-            return self.decisions.call(request);
+            return self.decisions.answer(request).await;
         }
-        let others = self.others.clone();
-        Box::pin(async move { Ok(others.oneshot(request).await?.map(Body::new)) })
+        match Box::pin(self.others.clone().oneshot(request)).await {
+            Ok(response) => response.map(Body::new),
+            Err(never) => match never {},
+        }
     }
 }
 

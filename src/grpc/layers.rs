@@ -1,25 +1,27 @@
 //! What holds for every call, whatever the method: a panic becomes INTERNAL, and a call that never reached the service
 //! (no such method, a message that can't be read or is too long) is put on record like any other refusal.
 
-use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::body::Body;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
 use http_body::{Frame, SizeHint};
+use hyper::body::Incoming;
 use tokio::time::Sleep;
+use tonic::body::Body;
 use tonic::{Code, Status};
-use tower::Service;
+use tower::BoxError;
 use tracing::Instrument as _;
 
 use self::paced::paced;
+use super::front::Front;
+use super::server::App;
 use super::service::call;
 use super::{status, stream};
 use crate::pdp::{DecideError, Pdp, Refusal};
@@ -30,99 +32,88 @@ mod paced;
 
 /// Makes sure that no call ends without a record.
 #[derive(Clone)]
-pub struct Recorded<S> {
-    inner: S,
+pub struct Recorded {
+    front: Front,
     pdp: Arc<Pdp>,
 }
 
-impl<S> Recorded<S> {
-    /// Around `inner`.
-    pub fn new(inner: S, pdp: Arc<Pdp>) -> Self {
-        Self { inner, pdp }
+impl Recorded {
+    /// Around `front`.
+    #[must_use]
+    pub fn new(front: Front, pdp: Arc<Pdp>) -> Self {
+        Self { front, pdp }
     }
 }
 
 /// Services that answer no question: nothing to record when they do their work.
 const NO_QUESTIONS: [&str; 3] = ["/grpc.health.v1.Health/", "/grpc.reflection.v1.", "/grpc.reflection.v1alpha."];
 
-impl<S> Service<Request<Body>> for Recorded<S>
-where
-    S: Service<Request<tonic::body::Body>, Response = Response<tonic::body::Body>, Error = Infallible>
-        + Clone
-        + Send
-        + 'static,
-    S::Future: Send,
-{
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        self.inner.poll_ready(context)
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let ready = self.inner.clone();
-        let mut inner = std::mem::replace(&mut self.inner, ready);
-        let pdp = Arc::clone(&self.pdp);
+impl App for Recorded {
+    fn answer(self: Arc<Self>, request: Request<Incoming>) -> BoxFuture<'static, Response<Body>> {
         Box::pin(async move {
+            let pdp = &self.pdp;
             let exempt = NO_QUESTIONS.iter().any(|prefix| request.uri().path().starts_with(prefix));
-            let headers = told_of(request.headers());
+            let told = Told::by(request.headers());
             let peer = request.extensions().get::<Arc<Peer>>().cloned();
             if let Some((error, http)) = misaddressed(&request) {
-                let refusal = Box::pin(refused(&pdp, &headers, peer, error)).await;
+                let refusal = Box::pin(refused(pdp, told, peer, error)).await;
                 let mut response = status::to_status(&refusal).into_http();
                 *response.status_mut() = http;
-                return Ok(response);
+                return response;
             }
             let request = match request.uri().path() {
-                _ if exempt => request.map(tonic::body::Body::new),
-                stream::PATH => paced(request, pdp.limits.max_deadline).map(tonic::body::Body::new),
-                _ => timely(request, pdp.limits.max_deadline).map(tonic::body::Body::new),
+                _ if exempt => request.map(Body::new),
+                stream::PATH => paced(request, pdp.limits.max_deadline).map(Body::new),
+                _ => timely(request, pdp.limits.max_deadline).map(Body::new),
             };
-            let called = AssertUnwindSafe(async move { inner.call(request).await }).catch_unwind().await;
+            let called = AssertUnwindSafe(self.front.answer(request)).catch_unwind().await;
             let error = match called {
-                Ok(Ok(response)) => match unrecorded(&response).filter(|_| !exempt) {
+                Ok(response) => match unrecorded(&response).filter(|_| !exempt) {
                     Some(error) => error,
-                    None => return Ok(response.map(Body::new)),
+                    None => return response,
                 },
-                Ok(Err(never)) => match never {},
                 // One call's end, not everybody's: INTERNAL, without a word of what it said.
                 Err(_) => {
                     tracing::error!("a call panicked");
                     if exempt {
-                        return Ok(Status::internal("no answer could be made").into_http());
+                        return Status::internal("no answer could be made").into_http();
                     }
                     DecideError::Panicked
                 }
             };
-            let refusal = Box::pin(refused(&pdp, &headers, peer, error)).await;
-            Ok(status::to_status(&refusal).into_http())
+            let refusal = Box::pin(refused(pdp, told, peer, error)).await;
+            status::to_status(&refusal).into_http()
         })
     }
 }
 
 /// What a record tells of a call's headers: these few, and of most calls none.
-fn told_of(headers: &HeaderMap) -> HeaderMap {
-    let mut told = HeaderMap::new();
-    for name in ["traceparent", "x-request-id", "grpc-timeout"] {
-        for value in headers.get_all(name) {
-            told.append(name, value.clone());
-        }
+struct Told([Option<HeaderValue>; 3]);
+
+impl Told {
+    const NAMES: [&str; 3] = ["traceparent", "x-request-id", "grpc-timeout"];
+
+    fn by(headers: &HeaderMap) -> Self {
+        Self(Self::NAMES.map(|name| headers.get(name).cloned()))
     }
-    told
+
+    fn headers(self) -> HeaderMap {
+        let told = Self::NAMES.into_iter().zip(self.0);
+        told.filter_map(|(name, value)| Some((HeaderName::from_static(name), value?))).collect()
+    }
 }
 
 /// Puts a call on record that the service never saw.
-async fn refused(pdp: &Pdp, headers: &HeaderMap, peer: Option<Arc<Peer>>, error: DecideError) -> Refusal {
-    let span = traces::call_span("unknown", headers);
-    let call = call("unknown", headers, peer, &span, &pdp.limits);
+async fn refused(pdp: &Pdp, told: Told, peer: Option<Arc<Peer>>, error: DecideError) -> Refusal {
+    let headers = told.headers();
+    let span = traces::call_span("unknown", &headers);
+    let call = call("unknown", &headers, peer, &span, &pdp.limits);
     pdp.record_refused(&call, error).instrument(span).await
 }
 
 /// What no gRPC client sends, and the library would let pass: another method than POST, another content type, a query
 /// after the method's name. Source: gRPC over HTTP/2, "Requests" (415 for a foreign content type).
-pub(super) fn misaddressed(request: &Request<Body>) -> Option<(DecideError, StatusCode)> {
+pub(super) fn misaddressed<B>(request: &Request<B>) -> Option<(DecideError, StatusCode)> {
     if request.method() != http::Method::POST || request.uri().query().is_some() {
         return Some((DecideError::NoSuchMethod, StatusCode::OK));
     }
@@ -135,36 +126,36 @@ pub(super) fn misaddressed(request: &Request<Body>) -> Option<(DecideError, Stat
 
 /// A message has to come in whole within `time`. A decision's own deadline begins only when there is a question, and a
 /// client that sends half of one must not hold its place for as long as the connection lives.
-pub(super) fn timely(request: Request<Body>, time: Duration) -> Request<Timely> {
+pub(super) fn timely<B>(request: Request<B>, time: Duration) -> Request<Timely<B>> {
     request.map(|body| Timely { body, time, alarm: None })
 }
 
 /// A body that has its time.
-pub(super) struct Timely {
-    body: Body,
+pub(super) struct Timely<B> {
+    body: B,
     time: Duration,
     /// Set once the message has to be waited for, which is at once or never: most are there with their headers.
     alarm: Option<Pin<Box<Sleep>>>,
 }
 
-impl http_body::Body for Timely {
+impl<B> http_body::Body for Timely<B>
+where
+    B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Unpin,
+{
     type Data = Bytes;
-    type Error = axum::Error;
+    type Error = BoxError;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let come = Pin::new(&mut self.body).poll_frame(context);
         if come.is_pending() {
             let time = self.time;
             let alarm = self.alarm.get_or_insert_with(|| Box::pin(tokio::time::sleep(time)));
             if alarm.as_mut().poll(context).is_ready() {
                 let late = Status::deadline_exceeded("the message took too long to come in");
-                return Poll::Ready(Some(Err(axum::Error::new(late))));
+                return Poll::Ready(Some(Err(late.into())));
             }
         }
-        come
+        come.map_err(Into::into)
     }
 
     fn is_end_stream(&self) -> bool {
@@ -215,9 +206,9 @@ struct Panicked;
 pub struct PanicToInternal;
 
 impl tower_http::catch_panic::ResponseForPanic for PanicToInternal {
-    type ResponseBody = Body;
+    type ResponseBody = axum::body::Body;
 
-    fn response_for_panic(&mut self, _: Box<dyn std::any::Any + Send + 'static>) -> Response<Body> {
+    fn response_for_panic(&mut self, _: Box<dyn std::any::Any + Send + 'static>) -> Response<axum::body::Body> {
         tracing::error!("a call panicked");
         let mut response = Status::internal("no decision could be made").into_http();
         // tonic says INTERNAL of a message that it can't decode, too; this one is our fault, not the caller's.
@@ -235,7 +226,7 @@ mod tests {
     #[test]
     fn how_a_call_ended_that_the_service_never_saw_is_told_by_its_response() {
         let panicked = PanicToInternal.response_for_panic(Box::new("what it said"));
-        let bare = |status: Status| status.into_http();
+        let bare = |status: Status| status.into_http::<axum::body::Body>();
         let detailed = Status::with_details(Code::PermissionDenied, "no", "details".into());
         let table = [
             (panicked, Some("INTERNAL"), "our fault, and not the message's"),

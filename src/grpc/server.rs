@@ -17,8 +17,9 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::body::Body;
+use axum::Router;
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use http::{Request, Response};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
@@ -30,7 +31,9 @@ use tokio::sync::Semaphore;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tower::{Service, ServiceExt as _};
+use tonic::Status;
+use tonic::body::Body;
+use tower::ServiceExt as _;
 
 use super::service::Arrived;
 use super::stream::Leaving;
@@ -91,19 +94,23 @@ pub struct Door<A> {
     pub shards: Option<Shards>,
 }
 
-/// What answers calls.
-pub trait App:
-    Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send> + Clone + Send + Sync + 'static
-{
+/// What answers calls. Each connection has a copy of its own, which all its calls share: what several cores count together they
+/// wait for in turn.
+pub trait App: Clone + Send + Sync + 'static {
+    /// Answers one.
+    fn answer(self: Arc<Self>, request: Request<Incoming>) -> BoxFuture<'static, Response<Body>>;
 }
 
-impl<A> App for A where
-    A: Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send>
-        + Clone
-        + Send
-        + Sync
-        + 'static
-{
+impl App for Router {
+    fn answer(self: Arc<Self>, request: Request<Incoming>) -> BoxFuture<'static, Response<Body>> {
+        let answered = Self::clone(&self).oneshot(request.map(axum::body::Body::new));
+        Box::pin(async move {
+            match answered.await {
+                Ok(response) => response.map(Body::new),
+                Err(never) => match never {},
+            }
+        })
+    }
 }
 
 /// What happens to connections, for metrics and the record. Called on the accept path: must not block.
@@ -293,19 +300,18 @@ impl<A: App> House<A> {
         // A stream would go on for ever: it is told, and ends.
         let leaving = Leaving::default();
         let service = service_fn({
-            let (app, calls, clock) = (self.app.clone(), Arc::clone(&calls), Arc::clone(&self.clock));
+            let (app, calls, clock) = (Arc::new(self.app.clone()), Arc::clone(&calls), Arc::clone(&self.clock));
             let leaving = leaving.clone();
-            move |request: Request<Incoming>| {
+            move |mut request: Request<Incoming>| {
                 let call = Calls::begin(&calls);
-                let mut request = request.map(Body::new);
                 request.extensions_mut().insert(Arc::clone(&peer));
                 request.extensions_mut().insert(Arrived(clock.monotonic()));
                 if request.uri().path() == super::stream::PATH {
                     request.extensions_mut().insert(leaving.clone());
                 }
-                let answer = app.clone().oneshot(request);
+                let answer = Arc::clone(&app).answer(request);
                 async move {
-                    let answer = answer.await?;
+                    let answer = answer.await;
                     Ok::<Response<CountedBody>, Infallible>(answer.map(|body| CountedBody { body, _call: call }))
                 }
             }
@@ -438,12 +444,9 @@ struct CountedBody {
 
 impl http_body::Body for CountedBody {
     type Data = Bytes;
-    type Error = axum::Error;
+    type Error = Status;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         Pin::new(&mut self.body).poll_frame(context)
     }
 

@@ -1,9 +1,6 @@
 //! The decision service over HTTP/2: what code made from the `.proto` would do, but messages are handed on unread, so that a
 //! question which was answered before is known by its bytes.
 
-use std::convert::Infallible;
-use std::task::{Context, Poll};
-
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::{HeaderValue, Request, Response, header};
@@ -40,38 +37,31 @@ const CHECK: &str = "/gatepost.v1.DecisionService/Check";
 const BATCH_CHECK: &str = "/gatepost.v1.DecisionService/BatchCheck";
 const EXPLAIN: &str = "/gatepost.v1.DecisionService/Explain";
 
-impl tower::Service<Request<Body>> for Decisions {
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let (service, most) = (self.service.clone(), Some(self.message_bytes));
+impl Decisions {
+    /// Answers a call of one of its methods.
+    pub(super) fn answer(&self, request: Request<Body>) -> BoxFuture<'_, Response<Body>> {
+        let (service, most) = (&self.service, Some(self.message_bytes));
         match request.uri().path() {
             CHECK => Box::pin(async move {
                 let check = service_fn(|request| service.check(request));
                 let mut grpc = Grpc::new(UnreadCodec::default()).apply_max_message_size_config(most, None);
-                Ok(grpc.unary(check, request).await)
+                grpc.unary(check, request).await
             }),
             BATCH_CHECK => Box::pin(async move {
                 let batch = service_fn(|request| service.batch_check(request));
                 let mut grpc = Grpc::new(UnreadCodec::default()).apply_max_message_size_config(most, None);
-                Ok(grpc.unary(batch, request).await)
+                grpc.unary(batch, request).await
             }),
             stream::PATH => Box::pin(async move {
                 let mut grpc = Grpc::new(UnreadCodec::default()).apply_max_message_size_config(most, None);
-                Ok(grpc.streaming(CheckStream(service), request).await)
+                grpc.streaming(CheckStream(service.clone()), request).await
             }),
             EXPLAIN => Box::pin(async move {
                 let explain = service_fn(|request| service.explain(request));
                 let mut grpc = Grpc::new(SliceCodec::default()).apply_max_message_size_config(most, None);
-                Ok(grpc.unary(explain, request).await)
+                grpc.unary(explain, request).await
             }),
-            _ => Box::pin(async move { Ok(no_such_method()) }),
+            _ => Box::pin(std::future::ready(no_such_method())),
         }
     }
 }

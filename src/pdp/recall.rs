@@ -17,6 +17,7 @@ use moka::sync::Cache;
 
 use super::{Begun, Call, DecideError, Decided, Known, Pdp, Refusal, traces, what_became, words};
 use crate::audit::{Again, AuditError, CallEntry, Repeated};
+use crate::cache::ByKey;
 use crate::caller::Caller;
 use crate::config::CacheConfig;
 use crate::model::decision::{Answer, CacheUse, Ruling};
@@ -43,7 +44,7 @@ pub struct AskedKey(pub(super) Key);
 #[derive(Debug)]
 pub struct Recalls {
     /// `None`: switched off, as the cache of rulings is.
-    kept: Option<Cache<Key, Arc<Recalled>>>,
+    kept: Option<Cache<Key, Arc<Recalled>, ByKey>>,
     hash_key: Key,
 }
 
@@ -93,7 +94,7 @@ impl Recalls {
                     u32::try_from(bytes).unwrap_or(u32::MAX)
                 })
                 .time_to_live(config.decision_ttl)
-                .build()
+                .build_with_hasher(ByKey::default())
         });
         Self { kept, hash_key }
     }
@@ -254,12 +255,14 @@ impl Pdp {
     /// Puts one more call on record, and only then lets its answer leave.
     pub(super) async fn conclude_again(&self, call: &Call, begun: &Begun, again: &LookedUp) -> Result<Answer, Refusal> {
         let shown = call.circumstances.batch_id.is_none();
-        let record = self.record_again(call, begun, again, None);
-        let stage = self.stage("record", shown);
+        let asked = self.clock.monotonic();
+        let record = self.record_again(call, begun, again, None, asked);
+        let stage = self.stage_since("record", shown, asked);
         let written = self.trail.write_again(&again.recalled.record, &record).await;
-        stage.end(what_became(&written));
+        let told = self.clock.monotonic();
+        stage.end_at(what_became(&written), told);
         self.count_again(&written);
-        self.concluded(begun, again, shown, written)
+        self.concluded(begun, again, shown, written, told)
     }
 
     /// Puts the items of a batch on record that were answered before, together, and only then lets their answers leave. They
@@ -270,19 +273,21 @@ impl Pdp {
         (batch, of): (DecisionId, usize),
         items: Vec<(usize, Begun, LookedUp)>,
     ) -> Vec<(usize, Result<Answer, Refusal>)> {
-        let stage = self.stage("record", false);
+        let asked = self.clock.monotonic();
+        let stage = self.stage_since("record", false, asked);
         let records: Vec<_> = items
             .iter()
             .map(|(index, begun, again)| {
                 let place = Some((batch, BatchPosition { index: *index, of }));
-                (&again.recalled.record, self.record_again(call, begun, again, place))
+                (&again.recalled.record, self.record_again(call, begun, again, place, asked))
             })
             .collect();
         let written = self.trail.write_all_again(&records).await;
-        stage.end_each(items.len());
+        let told = self.clock.monotonic();
+        stage.end_each(items.len(), told);
         let concluded = items.iter().zip(written).map(|((index, begun, again), written)| {
             self.count_again(&written);
-            (*index, self.concluded(begun, again, false, written))
+            (*index, self.concluded(begun, again, false, written, told))
         });
         concluded.collect()
     }
@@ -294,11 +299,12 @@ impl Pdp {
         begun: &Begun,
         again: &'c LookedUp,
         place: Option<(DecisionId, BatchPosition)>,
+        now: Duration,
     ) -> Again<'c> {
         Again {
             decision_id: begun.id,
             time: begun.wall,
-            duration: self.clock.monotonic().saturating_sub(begun.monotonic),
+            duration: now.saturating_sub(begun.monotonic),
             address: again.peer.address(),
             certificate_sha256: again.peer.certificate_sha256_hex(),
             circumstances: &call.circumstances,
@@ -313,13 +319,14 @@ impl Pdp {
         }
     }
 
-    /// The answer whose record was written, or not.
+    /// The answer whose record was written, or not; `now`, by the monotonic clock.
     fn concluded(
         &self,
         begun: &Begun,
         again: &LookedUp,
         shown: bool,
         written: Result<(), AuditError>,
+        now: Duration,
     ) -> Result<Answer, Refusal> {
         let LookedUp { recalled, revision, reusable_for, show_policies, peer: _ } = again;
         let tell = |end: End<'_>| {
@@ -337,7 +344,7 @@ impl Pdp {
         }
         let ((outcome, denial), cache) = (words(&recalled.ruling), CacheUse::Hit);
         tell(End::Answered { outcome, denial, cache: cache.as_str(), revision: revision.short() });
-        recalled.tally.add(self.since(begun.monotonic));
+        recalled.tally.add(now.saturating_sub(begun.monotonic).as_secs_f64());
         Ok(Answer {
             decision_id: begun.id,
             ruling: Arc::clone(&recalled.ruling),

@@ -83,13 +83,13 @@ impl Snapshot {
         Self { entries, kinds }
     }
 
-    /// Whether something with this key that was issued at `issued` is revoked. The key is made only when it is needed.
-    fn has(&self, kind: Kind, key: impl FnOnce() -> Key, issued: u64, now: u64) -> bool {
+    /// Whether something with this key that was issued at `issued` is revoked. The key is made, and the time asked for, only when it is needed.
+    fn has(&self, kind: Kind, key: impl FnOnce() -> Key, issued: u64, now: impl FnOnce() -> u64) -> bool {
         if !self.kinds.get(kind as usize).is_some_and(|there| *there) {
             return false;
         }
         let term = self.entries.0.get(&(kind, key()));
-        term.is_some_and(|term| issued < term.issued_before && !is_over(term.until, now))
+        term.is_some_and(|term| issued < term.issued_before && !is_over(term.until, now()))
     }
 }
 
@@ -167,7 +167,7 @@ impl Revocations {
     #[must_use]
     pub fn revoked(&self, token: &TokenFacts) -> Option<Hit> {
         let list = self.current.load();
-        let (now, issued) = (self.now(), unix_seconds(token.issued_at));
+        let (now, issued) = (|| self.now(), unix_seconds(token.issued_at));
         let by_hash = |kind, id: &Option<String>| {
             id.as_ref().is_some_and(|id| list.has(kind, || Key::of_sha256(kind, &token.issuer, id), issued, now))
         };
@@ -184,7 +184,7 @@ impl Revocations {
     /// Whether a certificate with this SHA-256 is revoked. To be asked on every call.
     #[must_use]
     pub fn certificate_is_revoked(&self, sha256: &[u8; 32]) -> bool {
-        self.current.load().has(Kind::Certificate, || Key::of_certificate(sha256), 0, self.now())
+        self.current.load().has(Kind::Certificate, || Key::of_certificate(sha256), 0, || self.now())
     }
 
     /// Takes entries that came from `source`, as many as there is room for. What is known or over is passed by.

@@ -5,23 +5,23 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::body::Body;
 use bytes::Bytes;
 use http::Request;
 use http_body::{Frame, SizeHint};
 use tokio::time::Sleep;
+use tower::BoxError;
 
 /// What stands before each message: a flag, and four bytes of length. Source: gRPC over HTTP/2, "Length-Prefixed-Message".
 const PREFIX: usize = 5;
 
 /// Each message of `request` has to come in whole within `time`, counted from when we wait for the rest of it.
-pub(in crate::grpc) fn paced(request: Request<Body>, time: Duration) -> Request<Paced> {
+pub(in crate::grpc) fn paced<B>(request: Request<B>, time: Duration) -> Request<Paced<B>> {
     request.map(|body| Paced { body, time, frames: Frames::default(), due: None })
 }
 
 /// A body whose messages have their time.
-pub(in crate::grpc) struct Paced {
-    body: Body,
+pub(in crate::grpc) struct Paced<B> {
+    body: B,
     time: Duration,
     frames: Frames,
     /// Set while the rest of a message is waited for.
@@ -71,14 +71,14 @@ impl Frames {
     }
 }
 
-impl http_body::Body for Paced {
+impl<B> http_body::Body for Paced<B>
+where
+    B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Unpin,
+{
     type Data = Bytes;
-    type Error = axum::Error;
+    type Error = BoxError;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let come = Pin::new(&mut self.body).poll_frame(context);
         match &come {
             Poll::Ready(Some(Ok(frame))) => {
@@ -93,12 +93,12 @@ impl http_body::Body for Paced {
                 let due = self.due.get_or_insert_with(|| Box::pin(tokio::time::sleep(time)));
                 if due.as_mut().poll(context).is_ready() {
                     let late = tonic::Status::deadline_exceeded("a message took too long to come in");
-                    return Poll::Ready(Some(Err(axum::Error::new(late))));
+                    return Poll::Ready(Some(Err(late.into())));
                 }
             }
             Poll::Pending => {}
         }
-        come
+        come.map_err(Into::into)
     }
 
     fn is_end_stream(&self) -> bool {
