@@ -5,13 +5,16 @@
 //! `GATEPOST_LONG=1` asks ten times as much.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::SystemTime;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use gatepost::model::decision::{Decision, DenialCode, Ruling};
 use gatepost::model::entity::{EntityId, EntityType, EntityUid, RawEntity, RawRecord, RawValue};
 use gatepost::model::field_path::FieldPath;
 use gatepost::model::question::{FieldMode, FieldQuery, FieldSelection, Question, Resource};
 use gatepost::policy::{AuthorizationRequest, Bundle, BundleFiles, BundleOptions, SourceFile, SubjectData, dangerous};
+use gatepost::token::TokenFacts;
+use serde_json::json;
 
 /// SplitMix64: small, seeded, and the same everywhere.
 pub struct Dice(pub u64);
@@ -384,4 +387,100 @@ fn the_function_level_never_contradicts_the_object_level() {
     }
     println!("{pairs} pairs of function and object; function level: {seen:?}");
     assert!(seen.len() == 3 && seen.values().all(|count| *count > 100), "the dice reach every answer: {seen:?}");
+}
+
+fn token() -> TokenFacts {
+    TokenFacts {
+        issuer: "https://issuer.test".to_owned(),
+        subject: "ann".to_owned(),
+        issued_at: SystemTime::UNIX_EPOCH,
+        expires_at: SystemTime::UNIX_EPOCH + Duration::from_secs(600),
+        id_sha256: None,
+        scopes: BTreeSet::new(),
+        acr: None,
+        amr: BTreeSet::new(),
+        auth_time: None,
+        client_id: None,
+        actors: Vec::new(),
+        confirmation: None,
+        session_sha256: None,
+        algorithm: "ES256",
+        key_id: None,
+    }
+}
+
+/// Groups `g0` to `g5`, each in some before it; of some the bundle knows, and others a question may describe.
+#[test]
+fn a_principal_that_is_kept_for_its_token_is_what_it_would_be_anew() {
+    let mut dice = Dice(20_261_127);
+    let schema = "entity Group in [Group]; entity User in [Group] = { level: Long }; entity Doc;
+                  action read appliesTo { principal: User, resource: Doc };";
+    let permit = "@id(\"p\") permit (principal in Group::\"g0\", action == Action::\"read\", resource);";
+    let file = |name: &str, text: &str| SourceFile { name: name.to_owned(), text: text.to_owned() };
+    let facts = Arc::new(token());
+    let (mut asked, mut described, mut wrong, mut differing) = (0, 0, 0, 0);
+    for _ in 0..500 {
+        let before = |dice: &mut Dice, at: usize| (0..at).filter(|_| dice.one_in(3)).collect::<Vec<_>>();
+        let stored: BTreeMap<usize, Vec<usize>> =
+            (0..6).filter(|_| dice.one_in(3)).map(|at| (at, Vec::new())).collect();
+        let stored: BTreeMap<usize, Vec<usize>> = stored.into_keys().map(|at| (at, before(&mut dice, at))).collect();
+        let entity = |(at, above): (&usize, &Vec<usize>)| {
+            let parents: Vec<_> = above.iter().map(|at| json!({ "type": "Group", "id": format!("g{at}") })).collect();
+            json!({ "uid": { "type": "Group", "id": format!("g{at}") }, "attrs": {}, "parents": parents })
+        };
+        // What the bundle refers to it has to hold.
+        let known: BTreeSet<usize> = stored.keys().chain(stored.values().flatten()).copied().collect();
+        let none = Vec::new();
+        let entities: Vec<_> = known.iter().map(|at| entity((at, stored.get(at).unwrap_or(&none)))).collect();
+        let files = BundleFiles {
+            schemas: vec![file("w.cedarschema", schema)],
+            policies: vec![file("w.cedar", permit)],
+            entities: Some(file("entities.json", &json!(entities).to_string())),
+        };
+        let bundle = Bundle::compile(files, &BundleOptions::default()).unwrap();
+        let group = |at: &usize| uid("Group", &format!("g{at}"));
+        let principal = Arc::new(RawEntity {
+            uid: uid("User", "ann"),
+            attributes: [("level".to_owned(), RawValue::Integer(dice.below(5) as i64))].into(),
+            parents: before(&mut dice, 6).iter().map(group).collect(),
+        });
+        let mut seen = BTreeSet::new();
+        for _ in 0..20 {
+            let sent: Vec<RawEntity> = (0..6)
+                .filter(|at| !known.contains(at))
+                .filter(|_| dice.one_in(4))
+                .collect::<Vec<_>>()
+                .into_iter()
+                .map(|at| {
+                    let mut parents: Vec<EntityUid> = before(&mut dice, at).iter().map(group).collect();
+                    // Now and then one that stands above itself.
+                    parents.extend(dice.one_in(20).then(|| group(&at)));
+                    RawEntity { uid: group(&at), attributes: RawRecord::new(), parents }
+                })
+                .collect();
+            described += usize::from(!sent.is_empty());
+            let resource = Resource {
+                entity_type: EntityType::parse("Doc").unwrap(),
+                id: Some(EntityId::parse("d", 9).unwrap()),
+                attributes: RawRecord::new(),
+                parents: Vec::new(),
+            };
+            let question = Question { entities: sent.into(), ..question("read", resource, RawRecord::new(), None) };
+            let by = |principal: Arc<RawEntity>| {
+                let subject = SubjectData { principal, token: Some(Arc::clone(&facts)), caller: None };
+                let request = bundle.request(&subject, &question, SystemTime::UNIX_EPOCH);
+                request.map(|request| (request.framed(), bundle.rule(&request).decision))
+            };
+            let (kept, anew) = (by(Arc::clone(&principal)), by(Arc::new(RawEntity::clone(&principal))));
+            assert_eq!(kept, anew, "{principal:?}\n{question:?}");
+            asked += 1;
+            wrong += usize::from(kept.is_err());
+            seen.extend(kept.ok().map(|(_, decision)| decision == Decision::Allow));
+        }
+        differing += usize::from(seen.len() > 1);
+    }
+    println!(
+        "{asked} questions, {described} that describe groups, {wrong} refused; in {differing} of 500 bundles some are allowed and some not"
+    );
+    assert!(described > 1_000 && wrong > 50 && differing > 20, "{described} {wrong} {differing}");
 }
