@@ -23,7 +23,7 @@ PICTURES = {
 SECONDS = 5
 WIDTH, HEIGHT, LETTER = 1400, 17, 6.6
 # Narrower ones can't be seen.
-LEAST = 0.5
+LEAST = 1.5
 # Whose code it is, by what its name holds: the first that fits.
 OWNERS = [
     ("Gatepost", "#e8743b", ["gatepost::"]),

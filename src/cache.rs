@@ -138,3 +138,21 @@ impl Rulings {
         *hasher.finalize().as_bytes()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::hash::BuildHasher as _;
+
+    use super::*;
+
+    #[test]
+    fn a_key_is_hashed_by_its_beginning_and_nothing_else() {
+        let hash = |key: Key| ByKey::default().hash_one(key);
+        let mut key = [0; 32];
+        key[..8].copy_from_slice(&7_u64.to_ne_bytes());
+        assert_eq!(hash(key), 7);
+        key[7] ^= 1;
+        assert_ne!(hash(key), 7, "the last byte of the beginning counts");
+        assert_eq!(hash([9; 32]), u64::from_ne_bytes([9; 8]));
+    }
+}

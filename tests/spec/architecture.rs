@@ -27,7 +27,11 @@ const PROOFS: [(&str, &str, &str); 8] = [
     ("policy", "token::TokenFacts", "what a verified token said, for `context.token`"),
     ("audit", "token::TokenFacts", "the same, for the record"),
     ("revocation", "token::TokenFacts", "the same: what is looked for on the list is what a verified token said"),
-    ("cache", "policy::{AuthorizationRequest, Ruled}", "a checked question: the only thing a key is made of; and its ruling"),
+    (
+        "cache",
+        "policy::{AuthorizationRequest, Ruled}",
+        "a checked question: the only thing a key is made of; and its ruling",
+    ),
 ];
 
 fn root() -> &'static Path {
