@@ -6,8 +6,8 @@
 
 Two parts, both under callgrind. *Rulings*: `gatepost bench engine` with different numbers of questions, so that the difference
 is what the questions cost and nothing of the start. *Calls*: `gatepost serve`, asked over mutual TLS by `gatepost bench`; what
-its counter and its own count of decisions say before and after gives the instructions of a decision with all that
-belongs to it, from the bytes of the socket to the record in the trail. The binary is the one that tests/release/test.py has
+its counter and its own count of decisions say before and after gives the instructions of a decision: of its call from the headers to
+the answer, and of the thread that keeps its record. On a busy machine they differ by up to 3 %. The binary is the one that tests/release/test.py has
 built, in the profile `rehearsal`: figures of another profile or compiler are other figures, and tell as well whether something
 grew. Needs valgrind.
 """
@@ -31,6 +31,8 @@ ROWS = ["account.yaml", "order.yaml"]
 # How often each question is put.
 FEW, MANY = 2, 14
 MORE = 0.05
+# Of the committed figure. What is less was not made cheaper, but is not counted: a function in COUNTED_IN has another name.
+LEAST = 0.5
 
 
 def binary():
@@ -60,7 +62,26 @@ CALLS = {
     "Check, new": ["--fresh"],
     "BatchCheck of 20, known": ["--shape", "batch:20"],
     "BatchCheck of 20, new": ["--shape", "batch:20", "--fresh"],
-    "CheckStream, known": ["--shape", "stream"],
+}
+# A call from its headers to its answer, and the thread that keeps its record. What else a process does goes by the clock, and would
+# count the more the slower the machine is.
+COUNTED_IN = [
+    "<gatepost::grpc::layers::Recorded as gatepost::grpc::server::App>::answer::{{closure}}",
+    "gatepost::audit::keeper::Keeper::keep",
+]
+QUESTION = {
+    "action": "Order.read",
+    "resource": {
+        "type": "Order",
+        "id": "ord-1",
+        "attributes": {
+            "tenant": {"type": "Tenant", "id": "acme"},
+            "customer": {"type": "User", "id": "alice"},
+            "status": "paid",
+            "total": 4200,
+        },
+    },
+    "fields": {"all": True},
 }
 # Until everything is warm, and while it is counted: seconds, and decisions at least.
 WARM, COUNTED, ENOUGH = 2, 4, 200
@@ -74,6 +95,7 @@ class Server:
     def __init__(self, program, folder):
         self.program, self.folder = program, folder
         subprocess.run([program, "bench", "world", "--folder", folder], check=True, stdout=subprocess.DEVNULL)
+        (folder / "question.json").write_text(json.dumps(QUESTION))
         settings = json.loads((folder / "gatepost.yaml").read_text())
         # It is a hundred times slower than it is: nothing is late for that.
         settings.setdefault("limits", {}).update({"overload_target": "1m", "max_deadline": "1m"})
@@ -82,6 +104,7 @@ class Server:
         self.log = folder / "log"
         environment = {name: value for name, value in os.environ.items() if not name.startswith("GATEPOST_")}
         command = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", f"--vgdb-prefix={folder}/vgdb"]
+        command += [f"--toggle-collect={name}" for name in COUNTED_IN]
         command += [program, "serve", "--config", folder / "gatepost.yaml"]
         with self.log.open("w") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
@@ -102,6 +125,7 @@ class Server:
         files = {"ca": "ca.pem", "certificate": "bench.pem", "key": "bench.key", "token": "alice.token"}
         named = [word for flag, name in files.items() for word in (f"--{flag}", self.folder / name)]
         command = [self.program, "bench", "--address", self.address, *named, "--connections", "1", "--in-flight", "1"]
+        command += ["--question", self.folder / "question.json"]
         command += ["--warmup", "0s", "--duration", f"{seconds}s", "--deadline", "1m", "--output", "json", *arguments]
         done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
         if done.returncode:
@@ -114,7 +138,7 @@ class Server:
         return round(sum(float(number) for number in counted))
 
     def instructions(self):
-        command = ["callgrind_control", "--vgdb-prefix", f"{self.folder}/vgdb", "-e", str(self.process.pid)]
+        command = ["callgrind_control", f"--vgdb-prefix={self.folder}/vgdb", "-e", str(self.process.pid)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
         threads = re.findall(r"^\s+Th\s*\d+\s+([\d,]+)", done.stdout, re.M)
         if not threads:
@@ -166,6 +190,8 @@ def main():
         print(f"{name:26}{now:14,}{before or '-':>12}{change:>10}")
         if not options.update and (before is None or now > before * (1 + MORE)):
             grown.append(name)
+        if before and now < before * LEAST:
+            sys.exit(f"{name}: far below the committed figure; is something not counted any more? If all is: --update")
     if options.update:
         FIGURES.write_text(json.dumps(found, indent=2) + "\n")
     elif grown:
