@@ -6,10 +6,10 @@
 
 Two parts, both under callgrind. *Rulings*: `gatepost bench engine` with different numbers of questions, so that the difference
 is what the questions cost and nothing of the start. *Calls*: `gatepost serve`, asked over mutual TLS by `gatepost bench`; what
-its counter and its own count of decisions say before and after gives the instructions of a decision: of its call from the headers to
-the answer, and of the thread that keeps its record. On a busy machine they differ by up to 3 %. The binary is the one that tests/release/test.py has
-built, in the profile `rehearsal`: figures of another profile or compiler are other figures, and tell as well whether something
-grew. Needs valgrind.
+its counter and its own count of decisions say before and after gives the instructions of a decision: of its call from the
+headers to the answer, and of the thread that keeps its record. On a busy machine they differ by up to 3 %. The binary is the
+one that tests/release/test.py has built, in the profile `rehearsal`: figures of another profile or compiler are other figures,
+and tell as well whether something grew. Needs valgrind.
 """
 
 import argparse
@@ -63,8 +63,8 @@ CALLS = {
     "BatchCheck of 20, known": ["--shape", "batch:20"],
     "BatchCheck of 20, new": ["--shape", "batch:20", "--fresh"],
 }
-# A call from its headers to its answer, and the thread that keeps its record. What else a process does goes by the clock, and would
-# count the more the slower the machine is.
+# A call from its headers to its answer, and the thread that keeps its record. What else a process does goes by the clock, and
+# would count the more the slower the machine is.
 COUNTED_IN = [
     "<gatepost::grpc::layers::Recorded as gatepost::grpc::server::App>::answer::{{closure}}",
     "gatepost::audit::keeper::Keeper::keep",
