@@ -59,6 +59,8 @@ pub(super) struct Grounds {
 const PARTS: usize = 16;
 /// Rulings that each part keeps at most. What comes later is made anew each time.
 const KEPT: usize = 256;
+/// A longer one is made anew as well, so that what is kept is bounded in bytes.
+const LARGEST: usize = 4 * 1024;
 
 type Part = HashMap<Arc<Grounds>, Arc<Ruling>>;
 
@@ -78,7 +80,7 @@ impl Given {
             return Ruled { ruling: Arc::clone(ruling), is_kept: true };
         }
         let ruling = Arc::new(make(&grounds));
-        if known.len() >= KEPT {
+        if known.len() >= KEPT || ruling.bytes() > LARGEST {
             return Ruled { ruling, is_kept: false };
         }
         drop(known);
@@ -163,6 +165,20 @@ mod tests {
             }
             assert_eq!(kept, PARTS * KEPT, "round {round}");
         }
+    }
+
+    #[test]
+    fn a_long_ruling_is_for_its_question_alone() {
+        let given = Given::default();
+        for (length, kept) in [(1_000, true), (LARGEST, false)] {
+            let ruled = given.get_or(grounds(length), |_| Ruling {
+                determining: vec!["x".repeat(length)],
+                ..Ruling::deny(DenialCode::Forbidden)
+            });
+            assert_eq!(ruled.is_kept(), kept, "{length}");
+        }
+        let all: usize = given.parts.iter().map(|part| part.load().len()).sum();
+        assert_eq!(all, 1);
     }
 
     #[test]

@@ -12,6 +12,8 @@ use crate::model::entity::{RawEntity, RawRecord, RawValue};
 const PLACES: usize = 1024;
 /// What a principal says of itself may be so long; longer ones are worked out each time.
 const BYTES: usize = 4 * 1024;
+/// And so many may stand above it.
+const ANCESTORS: usize = 64;
 
 /// The principals of tokens, for one bundle. Each has one place where it can be, which it takes from whoever was there before:
 /// nothing is locked, and nothing grows.
@@ -45,7 +47,9 @@ impl Principals {
 
     /// Keeps the entity of a principal that a token tells of: others come with each question anew.
     pub(super) fn put(&self, subject: &SubjectData, entity: &Arc<Entity>) {
-        if let Some(place) = self.place(subject).filter(|_| is_short(&subject.principal)) {
+        if let Some(place) =
+            self.place(subject).filter(|_| is_short(&subject.principal) && entity.ancestors().count() <= ANCESTORS)
+        {
             place.store(Some(Arc::new(Known { raw: Arc::clone(&subject.principal), entity: Arc::clone(entity) })));
         }
     }
