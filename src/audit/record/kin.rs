@@ -70,6 +70,7 @@ impl Kin {
             return Some(like.template.fill_about(&again, object, out));
         }
         if place.last.swap(key, Ordering::Relaxed) == key
+            && is_short(call)
             && let Some(template) = Template::about_any(call, frame)
         {
             place.like.store(Some(Arc::new(Like { call: call.clone(), template })));
@@ -90,6 +91,18 @@ impl Kin {
         Some((key, self.places.get(usize::try_from(key >> 32).unwrap_or_default() % PLACES)?))
     }
 }
+
+/// Whether a template of it is short enough to be kept: what else a record holds is bounded, and so is what all places hold.
+fn is_short(call: &CallEntry) -> bool {
+    let Outcome::Decided { ruling, .. } = &call.outcome else { return false };
+    let asked = call.question.as_ref().and_then(|asked| asked.fields.as_ref()).map_or(0, Vec::len);
+    asked <= MOST_FIELDS && ruling.bytes() <= LONGEST_RULING
+}
+
+/// Fields that a question may name.
+const MOST_FIELDS: usize = 64;
+/// Bytes, about.
+const LONGEST_RULING: usize = 4 * 1024;
 
 /// A byte of text takes so many in JSON at most, and the id of an object stands there twice.
 const ESCAPED: usize = 12;
