@@ -14,8 +14,8 @@ use crate::model::entity::{EntityUid, RawValue};
 use crate::model::ids::{DecisionId, PolicyRevision, RequestId};
 use crate::model::question::Circumstances;
 
-pub(crate) mod buffers;
-pub mod checkpoint;
+mod buffers;
+pub(crate) mod checkpoint;
 pub(crate) mod delivered;
 mod disk;
 pub(crate) mod encode;

@@ -38,13 +38,15 @@ impl Buffers {
 
     /// Hands buffers back.
     pub(super) fn give(&self, buffers: impl Iterator<Item = Vec<u8>>) {
-        let fitting = buffers.filter(|buffer| buffer.capacity() <= LARGEST);
+        let mut fitting = buffers.filter(|buffer| buffer.capacity() <= LARGEST);
         let mut kept = self.0.lock();
         let room = KEPT.saturating_sub(kept.len());
-        kept.extend(fitting.take(room).map(|mut buffer| {
+        kept.extend(fitting.by_ref().take(room).map(|mut buffer| {
             buffer.clear();
             buffer
         }));
+        // Nobody who wants one waits until the others are let go.
+        drop(kept);
     }
 }
 
