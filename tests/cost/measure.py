@@ -85,6 +85,8 @@ QUESTION = {
 }
 # Until everything is warm, and while it is counted: seconds, and decisions at least.
 WARM, COUNTED, ENOUGH = 2, 4, 200
+# Rounds until there are so many.
+ROUNDS = 30
 # How long a start or an end may take, under callgrind.
 PATIENCE = 300
 
@@ -119,6 +121,7 @@ class Server:
                 if told.get("message") == "serving":
                     return told["address"], told["ops_address"]
             time.sleep(0.1)
+        self.process.kill()
         sys.exit(f"the server does not serve:\n{self.log.read_text()[-4000:]}")
 
     def ask(self, arguments, seconds):
@@ -150,14 +153,21 @@ class Server:
         self.ask(arguments, WARM)
         before, begun = self.instructions(), self.decisions()
         ended = begun
-        while ended - begun < ENOUGH:
+        for _ in range(ROUNDS):
             self.ask(arguments, COUNTED)
             ended = self.decisions()
+            if ended - begun >= ENOUGH:
+                break
+        else:
+            sys.exit(f"{' '.join(arguments) or 'checks'}: {ended - begun} decisions in {ROUNDS} rounds; does it count them?")
         return round((self.instructions() - before) / (ended - begun))
 
     def stop(self):
         self.process.send_signal(signal.SIGTERM)
-        self.process.wait(PATIENCE)
+        try:
+            self.process.wait(PATIENCE)
+        finally:
+            self.process.kill()
 
 
 def calls(program):
