@@ -5,9 +5,9 @@
     packaging/soak.py --binary target/release/gatepost --duration 1h
 
 The load comes in spells. In each, four processes ask at once, over new connections: known questions, new ones, batches and
-streams (--rate says how many). Before each the policies change. Between two spells nobody asks: then threads, tasks of the runtimes
-(as the server's own metric tells) and file descriptors are counted. Memory is the median of a spell. The first third of the time is for warming up: caches fill,
-allocators keep what they have. After it
+streams (--rate says how many). Before each the policies change. Between two spells nobody asks: then threads, tasks of the
+runtimes (as the server's own metric tells) and file descriptors are counted. Memory is the median of a spell. The first third
+of the time is for warming up: caches fill, allocators keep what they have. After it
 
     memory may grow by 5 % and 4 MiB, from the third that follows to the last,
     threads and tasks may not become more,

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    // Its memory is small things for the most part, and pages of 2 MiB hold three times as much as it needs (ADR 31). Where
+    // Its memory is small things for the most part, and pages of 2 MiB hold several times as much as it needs (ADR 31). Where
     // the system can't be asked this costs memory and nothing else.
     let _ = rustix::thread::disable_transparent_huge_pages(true);
     // One provider for all of TLS; an error means that one is installed already, which is as good.

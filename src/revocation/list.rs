@@ -83,7 +83,8 @@ impl Snapshot {
         Self { entries, kinds }
     }
 
-    /// Whether something with this key that was issued at `issued` is revoked. The key is made, and the time asked for, only when it is needed.
+    /// Whether something with this key that was issued at `issued` is revoked. The key is made, and the time asked for, only
+    /// when it is needed.
     fn has(&self, kind: Kind, key: impl FnOnce() -> Key, issued: u64, now: impl FnOnce() -> u64) -> bool {
         if !self.kinds.get(kind as usize).is_some_and(|there| *there) {
             return false;
