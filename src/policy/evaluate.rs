@@ -400,10 +400,9 @@ fn rule_on_function(request: &AuthorizationRequest) -> Ruling {
         ids.sort();
         ids
     };
-    let errors: Vec<PolicyError> = response
-        .error_forbids()
-        .chain(response.error_permits())
-        .map(|policy| PolicyError { policy: policy.to_string(), class: "partial" })
+    let errors: Vec<PolicyError> = ids(&mut response.error_forbids().chain(response.error_permits()))
+        .into_iter()
+        .map(|policy| PolicyError { policy, class: "partial" })
         .collect();
     let forbids = ids(&mut response.true_forbids());
     if !forbids.is_empty() {

@@ -389,6 +389,37 @@ fn the_function_level_never_contradicts_the_object_level() {
     assert!(seen.len() == 3 && seen.values().all(|count| *count > 100), "the dice reach every answer: {seen:?}");
 }
 
+/// Cedar keeps the policies of a partial answer in maps whose order differs from one to the next.
+#[test]
+fn policies_that_err_on_a_function_are_told_in_one_order() {
+    let file = |name: &str, text: String| SourceFile { name: name.to_owned(), text };
+    let schema = "entity User; entity Doc;
+                  action list appliesTo { principal: User, resource: Doc, context: { deep: Long } };";
+    let expected: Vec<String> = (0..8).map(|at| format!("p{at}")).collect();
+    let mut text = "@id(\"q\") permit (principal, action, resource);\n".to_owned();
+    for id in expected.iter().rev() {
+        text += &format!(
+            "@id(\"{id}\") permit (principal, action, resource) when {{ context.deep * 4611686018427387904 > 1 }};\n"
+        );
+    }
+    let files = BundleFiles {
+        schemas: vec![file("w.cedarschema", schema.to_owned())],
+        policies: vec![file("w.cedar", text)],
+        entities: None,
+    };
+    let bundle = Bundle::compile(files, &BundleOptions::default()).unwrap();
+    let principal = RawEntity { uid: uid("User", "ann"), attributes: RawRecord::new(), parents: Vec::new() };
+    let subject = SubjectData { principal: principal.into(), token: None, caller: None };
+    for _ in 0..100 {
+        let mut of_type = document(&mut Dice(1));
+        (of_type.id, of_type.attributes, of_type.parents) = (None, BTreeMap::new(), Vec::new());
+        let context = [("deep".to_owned(), RawValue::Integer(4))].into();
+        let (_, ruling) = ask(&bundle, &subject, &question("list", of_type, context, None));
+        let told: Vec<&String> = ruling.errors.iter().map(|error| &error.policy).collect();
+        assert!(told.iter().copied().eq(&expected), "{told:?}");
+    }
+}
+
 fn token() -> TokenFacts {
     TokenFacts {
         issuer: "https://issuer.test".to_owned(),
