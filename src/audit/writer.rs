@@ -470,7 +470,7 @@ impl Trail {
             return if mode == AuditMode::Async { Ok(()) } else { Err(AuditError::QueueFull) };
         }
         drop(state);
-        let body = record::render(entry, &self.end.frame).map_err(AuditError::Unwritable)?;
+        let body = self.render(entry)?;
         self.end.queue(Job { bodies: Bodies::One(body), mode, aside: true, done: None })
     }
 

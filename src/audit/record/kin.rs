@@ -1,8 +1,9 @@
 //! Records of questions that differ in the object alone: who asks, for whom, what, and what was said to it are as they were.
+//! And those of calls that were shed, which differ in nothing that is known of them.
 //!
 //! Such a record is written from a [`Template`] that leaves the object out as well. What it is like is compared member by
 //! member with the call that the template was made of; it is found by the ruling and the token, which such questions share
-//! (`policy::Ruled`), and kept where it was found, one in a place.
+//! (`policy::Ruled`), or by the reason, and kept where it was found, one in a place.
 
 use std::hash::BuildHasher as _;
 use std::sync::Arc;
@@ -54,7 +55,6 @@ impl Kin {
     ) -> Option<Body> {
         let (key, place) = self.place(call)?;
         if let Some(like) = place.like.load().as_ref().filter(|like| is_like(&like.call, call)) {
-            let asked = call.question.as_ref()?;
             let again = Again {
                 decision_id: call.decision_id,
                 time: call.time,
@@ -64,7 +64,11 @@ impl Kin {
                 circumstances: &call.circumstances,
                 place: None,
             };
-            let object = (asked.resource_id.as_deref(), asked.context_sha256.as_deref());
+            let asked = call.question.as_ref();
+            let object = (
+                asked.and_then(|asked| asked.resource_id.as_deref()),
+                asked.and_then(|asked| asked.context_sha256.as_deref()),
+            );
             let longer = object.0.map_or(0, str::len) * ESCAPED;
             let out = buffer(like.template.longest() + longer);
             return Some(like.template.fill_about(&again, object, out));
@@ -80,23 +84,31 @@ impl Kin {
 
     /// Where one like it would be, and what stands for all that are like it.
     fn place(&self, call: &CallEntry) -> Option<(u64, &Place)> {
-        let Outcome::Decided { ruling, cache, .. } = &call.outcome else { return None };
-        let asked = call.question.as_ref().filter(|asked| asked.kept.is_empty())?;
-        let key = self.hashing.hash_one((
-            (Arc::as_ptr(ruling), cache, call.operation),
-            (&call.caller.name, &call.caller.label),
-            (call.subject.token.as_ref().map(Arc::as_ptr), &call.subject.principal),
-            (&asked.action, &asked.resource_type, &asked.fields, &asked.asserted),
-        ));
+        let caller = (&call.caller.name, &call.caller.label);
+        let key = match (&call.outcome, &call.question) {
+            (Outcome::Decided { ruling, cache, .. }, Some(asked)) if asked.kept.is_empty() => self.hashing.hash_one((
+                (Arc::as_ptr(ruling), cache, call.operation),
+                caller,
+                (call.subject.token.as_ref().map(Arc::as_ptr), &call.subject.principal),
+                (&asked.action, &asked.resource_type, &asked.fields, &asked.asserted),
+            )),
+            (Outcome::Refused { reason, .. }, None) if call.outcome.is_shed() => {
+                self.hashing.hash_one((reason, call.operation, caller))
+            }
+            (Outcome::Decided { .. } | Outcome::Refused { .. } | Outcome::Failed { .. }, _) => return None,
+        };
         Some((key, self.places.get(usize::try_from(key >> 32).unwrap_or_default() % PLACES)?))
     }
 }
 
 /// Whether a template of it is short enough to be kept: what else a record holds is bounded, and so is what all places hold.
 fn is_short(call: &CallEntry) -> bool {
-    let Outcome::Decided { ruling, .. } = &call.outcome else { return false };
+    let ruling = match &call.outcome {
+        Outcome::Decided { ruling, .. } => ruling.bytes(),
+        Outcome::Refused { .. } | Outcome::Failed { .. } => 0,
+    };
     let asked = call.question.as_ref().and_then(|asked| asked.fields.as_ref()).map_or(0, Vec::len);
-    asked <= MOST_FIELDS && ruling.bytes() <= LONGEST_RULING
+    asked <= MOST_FIELDS && ruling <= LONGEST_RULING
 }
 
 /// Fields that a question may name.
@@ -114,6 +126,9 @@ fn is_like(one: &CallEntry, other: &CallEntry) -> bool {
             Outcome::Decided { ruling, revision, cache },
             Outcome::Decided { ruling: other_ruling, revision: other_revision, cache: other_cache },
         ) => Arc::ptr_eq(ruling, other_ruling) && revision == other_revision && cache == other_cache,
+        (Outcome::Refused { status, reason }, Outcome::Refused { status: other_status, reason: other_reason }) => {
+            status == other_status && reason == other_reason
+        }
         _ => false,
     };
     let (caller, other_caller) = (&one.caller, &other.caller);
@@ -125,7 +140,11 @@ fn is_like(one: &CallEntry, other: &CallEntry) -> bool {
         && other_caller.address.is_some()
         && other_caller.certificate_sha256.is_some()
         && same_subject(&one.subject, &other.subject)
-        && one.question.as_ref().zip(other.question.as_ref()).is_some_and(|(one, other)| same_question(one, other))
+        && match (&one.question, &other.question) {
+            (None, None) => true,
+            (Some(one), Some(other)) => same_question(one, other),
+            (None, Some(_)) | (Some(_), None) => false,
+        }
 }
 
 fn same_subject(one: &SubjectFacts, other: &SubjectFacts) -> bool {

@@ -488,7 +488,7 @@ fn a_record_from_one_like_it_is_byte_for_byte_what_it_would_be_alone() {
     let tokens: Vec<Arc<TokenFacts>> =
         (0..2).map(|at| Arc::new(TokenFacts { subject: format!("user-{at}"), ..token() })).collect();
     let (kin, frame) = (kin::Kin::default(), frame());
-    let (mut like, all) = (0, 20_000);
+    let (mut like, mut shed, all) = (0, 0, 20_000);
     for _ in 0..all {
         let mut one = call(decided(allow()));
         if let Outcome::Decided { ruling, cache, .. } = &mut one.outcome {
@@ -514,6 +514,14 @@ fn a_record_from_one_like_it_is_byte_for_byte_what_it_would_be_alone() {
             kept: if rare(&mut draw) { vec![("context.x".to_owned(), RawValue::Bool(true))] } else { Vec::new() },
             asserted: if rare(&mut draw) { vec!["resource.owner".to_owned()] } else { Vec::new() },
         });
+        if draw(3) == 0 {
+            let reason = ["OVERLOADED", "CALLER_OVER_SHARE"][draw(2)];
+            one.outcome = Outcome::Refused { status: "RESOURCE_EXHAUSTED", reason };
+            // What is shed is shed before it is read.
+            if !rare(&mut draw) {
+                (one.question, one.subject) = (None, SubjectFacts::default());
+            }
+        }
         if rare(&mut draw) {
             one.caller.label = Some("another".to_owned());
         }
@@ -523,6 +531,7 @@ fn a_record_from_one_like_it_is_byte_for_byte_what_it_would_be_alone() {
         let found = kin.write(&one, &frame, Vec::with_capacity).map(Body::into_rest);
         let Some(mut found) = found else { continue };
         like += 1;
+        shed += usize::from(one.outcome.is_shed());
         let mut alone = render(&Entry::Call(Box::new(one)), &frame).unwrap().into_rest();
         // Each has an id of its own.
         let at = br#","version":"1.8.0","uid":""#.len();
@@ -530,6 +539,6 @@ fn a_record_from_one_like_it_is_byte_for_byte_what_it_would_be_alone() {
         found.drain(at..at + 36);
         assert_eq!(String::from_utf8(found).unwrap(), String::from_utf8(alone).unwrap());
     }
-    println!("{like} of {all} records from one like it");
-    assert!(like > all / 4, "{like}");
+    println!("{like} of {all} records from one like it, {shed} of them of calls that were shed");
+    assert!(like > all / 4 && shed > all / 10, "{like} {shed}");
 }
