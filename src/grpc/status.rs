@@ -1,11 +1,14 @@
 //! Where errors part: the client learns a code, a fixed sentence and the decision id; everything else stays in a log line
 //! that carries the same id.
 
+use tonic::metadata::MetadataMap;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
 
 use crate::pdp::{DecideError, Refusal};
 use crate::proto::v1;
+
+mod shed;
 
 /// `google.rpc.ErrorInfo.domain` of every error.
 pub const DOMAIN: &str = "gatepost.dev";
@@ -43,21 +46,19 @@ pub fn to_status(refusal: &Refusal) -> Status {
     let Refusal { id, error } = refusal;
     let Outside { code, message } = outside(error);
     log(refusal);
+    if let Some(after) = error.retry_after() {
+        let mut metadata = MetadataMap::with_capacity(1);
+        // For clients that retry by themselves. Source: gRFC A6, "Pushback".
+        metadata.insert("grpc-retry-pushback-ms", u64::try_from(after.as_millis()).unwrap_or(0).into());
+        let details = shed::details(code, message, error.reason(), &id.to_string(), after);
+        return Status::with_details_and_metadata(code, message, details, metadata);
+    }
     let metadata = [("decision_id".to_owned(), id.to_string())];
     let mut details = ErrorDetails::with_error_info(error.reason(), DOMAIN, metadata);
     if let DecideError::Invalid(misfit) = error {
         details.set_bad_request(vec![FieldViolation::new(&misfit.at, misfit.rule)]);
     }
-    let retry_after = error.retry_after();
-    if retry_after.is_some() {
-        details.set_retry_info(retry_after);
-    }
-    let mut status = Status::with_error_details(code, message, details);
-    if let Some(after) = retry_after {
-        // For clients that retry by themselves. Source: gRFC A6, "Pushback".
-        status.metadata_mut().insert("grpc-retry-pushback-ms", u64::try_from(after.as_millis()).unwrap_or(0).into());
-    }
-    status
+    Status::with_error_details(code, message, details)
 }
 
 /// The error of one item of a batch.
