@@ -8,7 +8,8 @@
 //! 2. while a runtime is late: is the call within the caller's part of what can be answered?
 //! 3. is there a place in the house: of the caller's own share, and of everybody's?
 //!
-//! What it gives is a [`Seat`], held until the answer has its record. When there is not enough for all, callers are dealt
+//! While calls are turned away for being too many, the first two are asked before a call's message is read
+//! ([`Admission::knock`]). What [`Admission::enter`] gives is a [`Seat`], held until the answer has its record. When there is not enough for all, callers are dealt
 //! with fairly by weight ([`shares`]): whoever asks for less than its part gets all it asks for, whoever asks for more is
 //! refused first. Who is alone may have everything, up to its own share.
 //!
@@ -160,6 +161,10 @@ impl Lane {
     }
 }
 
+/// A call has been asked the first two questions, and may ask for its place.
+#[derive(Debug, Clone, Copy)]
+pub struct Knocked(());
+
 /// A place in the house, or several; given back when it is dropped, whatever ends the call.
 #[must_use = "the place is held only while it lives"]
 pub struct Seat {
@@ -211,6 +216,29 @@ impl Admission {
     pub fn enter(&self, caller: &Caller, due: Option<Duration>) -> Result<Seat, TurnedAway> {
         // Every caller is enrolled. Should that ever not hold, there is no room for it.
         self.house.enter(caller.number(), due)
+    }
+
+    /// Whether some calls are turned away for being too many.
+    #[must_use]
+    pub fn is_pressed(&self) -> bool {
+        self.house.accepted.load(Ordering::Relaxed) < ALL
+    }
+
+    /// As [`enter`](Self::enter), but for the place: for a call that has not been read yet.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn knock(&self, caller: &Caller, due: Option<Duration>) -> Result<Knocked, TurnedAway> {
+        self.house.knock(caller.number(), due).map(|_| Knocked(()))
+    }
+
+    /// The place of a call that has [knocked](Self::knock) before.
+    ///
+    /// # Errors
+    /// [`TurnedAway`], if there is none.
+    pub fn enter_after(&self, _: Knocked, caller: &Caller, due: Option<Duration>) -> Result<Seat, TurnedAway> {
+        let account = self.house.account(caller.number())?;
+        self.house.sit(account, caller.number(), due, self.house.clock.monotonic())
     }
 
     /// A runtime's probe woke so much later than it wanted to. `lane` numbers the runtime, from 0. To be told every few
@@ -286,9 +314,17 @@ impl Account {
 
 impl House {
     fn enter(self: &Arc<Self>, number: usize, due: Option<Duration>) -> Result<Seat, TurnedAway> {
-        let Some(account) = self.accounts.get(number) else {
-            return Err(TurnedAway::Full { retry_after: retry::LONGEST });
-        };
+        let (account, since) = self.knock(number, due)?;
+        self.sit(account, number, due, since)
+    }
+
+    fn account(&self, number: usize) -> Result<&Account, TurnedAway> {
+        self.accounts.get(number).ok_or(TurnedAway::Full { retry_after: retry::LONGEST })
+    }
+
+    /// Whether a call can be answered in time, and is within its caller's part; and the time by which that was told.
+    fn knock(&self, number: usize, due: Option<Duration>) -> Result<(&Account, Duration), TurnedAway> {
+        let account = self.account(number)?;
         account.calls.fetch_add(1, Ordering::Relaxed);
         if !account.active.load(Ordering::Relaxed) && !account.active.swap(true, Ordering::Relaxed) {
             self.active_weight.fetch_add(account.weight, Ordering::Relaxed);
@@ -307,6 +343,16 @@ impl House {
             let greedy = account.greedy.load(Ordering::Relaxed);
             return Err(if greedy { self.over_share(account) } else { self.full(account) });
         }
+        Ok((account, since))
+    }
+
+    fn sit(
+        self: &Arc<Self>,
+        account: &Account,
+        number: usize,
+        due: Option<Duration>,
+        since: Duration,
+    ) -> Result<Seat, TurnedAway> {
         self.seat(account)?;
         account.entered.fetch_add(1, Ordering::Relaxed);
         account.entered_weight.fetch_add(1, Ordering::Relaxed);

@@ -23,7 +23,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use zeroize::Zeroizing;
 
-use crate::admission::{Admission, Seat, TurnedAway};
+use crate::admission::{Admission, Knocked, Seat, TurnedAway};
 use crate::audit::{
     AuditError, CallEntry, CallerFacts, Entry, Outcome, Place, QuestionFacts, Redaction, SubjectFacts, Trail,
 };
@@ -118,6 +118,8 @@ pub struct Call {
     /// When it will wait no longer, by our monotonic clock; `None` when it named no time. Counted from when the call came:
     /// until its message is whole its time runs and not ours, so a time that it did not name begins with the question.
     pub due: Option<Duration>,
+    /// Whether it was let in before it was read.
+    pub knocked: Option<Knocked>,
 }
 
 impl Call {
@@ -490,9 +492,22 @@ impl Pdp {
         Ok(caller)
     }
 
+    /// For a call that nobody has read: whether it is let in. `None`: it is of nobody whom we know, and told so further in.
+    pub fn knock(&self, peer: &Peer, due: Option<Duration>) -> Option<Result<Knocked, DecideError>> {
+        if self.revocations.certificate_is_revoked(peer.certificate_sha256()) {
+            return None;
+        }
+        let caller = self.callers.admit(peer, self.clock.now()).ok()?;
+        Some(self.admission.knock(&caller, due).map_err(DecideError::from))
+    }
+
     /// A seat for this call, asked for once however many ways the call goes.
     fn seat(&self, caller: &Caller, call: &Call, known: &mut Known) -> Result<(), DecideError> {
-        match known.seat.get_or_insert_with(|| self.admission.enter(caller, call.due)) {
+        let enter = || match call.knocked {
+            Some(knocked) => self.admission.enter_after(knocked, caller, call.due),
+            None => self.admission.enter(caller, call.due),
+        };
+        match known.seat.get_or_insert_with(enter) {
             Ok(_) => Ok(()),
             Err(away) => Err((*away).into()),
         }

@@ -2,7 +2,7 @@
 //! (no such method, a message that can't be read or is too long) is put on record like any other refusal.
 
 use std::panic::AssertUnwindSafe;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -11,7 +11,8 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
-use http_body::{Frame, SizeHint};
+use http_body::{Body as _, Frame, SizeHint};
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use tokio::time::Sleep;
 use tonic::body::Body;
@@ -22,8 +23,8 @@ use tracing::Instrument as _;
 use self::paced::paced;
 use super::front::Front;
 use super::server::App;
-use super::service::call;
-use super::{status, stream};
+use super::service::{call, come_in, due};
+use super::{short, status, stream};
 use crate::pdp::{DecideError, Pdp, Refusal};
 use crate::telemetry::traces;
 use crate::tls::peer::Peer;
@@ -61,6 +62,16 @@ impl App for Recorded {
                 *response.status_mut() = http;
                 return response;
             }
+            let mut request = request;
+            if pdp.admission.is_pressed()
+                && let (Some(operation), Some(peer)) = (short::operation(request.uri().path()), &peer)
+            {
+                match pdp.knock(peer, due(request.headers(), request.extensions(), &pdp.limits)) {
+                    None => {}
+                    Some(Ok(knocked)) => drop(request.extensions_mut().insert(knocked)),
+                    Some(Err(error)) => return Box::pin(turned_away(pdp, operation, request, error)).await,
+                }
+            }
             let request = match request.uri().path() {
                 _ if exempt => request.map(Body::new),
                 stream::PATH => paced(request, pdp.limits.max_deadline).map(Body::new),
@@ -85,6 +96,29 @@ impl App for Recorded {
             status::to_status(&refusal).into_http()
         })
     }
+}
+
+/// Refuses a call whose message nobody has read, for want of room. It is let come in all the same, and is looked at no further:
+/// what came for a call that is over would count as a fault of its connection, which is closed when that happens often.
+async fn turned_away(
+    pdp: &Pdp,
+    operation: &'static str,
+    request: Request<Incoming>,
+    error: DecideError,
+) -> Response<Body> {
+    let (head, body) = timely(request, pdp.limits.max_deadline).into_parts();
+    let mut body = pin!(body);
+    let mut come = 0;
+    while come <= pdp.limits.batch_bytes.max(pdp.limits.request_bytes) && !body.is_end_stream() {
+        // That it breaks off changes nothing.
+        let Some(Ok(frame)) = body.frame().await else { break };
+        come += frame.data_ref().map_or(0, Bytes::len);
+    }
+    let span = traces::call_span(operation, &head.headers);
+    let peer = head.extensions.get::<Arc<Peer>>().cloned();
+    let call = come_in(call(operation, &head.headers, peer, &span, &pdp.limits), &head.extensions);
+    let refusal = pdp.record_refused(&call, error).instrument(span).await;
+    status::to_status(&refusal).into_http()
 }
 
 /// What a record tells of a call's headers: these few, and of most calls none.

@@ -76,7 +76,7 @@ impl Service {
     where
         S: Stream<Item = Result<Bytes, Status>> + Unpin + Send + 'static,
     {
-        let patience = request.metadata().get("grpc-timeout").and_then(|value| grpc_timeout(value.to_str().ok()?));
+        let patience = named_deadline(request.metadata().as_ref());
         let leaving = request.extensions().get::<stream::Leaving>().cloned().unwrap_or_default();
         let (call, span, asked) = self.called("CheckStream", request);
         let call = Call { due: None, ..call };
@@ -90,7 +90,8 @@ impl Service {
         let headers = metadata.into_headers();
         let span = traces::call_span(operation, &headers);
         let call = call(operation, &headers, extensions.get::<Arc<Peer>>().cloned(), &span, &self.pdp.limits);
-        (come_in(call, &extensions), span, message)
+        let knocked = extensions.get().copied();
+        (Call { knocked, ..come_in(call, &extensions) }, span, message)
     }
 }
 
@@ -99,11 +100,21 @@ impl Service {
 pub(super) struct Arrived(pub Duration);
 
 /// With the time at which it came, where its connection says so.
-fn come_in(call: Call, extensions: &tonic::Extensions) -> Call {
+pub(super) fn come_in(call: Call, extensions: &http::Extensions) -> Call {
     match extensions.get::<Arrived>() {
         Some(Arrived(arrived)) => call.come_in_at(*arrived),
         None => call,
     }
+}
+
+/// When whoever calls will wait no longer, if it said so, by the headers alone.
+pub(super) fn due(headers: &http::HeaderMap, extensions: &http::Extensions, limits: &Limits) -> Option<Duration> {
+    let Arrived(arrived) = extensions.get::<Arrived>()?;
+    Some(arrived.saturating_add(named_deadline(headers)?.min(limits.max_deadline)))
+}
+
+fn named_deadline(headers: &http::HeaderMap) -> Option<Duration> {
+    headers.get("grpc-timeout").and_then(|value| grpc_timeout(value.to_str().ok()?))
 }
 
 /// A call as its headers and connection tell it.
@@ -116,7 +127,7 @@ pub(super) fn call(
 ) -> Call {
     let ids = traces::ids_of(span, headers);
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    let named = text("grpc-timeout").and_then(grpc_timeout);
+    let named = named_deadline(headers);
     Call {
         operation,
         peer,
@@ -129,6 +140,7 @@ pub(super) fn call(
         deadline: named.map_or(limits.default_deadline, |wanted| wanted.min(limits.max_deadline)),
         deadline_named: named.is_some(),
         due: None,
+        knocked: None,
     }
 }
 

@@ -37,6 +37,16 @@ const CHECK: &str = "/gatepost.v1.DecisionService/Check";
 const BATCH_CHECK: &str = "/gatepost.v1.DecisionService/BatchCheck";
 const EXPLAIN: &str = "/gatepost.v1.DecisionService/Explain";
 
+/// The name of the method at `path`, if it is one whose whole message is one question, or one batch of them.
+pub(super) fn operation(path: &str) -> Option<&'static str> {
+    match path {
+        CHECK => Some("Check"),
+        BATCH_CHECK => Some("BatchCheck"),
+        EXPLAIN => Some("Explain"),
+        _ => None,
+    }
+}
+
 impl Decisions {
     /// Answers a call of one of its methods.
     pub(super) fn answer(&self, request: Request<Body>) -> BoxFuture<'_, Response<Body>> {

@@ -130,21 +130,24 @@ async fn a_flood_is_shed_on_record_and_keeps_neither_a_modest_caller_nor_health_
     }
 }
 
-/// What a runtime's probe would tell when calls wait for long before anybody looks at them.
+/// What a runtime's probe would tell when calls wait for `lag` milliseconds before anybody looks at them. The server has
+/// probes of its own, which find all well.
+fn late(gatepost: &Gatepost, lag: u64) {
+    let admission = &gatepost.pdp.admission;
+    for _ in 0..2 {
+        admission.lag(200, Duration::from_millis(lag));
+    }
+    gatepost.clock.advance(Duration::from_millis(100));
+    admission.lag(200, Duration::from_millis(lag));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn while_a_runtime_is_late_calls_are_refused_before_they_are_read_and_then_no_more() {
     let gatepost = Gatepost::start_with(|settings| settings["limits"]["overload_target"] = json!("20ms")).await;
     let (storefront, health) = (channel(&gatepost, "storefront").await, channel(&gatepost, "back-office").await);
     let question = wire(&gatepost.token("alice", &[]));
     let admission = &gatepost.pdp.admission;
-    // The server has probes of its own, which find all well.
-    let late = |lag: u64| {
-        for _ in 0..2 {
-            admission.lag(200, Duration::from_millis(lag));
-        }
-        gatepost.clock.advance(Duration::from_millis(100));
-        admission.lag(200, Duration::from_millis(lag));
-    };
+    let late = |lag: u64| late(&gatepost, lag);
     let mut shed = Vec::new();
     for _ in 0..10 {
         for _ in 0..30 {
@@ -175,6 +178,48 @@ async fn while_a_runtime_is_late_calls_are_refused_before_they_are_read_and_then
     }
     assert!(gatepost.clock.monotonic().saturating_sub(begun) <= Duration::from_secs(5));
     assert_eq!(check(&storefront, &question).await.told(), "ALLOW");
+}
+
+/// Were it refused at once, the rest of its message would come for a call that is over, and a connection on which that
+/// happens often is closed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_is_refused_unread_is_let_come_in_and_its_connection_goes_on() {
+    let gatepost = Gatepost::start_with(|settings| settings["limits"]["overload_target"] = json!("20ms")).await;
+    let storefront = channel(&gatepost, "storefront").await;
+    // Long enough that windows of HTTP/2 take part.
+    let bytes = crate::wire::framed(0, &vec![0xff; 600 << 10]);
+    let (head, rest) = (bytes.slice(..10), bytes.slice(10..));
+    let (mut shed, mut asked) = (0, 0);
+    while shed < 100 {
+        while gatepost.pdp.admission.accepted() > 0.5 {
+            late(&gatepost, 50);
+            let question = wire(&gatepost.token("alice", &[]));
+            check(&storefront, &question).await;
+        }
+        let (sender, message) = tokio::sync::mpsc::channel(2);
+        let body = http_body_util::StreamBody::new(tokio_stream::wrappers::ReceiverStream::new(message));
+        let body = tonic::body::Body::new(body);
+        let call = tokio::spawn(crate::wire::call_with(storefront.clone(), crate::wire::CHECK, &[], body));
+        sender.send(Piece::Ok(http_body::Frame::data(head.clone()))).await.unwrap();
+        // It comes after that, over the same connection.
+        assert!(is_healthy(&storefront).await);
+        assert!(!call.is_finished(), "it waits for the rest");
+        sender.send(Ok(http_body::Frame::data(rest.clone()))).await.unwrap();
+        drop(sender);
+        let reply = tokio::time::timeout(PATIENCE, call).await.expect("it ends").unwrap();
+        match reply.code() {
+            Code::InvalidArgument => {}
+            Code::ResourceExhausted => {
+                says_when_to_come_back(&reply);
+                shed += 1;
+            }
+            code => panic!("{code:?}: {:?}", reply.status),
+        }
+        asked += 1;
+        assert!(asked < 10_000, "{shed} of {asked} are refused");
+    }
+    assert!(gatepost.metrics().await.contains("gatepost_connections_open 1\n"), "it is the first one still");
+    println!("{shed} of {asked} calls of 600 KiB were refused over one connection");
 }
 
 /// What the caller named counts from when the call came; its message may have been on its way for a while.
