@@ -275,10 +275,29 @@ pub mod dangerous {
         context && cedar_policy::Entities::empty().add_entities(entities, Some(schema)).is_ok()
     }
 
-    /// What Cedar's own authorizer says of the whole set for one action of the request, with its errors: decision, determining
-    /// policies, erring policies. `action` is the base action or one of its field actions; `resource` is the object.
+    /// The policies of a bundle as they stand in its files, parsed by Cedar and by nobody else, under their `@id`s.
     #[must_use]
-    pub fn plain(request: &AuthorizationRequest, field: Option<&str>) -> Option<(bool, Vec<String>, Vec<String>)> {
+    pub fn oracle(bundle: &Bundle) -> cedar_policy::PolicySet {
+        let mut oracle = cedar_policy::PolicySet::new();
+        for file in &bundle.files.policies {
+            let Ok(found) = file.text.parse::<cedar_policy::PolicySet>() else { continue };
+            for policy in found.policies() {
+                let Some(id) = policy.annotation("id") else { continue };
+                // A bundle does not load with an id that stands twice, or with text that can't be parsed.
+                let _ = oracle.add(policy.new_id(cedar_policy::PolicyId::new(id)));
+            }
+        }
+        oracle
+    }
+
+    /// What Cedar's own authorizer says of a whole set for one action of the request, with its errors: decision, determining
+    /// policies, erring policies. The action is the base action or one of its field actions; the resource is the object.
+    #[must_use]
+    pub fn plain(
+        request: &AuthorizationRequest,
+        oracle: &cedar_policy::PolicySet,
+        field: Option<&str>,
+    ) -> Option<(bool, Vec<String>, Vec<String>)> {
         let resource = request.resource.as_ref()?;
         let action = match field {
             None => request.action.uid.clone(),
@@ -299,9 +318,8 @@ pub mod dangerous {
             )
             .ok()?;
         let asked: cedar_policy::Request = request.cedar(&action, resource).into();
-        let response = evaluate::on_big_stack(|| {
-            cedar_policy::Authorizer::new().is_authorized(&asked, &request.engine.whole, &entities.into())
-        });
+        let response =
+            evaluate::on_big_stack(|| cedar_policy::Authorizer::new().is_authorized(&asked, oracle, &entities.into()));
         let determining = response.diagnostics().reason().map(ToString::to_string).collect();
         let errors = response
             .diagnostics()

@@ -3,6 +3,7 @@
 //! Either everything in it is right and it becomes an [`Engine`], or every problem is told at once.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use cedar_policy::{PolicyId, PolicySet, Schema, ValidationMode, Validator};
 use cedar_policy_core::ast::{ActionConstraint, Effect, PartialValue};
@@ -39,13 +40,7 @@ pub(super) fn dangerous_unvalidated(
     entities: &Entities,
     options: &BundleOptions,
 ) -> Result<Engine, BundleReport> {
-    let facts = |id: String, forbids: bool| PolicyFacts {
-        id,
-        forbids,
-        file: String::new(),
-        line: 0,
-        annotations: BTreeMap::new(),
-    };
+    let facts = |id: String, forbids: bool| PolicyFacts { id, forbids, file: "".into(), line: 0 };
     let parsed = Parsed {
         facts: set
             .policies()
@@ -56,7 +51,7 @@ pub(super) fn dangerous_unvalidated(
     };
     let derived = DerivedSchema { schema, fields: BTreeMap::new(), derived: 0 };
     let revision = PolicyRevision::from_digest(&[0; 32]);
-    stacker::grow(LOADING_STACK, || assemble(derived, &parsed, entities.clone(), revision, Vec::new(), options))
+    stacker::grow(LOADING_STACK, || assemble(derived, parsed, entities.clone(), revision, Vec::new(), options))
         .map_err(|problem| vec![problem].into())
 }
 
@@ -99,7 +94,7 @@ impl Compiler<'_> {
         match entities {
             Some(entities) if self.problems.is_empty() => {
                 let (revision, warnings) = (files.revision(self.options), self.warnings);
-                assemble(derived, &parsed, entities, revision, warnings, self.options)
+                assemble(derived, parsed, entities, revision, warnings, self.options)
                     .map_err(|problem| vec![problem].into())
             }
             _ => Err(self.problems.into()),
@@ -129,12 +124,13 @@ impl Compiler<'_> {
                 policy.as_ref().loc().map_or((0, 0), |loc| (loc.span.offset(), loc.span.len()))
             };
             policies.sort_by_key(|policy| place(policy));
+            let name: Arc<str> = file.name.as_str().into();
             let (mut line, mut read) = (1, 0);
             for policy in policies {
                 let (offset, length) = place(policy);
                 line += file.text.get(read..offset).unwrap_or_default().matches('\n').count();
                 read = offset;
-                self.take(policy, (offset, length, line), (index, file), &mut parsed);
+                self.take(policy, (offset, length, line), (index, file, &name), &mut parsed);
             }
         }
         if parsed.facts.len() > self.options.limits.policies {
@@ -149,14 +145,12 @@ impl Compiler<'_> {
         &mut self,
         policy: &cedar_policy::Policy,
         place: (usize, usize, usize),
-        home: (usize, &SourceFile),
+        home: (usize, &SourceFile, &Arc<str>),
         parsed: &mut Parsed,
     ) {
-        let (index, file) = home;
+        let (index, file, name) = home;
         let (offset, length, line) = place;
-        let annotations: BTreeMap<String, String> =
-            policy.annotations().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
-        let Some(id) = annotations.get("id").filter(|id| is_policy_id(id)).cloned() else {
+        let Some(id) = policy.annotation("id").filter(|id| is_policy_id(id)).map(ToOwned::to_owned) else {
             self.problems.push(
                 Problem::at(file, offset, length.min(6), "has no usable `@id`")
                     .help("write `@id(\"resource.rule\")` before it: 1 to 128 characters of `a-z A-Z 0-9 . _ : / -`"),
@@ -165,7 +159,7 @@ impl Compiler<'_> {
         };
         let core = policy.as_ref();
         let unbounded = matches!(core.action_constraint(), ActionConstraint::Any);
-        let why = annotations.get("unrestricted").is_some_and(|why| !why.trim().is_empty());
+        let why = policy.annotation("unrestricted").is_some_and(|why| !why.trim().is_empty());
         if unbounded && core.effect() == Effect::Permit && !why {
             self.problems.push(
                 Problem::at(
@@ -203,7 +197,7 @@ impl Compiler<'_> {
         }
         parsed.home.insert(id.clone(), index);
         let forbids = core.effect() == Effect::Forbid;
-        parsed.facts.push(PolicyFacts { id, forbids, file: file.name.clone(), line, annotations });
+        parsed.facts.push(PolicyFacts { id, forbids, file: Arc::clone(name), line });
     }
 
     /// Strict validation, and how far policies reach into entity data.

@@ -5,12 +5,12 @@
 //! [index](super::index) finds is looked at, and only conditions are evaluated. Held against plain evaluation of the whole
 //! set by `tests/spec/properties.rs` and the Cedar corpus.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use cedar_policy_core::ast::{
-    ActionConstraint, Effect, Entity, EntityReference, EntityType, EntityUID, Expr, Policy,
-    PrincipalOrResourceConstraint,
+    ActionConstraint, Annotations, Effect, Entity, EntityReference, EntityType, EntityUID, Expr, Policy,
+    PrincipalConstraint, PrincipalOrResourceConstraint, ResourceConstraint, StaticPolicy, Template,
 };
 use cedar_policy_core::entities::{Dereference, Entities};
 
@@ -40,8 +40,10 @@ pub(crate) struct CompiledPolicy {
 }
 
 impl CompiledPolicy {
-    pub(crate) fn new(id: String, policy: &Policy) -> Self {
+    /// `names`: entities that policies before it name.
+    pub(crate) fn new(id: String, policy: &Policy, names: &mut Names) -> Self {
         let body = policy.non_scope_constraints_arc().cloned();
+        let bare = bare(policy, names);
         let annotation = |name: &str| {
             policy.annotations().find(|(key, _)| key.as_ref() == name).map(|(_, value)| value.val.to_string())
         };
@@ -49,13 +51,18 @@ impl CompiledPolicy {
             id,
             forbids: policy.effect() == Effect::Forbid,
             obligation: annotation("obligation"),
-            principal: policy.principal_constraint().into_inner(),
-            resource: policy.resource_constraint().into_inner(),
+            principal: bare.principal_constraint().into_inner(),
+            resource: bare.resource_constraint().into_inner(),
             mentions_action: body.as_deref().is_some_and(mentions_action),
             reads_now: body.as_deref().is_some_and(reads_now),
             body,
-            policy: policy.clone(),
+            policy: bare,
         }
+    }
+
+    /// As Cedar's own.
+    pub(crate) fn cedar(&self) -> cedar_policy::Policy {
+        self.policy.clone().into()
     }
 
     /// Whether the scope matches, the action's part aside.
@@ -112,6 +119,60 @@ impl CompiledPolicy {
             ActionConstraint::Any => false,
             ActionConstraint::Eq(wanted) => **wanted == *action,
             ActionConstraint::In(wanted) => wanted.iter().any(|wanted| **wanted == *action),
+        }
+    }
+}
+
+/// The policy without its annotations, and without its place in a file: a bundle holds thousands, and for what they decide
+/// neither matters. Entities that others name as well are shared with them.
+fn bare(policy: &Policy, names: &mut Names) -> Policy {
+    let action = match policy.action_constraint() {
+        ActionConstraint::Any => ActionConstraint::Any,
+        ActionConstraint::Eq(wanted) => ActionConstraint::Eq(names.share(wanted)),
+        ActionConstraint::In(wanted) => ActionConstraint::In(wanted.iter().map(|one| names.share(one)).collect()),
+    };
+    let template = Template::new_shared(
+        policy.id().clone(),
+        None,
+        Arc::clone(&names.nothing),
+        policy.effect(),
+        PrincipalConstraint::new(names.share_in(policy.principal_constraint().into_inner())),
+        action,
+        ResourceConstraint::new(names.share_in(policy.resource_constraint().into_inner())),
+        policy.non_scope_constraints_arc().cloned(),
+    );
+    // One with slots is a link of a template, and stays as it is.
+    StaticPolicy::try_from(template).map_or_else(|_| policy.clone(), Policy::from)
+}
+
+/// Entities that scopes name, each held once however many policies name it.
+#[derive(Debug, Default)]
+pub(crate) struct Names {
+    known: HashSet<Arc<EntityUID>>,
+    nothing: Arc<Annotations>,
+}
+
+impl Names {
+    fn share(&mut self, uid: &Arc<EntityUID>) -> Arc<EntityUID> {
+        if let Some(known) = self.known.get(uid) {
+            return Arc::clone(known);
+        }
+        self.known.insert(Arc::clone(uid));
+        Arc::clone(uid)
+    }
+
+    fn share_in(&mut self, scope: PrincipalOrResourceConstraint) -> PrincipalOrResourceConstraint {
+        use PrincipalOrResourceConstraint::{Any, Eq, In, Is, IsIn};
+        let mut named = |named| match named {
+            EntityReference::EUID(uid) => EntityReference::EUID(self.share(&uid)),
+            EntityReference::Slot(place) => EntityReference::Slot(place),
+        };
+        match scope {
+            Any => Any,
+            Is(kind) => Is(kind),
+            Eq(wanted) => Eq(named(wanted)),
+            In(above) => In(named(above)),
+            IsIn(kind, above) => IsIn(kind, named(above)),
         }
     }
 }
@@ -430,6 +491,31 @@ impl FieldSet {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_policy_without_its_annotations_says_what_it_said() {
+        let scopes = [
+            "principal, action, resource",
+            "principal == User::\"a\", action == Action::\"read\", resource == Doc::\"d\"",
+            "principal in Role::\"r\", action in [Action::\"read\", Action::\"list\"], resource in Folder::\"f\"",
+            "principal is User in Role::\"r\", action in Action::\"look\", resource is Doc in Folder::\"f\"",
+            "principal is User, action, resource is Doc",
+        ];
+        let mut names = Names::default();
+        let conditions = ["", " when { context.mfa }", " unless { resource.open } when { principal.level > 2 }"];
+        for effect in ["permit", "forbid"] {
+            for scope in scopes {
+                for condition in conditions {
+                    let text = format!("{effect} ({scope}){condition};");
+                    let annotated = format!("@id(\"p\") @why(\"because\")\n{text}");
+                    let parsed = |text: &str| text.parse::<cedar_policy::Policy>().unwrap();
+                    let (annotated, plain) = (parsed(&annotated), parsed(&text));
+                    assert_ne!(annotated.as_ref(), plain.as_ref(), "annotations are part of what is compared");
+                    assert_eq!(&bare(annotated.as_ref(), &mut names), plain.as_ref(), "{text}");
+                }
+            }
+        }
+    }
 
     #[test]
     fn field_sets_behave_as_sets_across_word_borders() {

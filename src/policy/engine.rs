@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use cedar_policy::{PolicyId, PolicySet, Schema};
+use cedar_policy::{PolicyId, Schema};
 use cedar_policy_core::ast::{Entity, EntityType, EntityUID, Value};
 use cedar_policy_core::entities::Entities;
 use parking_lot::Mutex;
 
 use super::bundle::Parsed;
-use super::compile::{CompiledAction, CompiledPolicy, FieldPlan, FieldRule, FieldSet, Subtree, field_classes};
+use super::compile::{CompiledAction, CompiledPolicy, FieldPlan, FieldRule, FieldSet, Names, Subtree, field_classes};
 use super::entities::{INJECTED, stored_entities};
 use super::given::Given;
 use super::index::{ByAction, ByScope};
@@ -69,11 +69,9 @@ pub struct PolicyFacts {
     /// Whether it forbids.
     pub forbids: bool,
     /// The file it stands in.
-    pub file: String,
+    pub file: Arc<str>,
     /// Where, from 1.
     pub line: usize,
-    /// All its annotations.
-    pub annotations: BTreeMap<String, String>,
 }
 
 /// Counts for people.
@@ -115,8 +113,6 @@ pub(crate) struct Engine {
     pub(crate) facts: Vec<PolicyFacts>,
     pub(crate) warnings: Vec<Problem>,
     pub(crate) counts: BundleCounts,
-    /// The whole set, as the oracle that tests hold our own evaluation against.
-    pub(crate) whole: PolicySet,
     /// The stored entities and every action with its groups, for the oracle.
     pub(crate) base_entities: Entities,
 }
@@ -140,7 +136,7 @@ impl Engine {
 /// Puts a validated set together.
 pub(super) fn assemble(
     derived: DerivedSchema,
-    parsed: &Parsed,
+    parsed: Parsed,
     entities: Entities,
     revision: PolicyRevision,
     warnings: Vec<Problem>,
@@ -149,10 +145,11 @@ pub(super) fn assemble(
     let core = derived.schema.as_ref();
     let shapes = Shapes::new(core);
     let find = |id: &str| parsed.set.policy(&PolicyId::new(id));
+    let mut names = Names::default();
     let policies: Vec<CompiledPolicy> = parsed
         .facts
         .iter()
-        .filter_map(|facts| find(&facts.id).map(|policy| CompiledPolicy::new(facts.id.clone(), policy.as_ref())))
+        .filter_map(|facts| Some(CompiledPolicy::new(facts.id.clone(), find(&facts.id)?.as_ref(), &mut names)))
         .collect();
     let groups: Entities = derived
         .schema
@@ -205,10 +202,9 @@ pub(super) fn assemble(
         stored: stored_entities(&entities),
         principals: Principals::default(),
         given: Given::default(),
-        facts: parsed.facts.clone(),
+        facts: parsed.facts,
         warnings,
         counts,
-        whole: parsed.set.clone(),
         base_entities: entities,
         schema: derived.schema,
     })

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use cedar_policy::{PartialEntities, PartialEntityUid, PartialRequest, PolicyId, PolicySet};
+use cedar_policy::{PartialEntities, PartialEntityUid, PartialRequest, PolicySet};
 use cedar_policy_core::ast::{EntityUID, Literal, Value, ValueKind};
 use cedar_policy_core::evaluator::{EvaluationError, Evaluator};
 use cedar_policy_core::extensions::Extensions;
@@ -362,7 +362,7 @@ fn slice(request: &AuthorizationRequest) -> Option<PolicySet> {
     let principal = Side::new(&request.principal, &request.entities);
     for policy in request.action.candidates.iter().filter_map(|at| engine.policies.get(*at)) {
         if policy.covers_principal(&principal) && policy.covers_resource_type(&request.resource_type) {
-            slice.add(engine.whole.policy(&PolicyId::new(&policy.id))?.clone()).ok()?;
+            slice.add(policy.cedar()).ok()?;
         }
     }
     Some(slice)

@@ -390,6 +390,7 @@ fn cases(tokens: &[String]) -> Vec<Case> {
 /// The judge: the same question through the engine's public door, and Cedar over the whole set.
 struct Judge<'g> {
     gatepost: &'g Gatepost,
+    oracle: cedar_policy::PolicySet,
 }
 
 impl Judge<'_> {
@@ -422,7 +423,7 @@ impl Judge<'_> {
 
     /// Cedar's own answer, with deny-on-error.
     fn plain(&self, request: &AuthorizationRequest, field: Option<&str>) -> Option<bool> {
-        let (allowed, _, erring) = dangerous::plain(request, field)?;
+        let (allowed, _, erring) = dangerous::plain(request, &self.oracle, field)?;
         let bundle = self.gatepost.pdp.store.current();
         let forbids = |id: &String| bundle.policies().iter().any(|facts| facts.id == *id && facts.forbids);
         Some(allowed && !erring.iter().any(forbids))
@@ -614,7 +615,8 @@ async fn of_ten_thousand_tampered_requests_none_is_allowed_that_cedar_would_not_
         .collect()
         .await;
 
-    let judge = Judge { gatepost: &gatepost };
+    let oracle = dangerous::oracle(&gatepost.pdp.store.current());
+    let judge = Judge { gatepost: &gatepost, oracle };
     let (mut tally, mut named, mut faults) = (BTreeMap::new(), Vec::new(), Vec::new());
     for (number, (case, reply)) in cases.iter().zip(&replies).enumerate() {
         match judge.reply(case, reply, &mut tally).await {

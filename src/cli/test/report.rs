@@ -70,7 +70,7 @@ impl Report {
     ) -> Self {
         let lacking = |ids: &BTreeSet<String>| -> Vec<Lacking> {
             let named = bundle.policies().iter().filter(|policy| ids.contains(&policy.id));
-            named.map(|p| Lacking { policy: p.id.clone(), file: p.file.clone(), line: p.line }).collect()
+            named.map(|p| Lacking { policy: p.id.clone(), file: p.file.to_string(), line: p.line }).collect()
         };
         Self {
             directory: directory.display().to_string(),
