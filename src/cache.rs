@@ -53,16 +53,18 @@ pub struct Rulings {
 #[derive(Debug, Clone)]
 struct Kept {
     ruling: Arc<Ruling>,
-    /// Monotonic: a clock jump neither lengthens nor shortens it.
-    until: Duration,
-    /// Wall: what the token says of itself.
-    ends: Option<SystemTime>,
+    /// Monotonic, in nanoseconds: a clock jump neither lengthens nor shortens it.
+    until: u64,
+    /// Wall, in nanoseconds since 1970: what the token says of itself. [`NEVER`] without one.
+    ends: u64,
     /// What the ruling takes of this cache: nothing if its bundle keeps it anyway.
-    bytes: usize,
+    bytes: u32,
 }
 
 /// What an entry takes beside its ruling: its key, its place in the cache, what is counted of it.
-const ENTRY_BYTES: usize = 320;
+const ENTRY_BYTES: u64 = 320;
+/// No end.
+const NEVER: u64 = u64::MAX;
 
 /// On whose account a ruling is looked up: entries are never shared between callers or subjects, so that nobody can tell
 /// by timing what another has asked.
@@ -87,7 +89,7 @@ impl Rulings {
             Cache::builder()
                 .max_capacity(config.decision_bytes)
                 .weigher(move |_, kept: &Kept| {
-                    u32::try_from(share.max((kept.bytes + ENTRY_BYTES) as u64)).unwrap_or(u32::MAX)
+                    u32::try_from(share.max(u64::from(kept.bytes) + ENTRY_BYTES)).unwrap_or(u32::MAX)
                 })
                 .time_to_live(config.decision_ttl * 2)
                 .build_with_hasher(ByKey::default())
@@ -108,17 +110,18 @@ impl Rulings {
         };
         let key = self.key(account, request);
         if let Some(found) = kept.get(&key)
-            && self.clock.monotonic() < found.until
-            && found.ends.is_none_or(|ends| self.clock.now() < ends)
+            && nanos(self.clock.monotonic()) < found.until
+            && (found.ends == NEVER || since_1970(self.clock.now()) < found.ends)
         {
-            return (found.ruling, CacheUse::Hit, Some(found.until));
+            return (found.ruling, CacheUse::Hit, Some(Duration::from_nanos(found.until)));
         }
-        let until = self.clock.monotonic() + self.ttl;
+        let until = nanos(self.clock.monotonic() + self.ttl);
+        let ends = account.ends.map_or(NEVER, since_1970);
         let ruled = rule();
-        let bytes = if ruled.is_kept() { 0 } else { ruled.bytes() };
+        let bytes = if ruled.is_kept() { 0 } else { u32::try_from(ruled.bytes()).unwrap_or(u32::MAX) };
         let ruling = ruled.into_shared();
         if ruling.errors.is_empty() {
-            kept.insert(key, Kept { ruling: Arc::clone(&ruling), until, ends: account.ends, bytes });
+            kept.insert(key, Kept { ruling: Arc::clone(&ruling), until, ends, bytes });
         }
         (ruling, CacheUse::Miss, None)
     }
@@ -137,6 +140,15 @@ impl Rulings {
         }
         *hasher.finalize().as_bytes()
     }
+}
+
+/// Nanoseconds, for six centuries.
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(NEVER - 1)
+}
+
+fn since_1970(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, nanos)
 }
 
 #[cfg(test)]
