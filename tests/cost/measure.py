@@ -8,7 +8,7 @@ Two parts, both under callgrind. *Rulings*: `gatepost bench engine` with differe
 is what the questions cost and nothing of the start. *Calls*: `gatepost serve`, asked over mutual TLS by `gatepost bench`; what
 its counter and its own count of decisions say before and after gives the instructions of a decision: of its call from the
 headers to the answer, and of the thread that keeps its record. On a busy machine they differ by up to 3 %. The binary is the
-one that tests/release/test.py has built, in the profile `rehearsal`: figures of another profile or compiler are other figures,
+one that packaging/release has built, in the profile `rehearsal`: figures of another profile or compiler are other figures,
 and tell as well whether something grew. Needs valgrind.
 """
 
@@ -38,7 +38,7 @@ LEAST = 0.5
 def binary():
     built = sorted((ROOT / "target/rehearsal").glob("*/rehearsal/gatepost"))
     if not built:
-        sys.exit("target/rehearsal has no binary: run tests/release/test.py first")
+        sys.exit("target/rehearsal has no binary: run packaging/release --compile-only --profile rehearsal --target-dir target/rehearsal first")
     return built[-1]
 
 
