@@ -194,9 +194,9 @@ pub(crate) enum SideScope<'p> {
     /// Nothing.
     Open,
     /// This one and no other.
-    Is(&'p EntityUID),
+    Is(&'p Arc<EntityUID>),
     /// This one or what is in it; perhaps of one type only.
-    In(&'p EntityUID),
+    In(&'p Arc<EntityUID>),
     /// Any of the type.
     OfType(&'p EntityType),
     /// A slot that is not filled: nothing matches it.

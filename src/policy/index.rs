@@ -6,12 +6,13 @@
 //! need not match, and is checked whole by [`CompiledPolicy::covers`].
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use cedar_policy_core::ast::{EntityType, EntityUID};
 use cedar_policy_core::entities::Entities;
 
 use super::compile::{ActionScope, CompiledPolicy, Side, SideScope};
-use super::keyed::{ByType, ByUid};
+use super::keyed::{ByShared, ByType};
 
 /// The policies of a bundle by the actions that their scopes cover, groups included.
 #[derive(Debug, Default)]
@@ -70,29 +71,35 @@ impl ByAction {
 /// share with it.
 #[derive(Debug, Default)]
 pub(crate) struct ByScope {
-    by_entity: ByUid<Named>,
+    by_entity: ByShared<Vec<Filed>>,
     by_principal_type: ByType<Vec<usize>>,
     by_resource_type: ByType<Vec<usize>>,
     /// Those that match whatever the principal and the resource.
     open: Vec<usize>,
 }
 
-/// What is filed under one entity, by the part that it plays.
-#[derive(Debug, Default)]
-struct Named {
-    as_resource: Vec<usize>,
-    as_principal: Vec<usize>,
-    above_principal: Vec<usize>,
-    above_resource: Vec<usize>,
+/// A policy under one entity, by the part that the entity plays. Large bundles have tens of thousands.
+#[derive(Debug)]
+struct Filed {
+    part: Part,
+    number: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Resource,
+    Principal,
+    AbovePrincipal,
+    AboveResource,
 }
 
 /// What a policy can be filed under, the most exact first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Key<'p> {
-    Resource(&'p EntityUID),
-    Principal(&'p EntityUID),
-    AbovePrincipal(&'p EntityUID),
-    AboveResource(&'p EntityUID),
+    Resource(&'p Arc<EntityUID>),
+    Principal(&'p Arc<EntityUID>),
+    AbovePrincipal(&'p Arc<EntityUID>),
+    AboveResource(&'p Arc<EntityUID>),
     ResourceType(&'p EntityType),
     PrincipalType(&'p EntityType),
 }
@@ -112,20 +119,29 @@ impl ByScope {
                 continue;
             }
             let rarest = keys(policy).into_iter().flatten().min_by_key(|key| (sharing.get(key), *key));
-            index.shelf(rarest).push(number);
+            index.file(number, rarest);
         }
         index
     }
 
-    fn shelf(&mut self, key: Option<Key<'_>>) -> &mut Vec<usize> {
-        match key {
-            None => &mut self.open,
-            Some(Key::Resource(uid)) => &mut self.by_entity.entry(uid.clone()).or_default().as_resource,
-            Some(Key::Principal(uid)) => &mut self.by_entity.entry(uid.clone()).or_default().as_principal,
-            Some(Key::AbovePrincipal(uid)) => &mut self.by_entity.entry(uid.clone()).or_default().above_principal,
-            Some(Key::AboveResource(uid)) => &mut self.by_entity.entry(uid.clone()).or_default().above_resource,
-            Some(Key::ResourceType(name)) => self.by_resource_type.entry(name.clone()).or_default(),
-            Some(Key::PrincipalType(name)) => self.by_principal_type.entry(name.clone()).or_default(),
+    fn file(&mut self, number: usize, key: Option<Key<'_>>) {
+        let (uid, part) = match key {
+            None => return self.open.push(number),
+            Some(Key::ResourceType(name)) => {
+                return self.by_resource_type.entry(name.clone()).or_default().push(number);
+            }
+            Some(Key::PrincipalType(name)) => {
+                return self.by_principal_type.entry(name.clone()).or_default().push(number);
+            }
+            Some(Key::Resource(uid)) => (uid, Part::Resource),
+            Some(Key::Principal(uid)) => (uid, Part::Principal),
+            Some(Key::AbovePrincipal(uid)) => (uid, Part::AbovePrincipal),
+            Some(Key::AboveResource(uid)) => (uid, Part::AboveResource),
+        };
+        match u32::try_from(number) {
+            Ok(number) => self.by_entity.entry(Arc::clone(uid)).or_default().push(Filed { part, number }),
+            // Of four thousand million policies the last are looked at each time.
+            Err(_) => self.open.push(number),
         }
     }
 
@@ -135,19 +151,15 @@ impl ByScope {
         found.extend_from_slice(&self.open);
         found.extend(self.by_principal_type.get(principal.uid.entity_type()).into_iter().flatten());
         found.extend(self.by_resource_type.get(resource.uid.entity_type()).into_iter().flatten());
+        let mut under = |uid: &EntityUID, parts: &[Part]| {
+            let filed = self.by_entity.get(uid).into_iter().flatten();
+            found.extend(filed.filter(|filed| parts.contains(&filed.part)).map(|filed| filed.number as usize));
+        };
         // `in` holds of an entity and itself.
-        if let Some(named) = self.by_entity.get(principal.uid) {
-            found.extend(named.as_principal.iter().chain(&named.above_principal));
-        }
-        if let Some(named) = self.by_entity.get(resource.uid) {
-            found.extend(named.as_resource.iter().chain(&named.above_resource));
-        }
-        for above in principal.ancestors() {
-            found.extend(self.by_entity.get(above).into_iter().flat_map(|named| &named.above_principal));
-        }
-        for above in resource.ancestors() {
-            found.extend(self.by_entity.get(above).into_iter().flat_map(|named| &named.above_resource));
-        }
+        under(principal.uid, &[Part::Principal, Part::AbovePrincipal]);
+        under(resource.uid, &[Part::Resource, Part::AboveResource]);
+        principal.ancestors().for_each(|above| under(above, &[Part::AbovePrincipal]));
+        resource.ancestors().for_each(|above| under(above, &[Part::AboveResource]));
         found.sort_unstable();
         found.dedup();
         found

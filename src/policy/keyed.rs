@@ -4,10 +4,13 @@
 //! one question may hold, and every bundle has seeds of its own: nobody can fill a map with keys that meet.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use cedar_policy_core::ast::{EntityType, EntityUID};
 use foldhash::fast::RandomState;
 
+/// By an entity that others hold as well.
+pub(super) type ByShared<V> = HashMap<Arc<EntityUID>, V, RandomState>;
 /// By entity.
 pub(super) type ByUid<V> = HashMap<EntityUID, V, RandomState>;
 /// By the type of entities.
