@@ -29,8 +29,39 @@ pub(super) fn compile(
     options: &BundleOptions,
     skip: Option<&str>,
 ) -> Result<Engine, BundleReport> {
+    let compiler = |in_parts| Compiler { options, skip, in_parts, problems: Vec::new(), warnings: Vec::new() };
     // Parsing and validating recurse; on a small stack they would abort the process or give up on a policy.
-    stacker::grow(LOADING_STACK, || Compiler { options, skip, problems: Vec::new(), warnings: Vec::new() }.run(files))
+    stacker::grow(LOADING_STACK, || {
+        if files.policies.iter().all(|file| parts(&file.text).nth(1).is_none()) {
+            return compiler(false).run(files);
+        }
+        match compiler(true).run(files) {
+            Ok(engine) if engine.warnings.is_empty() => Ok(engine),
+            // Whatever is to be told is told by its place in the whole file.
+            Ok(_) | Err(_) => compiler(false).run(files),
+        }
+    })
+}
+
+/// Bytes of policies that Cedar parses at once, about: what it makes of them on the way takes a hundred times as much memory.
+const PART: usize = 32 * 1024;
+
+/// A file in parts, each with its place. Nothing but the end of a policy, or the inside of a string, is a `;` that no `//`
+/// stands before on its line; and a part that ends inside a string does not parse.
+fn parts(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let mut begin = 0;
+    std::iter::from_fn(move || {
+        let rest = text.get(begin..).filter(|rest| !rest.is_empty())?;
+        let ends_there = |(at, _): &(usize, &str)| {
+            let line = rest.get(..*at).and_then(|before| before.rsplit(['\n', '\r']).next());
+            line.is_some_and(|line| !line.contains("//"))
+        };
+        let mut cuts = rest.match_indices(";\n").skip_while(|(at, _)| *at < PART);
+        let end = cuts.find(ends_there).map_or(rest.len(), |(at, cut)| at + cut.len());
+        let part = (begin, rest.get(..end)?);
+        begin += end;
+        Some(part)
+    })
 }
 
 /// Compiles a set that is no strict bundle: for the Cedar corpus alone.
@@ -59,6 +90,8 @@ struct Compiler<'o> {
     options: &'o BundleOptions,
     /// A policy to leave out.
     skip: Option<&'o str>,
+    /// Large files are parsed in [`parts`]: what Cedar says of them is not where it says it is.
+    in_parts: bool,
     problems: Vec<Problem>,
     warnings: Vec<Problem>,
 }
@@ -105,32 +138,36 @@ impl Compiler<'_> {
     fn parse(&mut self, files: &BundleFiles) -> Parsed {
         let mut parsed = Parsed { set: PolicySet::new(), facts: Vec::new(), home: HashMap::new() };
         for (index, file) in files.policies.iter().enumerate() {
-            let found: PolicySet = match file.text.parse() {
-                Ok(found) => found,
-                Err(error) => {
-                    self.problems.push(Problem::from_diagnostic(file, &error));
-                    continue;
-                }
-            };
-            if let Some(template) = found.templates().next() {
-                let at = template.as_ref().loc().map_or(0, |loc| loc.span.offset());
-                self.problems.push(
-                    Problem::at(file, at, 1, "is a template, and a bundle has no links to fill its slots")
-                        .help("write the policy out, or put the entities into a group"),
-                );
-            }
-            let mut policies: Vec<_> = found.policies().collect();
-            let place = |policy: &cedar_policy::Policy| {
-                policy.as_ref().loc().map_or((0, 0), |loc| (loc.span.offset(), loc.span.len()))
-            };
-            policies.sort_by_key(|policy| place(policy));
             let name: Arc<str> = file.name.as_str().into();
             let (mut line, mut read) = (1, 0);
-            for policy in policies {
-                let (offset, length) = place(policy);
-                line += file.text.get(read..offset).unwrap_or_default().matches('\n').count();
-                read = offset;
-                self.take(policy, (offset, length, line), (index, file, &name), &mut parsed);
+            let pieces: Vec<_> =
+                if self.in_parts { parts(&file.text).collect() } else { vec![(0, file.text.as_str())] };
+            for (begin, text) in pieces {
+                let found: PolicySet = match text.parse() {
+                    Ok(found) => found,
+                    Err(error) => {
+                        self.problems.push(Problem::from_diagnostic(file, &error));
+                        continue;
+                    }
+                };
+                if let Some(template) = found.templates().next() {
+                    let at = template.as_ref().loc().map_or(0, |loc| begin + loc.span.offset());
+                    self.problems.push(
+                        Problem::at(file, at, 1, "is a template, and a bundle has no links to fill its slots")
+                            .help("write the policy out, or put the entities into a group"),
+                    );
+                }
+                let mut policies: Vec<_> = found.policies().collect();
+                let place = |policy: &cedar_policy::Policy| {
+                    policy.as_ref().loc().map_or((0, 0), |loc| (begin + loc.span.offset(), loc.span.len()))
+                };
+                policies.sort_by_key(|policy| place(policy));
+                for policy in policies {
+                    let (offset, length) = place(policy);
+                    line += file.text.get(read..offset).unwrap_or_default().matches('\n').count();
+                    read = offset;
+                    self.take(policy, (offset, length, line), (index, file, &name), &mut parsed);
+                }
             }
         }
         if parsed.facts.len() > self.options.limits.policies {

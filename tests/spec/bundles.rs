@@ -328,3 +328,49 @@ fn nobody_but_gatepost_tells_the_policies_the_time() {
     question.context.insert("now".to_owned(), RawValue::Text("2020-01-01".into()));
     assert!(bundle.request(&subject, &question, at(1_767_225_600)).is_err(), "a caller does not set the clock");
 }
+
+/// Cedar takes a hundred times a file's size to parse it, so large files go in parts. Where a part ends must not matter: not to
+/// what is commented out, not to strings that hold what ends a policy, and not to the places that are told.
+#[test]
+fn a_large_file_is_read_in_parts_and_told_of_as_a_whole() {
+    let mut text = String::new();
+    let mut lines = Vec::new();
+    for number in 0..3000 {
+        text += match number % 5 {
+            0 => "// @id(\"ghost\") permit (principal, action == Action::\"write\", resource);\n",
+            1 => "//;\n// \" ;\n",
+            2 => "/////// \r// @id(\"ghost\") forbid (principal, action, resource);\n",
+            3 => "\n\n",
+            _ => "// it's \"said;\n",
+        };
+        lines.push(text.matches('\n').count() + 1);
+        text += &format!("@id(\"p{number}\") ");
+        text += match number % 3 {
+            0 => "@why(\"because;\n of @id('ghost');\n\") permit (principal, action == Action::\"read\", resource);\n",
+            1 => "permit (principal, action == Action::\"read\", resource) // when ;\n when { principal.level > 2 };\n",
+            _ => "forbid (principal, action == Action::\"read\", resource) when { principal.level < 0 }; // ;\n",
+        };
+    }
+    assert!(text.len() > 300_000, "of many parts: {}", text.len());
+    let bundle = load(SCHEMA, &text, None, 1).unwrap();
+    let told: Vec<_> = bundle.policies().iter().map(|policy| (policy.id.clone(), policy.line)).collect();
+    let expected: Vec<_> = lines.iter().enumerate().map(|(number, line)| (format!("p{number}"), *line)).collect();
+    assert_eq!(told, expected);
+
+    let last = text.matches('\n').count() + 1;
+    for (wrong, what) in [
+        ("@id(\"q\") permit (principal, action == Action::\"read\", resource) when { principal.size > 2 };", "size"),
+        (
+            "@id(\"q\") permit (principal, action == Action::\"read\", resource) when { principal. };",
+            "unexpected token",
+        ),
+        ("permit (principal, action == Action::\"read\", resource);", "@id"),
+        ("@id(\"p7\") permit (principal, action == Action::\"read\", resource);", "is the id of another policy"),
+        ("@id(\"q\") permit (principal == ?principal, action == Action::\"read\", resource);", "is a template"),
+    ] {
+        let report = load(SCHEMA, &format!("{text}{wrong}\n"), None, 1).unwrap_err().to_string();
+        let place = format!("t.cedar:{last}:");
+        assert!(report.contains(&place) && report.contains(what), "{what}: {report}");
+        assert!(!report.contains("t.cedar:1:"), "{report}");
+    }
+}
