@@ -9,9 +9,9 @@
 //! 3. is there a place in the house: of the caller's own share, and of everybody's?
 //!
 //! While calls are turned away for being too many, the first two are asked before a call's message is read
-//! ([`Admission::knock`]). What [`Admission::enter`] gives is a [`Seat`], held until the answer has its record. When there is not enough for all, callers are dealt
-//! with fairly by weight ([`shares`]): whoever asks for less than its part gets all it asks for, whoever asks for more is
-//! refused first. Who is alone may have everything, up to its own share.
+//! ([`Admission::knock`]). What [`Admission::enter`] gives is a [`Seat`], held until the answer has its record. When there
+//! is not enough for all, callers are dealt with fairly by weight ([`shares`]): whoever asks for less than its part gets all
+//! it asks for, whoever asks for more is refused first. Who is alone may have everything, up to its own share.
 //!
 //! Imports `config`, `clock`, and a caller as the proof of who asks. Knows nothing of gRPC, tokens or policies. On a call's
 //! way there are atomics alone; the one lock is taken by whoever reports lag.
