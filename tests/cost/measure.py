@@ -102,6 +102,8 @@ class Server:
         # It is a hundred times slower than it is: nothing is late for that.
         settings.setdefault("limits", {}).update({"overload_target": "1m", "max_deadline": "1m"})
         settings["audit"]["mode"] = "async"
+        # What is known stays known: a ruling that ended while known questions are counted would be counted with them.
+        settings["cache"] = {"decision_ttl": "10m"}
         (folder / "gatepost.yaml").write_text(json.dumps(settings))
         self.log = folder / "log"
         environment = {name: value for name, value in os.environ.items() if not name.startswith("GATEPOST_")}
