@@ -217,6 +217,7 @@ fn only_files_of_a_bundle_reach_a_parser_of_policies() {
         "PolicySet::from_str",
         "PolicySet::from_cedar",
         "PolicySet = ",
+        "parse::<cedar_policy",
         "parse_polic",
         "Policy::parse",
         "Policy::from_str",
@@ -238,7 +239,16 @@ fn only_files_of_a_bundle_reach_a_parser_of_policies() {
     ];
     // Each stands before the files of a bundle and nothing else; whoever adds one says here what it reads.
     let known = [
-        ("policy/bundle.rs", "let found: PolicySet = match file.text.parse() {", "a policy file, after the pre-flight"),
+        (
+            "policy/bundle.rs",
+            "let found: PolicySet = match text.parse() {",
+            "a policy file, or a part, after the pre-flight",
+        ),
+        (
+            "policy.rs",
+            "file.text.parse::<cedar_policy::PolicySet>()",
+            "files of a bundle that is loaded, for tests alone",
+        ),
         ("policy/bundle.rs", "Entities::from_json_str(&file.text", "entities.json"),
         ("policy/schema.rs", "SchemaFragment::from_cedarschema_str(&file.text)", "a schema file"),
         ("policy/schema.rs", "SchemaFragment::from_json_value(whole)", "the same schema with its field actions"),
