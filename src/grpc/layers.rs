@@ -62,22 +62,26 @@ impl App for Recorded {
                 *response.status_mut() = http;
                 return response;
             }
-            let mut request = request;
+            let (mut request, mut away) = (request, None);
             if pdp.admission.is_pressed()
                 && let (Some(operation), Some(peer)) = (short::operation(request.uri().path()), &peer)
             {
                 match pdp.knock(peer, due(request.headers(), request.extensions(), &pdp.limits)) {
                     None => {}
                     Some(Ok(knocked)) => drop(request.extensions_mut().insert(knocked)),
-                    Some(Err(error)) => return Box::pin(turned_away(pdp, operation, request, error)).await,
+                    Some(Err(error)) => away = Some((operation, error)),
                 }
             }
-            let request = match request.uri().path() {
-                _ if exempt => request.map(Body::new),
-                stream::PATH => paced(request, pdp.limits.max_deadline).map(Body::new),
-                _ => timely(request, pdp.limits.max_deadline).map(Body::new),
+            let called = if let Some((operation, error)) = away {
+                AssertUnwindSafe(Box::pin(turned_away(pdp, operation, request, error))).catch_unwind().await
+            } else {
+                let request = match request.uri().path() {
+                    _ if exempt => request.map(Body::new),
+                    stream::PATH => paced(request, pdp.limits.max_deadline).map(Body::new),
+                    _ => timely(request, pdp.limits.max_deadline).map(Body::new),
+                };
+                AssertUnwindSafe(self.front.answer(request)).catch_unwind().await
             };
-            let called = AssertUnwindSafe(self.front.answer(request)).catch_unwind().await;
             let error = match called {
                 Ok(response) => match unrecorded(&response).filter(|_| !exempt) {
                     Some(error) => error,

@@ -449,3 +449,70 @@ fn depth(expression: &cedar_policy_core::ast::Expr) -> usize {
         Kind::Record(members) => members.values().map(depth).max().unwrap_or(0),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SCHEMA: &str = "entity User = { level: Long }; entity Doc;
+        action read appliesTo { principal: User, resource: Doc };";
+
+    fn files(policies: String) -> BundleFiles {
+        let file = |name: &str, text: String| SourceFile { name: name.to_owned(), text };
+        BundleFiles {
+            schemas: vec![file("t.cedarschema", SCHEMA.to_owned())],
+            policies: vec![file("t.cedar", policies)],
+            entities: None,
+        }
+    }
+
+    fn run(files: &BundleFiles, in_parts: bool) -> Result<Engine, BundleReport> {
+        let options = &BundleOptions::default();
+        let compiler = Compiler { options, skip: None, in_parts, problems: Vec::new(), warnings: Vec::new() };
+        stacker::grow(LOADING_STACK, || compiler.run(files))
+    }
+
+    fn told(engine: &Engine) -> Vec<(String, bool, String, usize, cedar_policy_core::ast::Policy)> {
+        let facts = engine.facts.iter().zip(&engine.policies);
+        let all = facts.map(|(f, p)| (f.id.clone(), f.forbids, f.file.to_string(), f.line, p.policy.clone()));
+        all.collect()
+    }
+
+    #[test]
+    fn a_file_in_parts_is_the_file_as_a_whole() {
+        let mut text = String::new();
+        for number in 0..2000 {
+            text += match number % 4 {
+                0 => "// @id(\"ghost\") permit (principal, action == Action::\"read\", resource);\n",
+                1 => "//;\n// \" ;\n",
+                2 => "/////// \r// @id(\"ghost\") forbid (principal, action, resource);\n",
+                _ => "\n\n",
+            };
+            let effect = if number % 3 == 0 { "forbid" } else { "permit" };
+            text += &format!(
+                "@id(\"p{number}\") {effect} (principal, action == Action::\"read\", resource) // when ;\n when {{ principal.level > {number} }};\n"
+            );
+        }
+        let cut: Vec<_> = parts(&text).collect();
+        assert!(cut.len() > 5, "{} parts", cut.len());
+        assert_eq!(cut.iter().map(|(_, part)| *part).collect::<String>(), text, "nothing is lost");
+        assert!(cut.iter().all(|(begin, part)| text[*begin..].starts_with(part)), "each is where it says it is");
+        let files = files(text);
+        let (whole, in_parts) = (run(&files, false).unwrap(), run(&files, true).unwrap());
+        assert_eq!(told(&in_parts), told(&whole));
+        assert_eq!((whole.facts.len(), in_parts.revision), (2000, whole.revision));
+    }
+
+    #[test]
+    fn a_part_that_ends_inside_a_string_does_not_parse_and_the_whole_does() {
+        let policy = |number: usize| {
+            format!(
+                "@id(\"p{number}\") @why(\"a;\nb;\nc;\n\") permit (principal, action == Action::\"read\", resource);\n"
+            )
+        };
+        let files = files((0..2000).map(policy).collect());
+        assert!(run(&files, true).is_err());
+        let engine = compile(&files, &BundleOptions::default(), None).unwrap();
+        assert_eq!(engine.facts.len(), 2000);
+    }
+}
