@@ -201,7 +201,9 @@ fn the_error_page_lists_every_word_of_a_record() {
     handshakes.dedup();
     assert_eq!(listed("Why a connection was refused"), handshakes);
 
-    let rights = read("src/pdp.rs");
+    let path = std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/pdp")).unwrap();
+    let beside = path.map(|file| std::fs::read_to_string(file.unwrap().path()).unwrap());
+    let rights = read("src/pdp.rs") + &beside.collect::<String>();
     let rights = rights.split("NotEntitled(\"").skip(1).map(|rest| rest.split('"').next().unwrap().to_owned());
     let mut rights = sorted(rights.chain(words("src/caller/rights.rs", "pub fn word(self)", "impl Caller")));
     rights.dedup();
