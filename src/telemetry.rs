@@ -12,12 +12,15 @@ use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_otlp::{SpanExporter, WithExportConfig as _};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
+use tracing::Dispatch;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::FilterExt as _;
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::combinator::And;
+use tracing_subscriber::filter::{Filtered, Targets};
+use tracing_subscriber::layer::Layered;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
-use tracing_subscriber::{EnvFilter, Layer as _};
+use tracing_subscriber::{EnvFilter, Layer, Registry};
 
 use self::lines::{LastLines, Lines};
 use crate::config::{LogFormat, OtlpConfig, TelemetryConfig};
@@ -63,6 +66,9 @@ pub struct Telemetry {
     _logs: Option<LastLines>,
 }
 
+type Logs = Box<dyn Layer<Registry> + Send + Sync>;
+type LogFilter = And<EnvFilter, Targets, Registry>;
+
 impl Telemetry {
     /// Sets up the process's logs and, if configured, the export of traces and metrics. Once a process; with OTLP it
     /// has to run inside a tokio runtime that outlives it.
@@ -85,9 +91,6 @@ impl Telemetry {
                 .with_tracked_inactivity(false)
                 .with_filter(own)
         });
-        // Spans are for the collector: where there is none they cost nothing.
-        let filter =
-            filter.and(Targets::new().with_default(LevelFilter::TRACE).with_target(traces::TARGET, LevelFilter::OFF));
         let lines = Lines::to(io::stderr()).map_err(TelemetryError::Logs)?;
         let logs = match config.log_format {
             LogFormat::Json => tracing_subscriber::fmt::layer()
@@ -102,7 +105,7 @@ impl Telemetry {
                 .log_internal_errors(false)
                 .boxed(),
         };
-        tracing_subscriber::registry().with(logs.with_filter(filter)).with(spans).try_init()?;
+        dispatch(logs, filter, spans).try_init()?;
         Ok(Self { metrics, registry, tracer, _logs: Some(LastLines(lines)) })
     }
 
@@ -151,6 +154,20 @@ fn resource() -> Resource {
         .build()
 }
 
+/// Lines for `logs` and spans for the collector. Where there is none they cost nothing, as none are made.
+fn dispatch<S>(logs: Logs, filter: EnvFilter, spans: Option<S>) -> Dispatch
+where
+    S: Layer<Layered<Filtered<Logs, LogFilter, Registry>, Registry>> + Send + Sync,
+{
+    let no_spans = Targets::new().with_default(LevelFilter::TRACE).with_target(traces::TARGET, LevelFilter::OFF);
+    let logged = tracing_subscriber::registry().with(logs.with_filter(filter.and(no_spans)));
+    match spans {
+        Some(spans) => logged.with(spans).into(),
+        // Not `with(None)`: a layer that may be there is asked for nothing and wants everything, so each span would be made.
+        None => logged.into(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use opentelemetry::trace::Tracer as _;
@@ -164,6 +181,20 @@ mod tests {
         assert!(matches!(Telemetry::start(&config("gatepost=loud")), Err(TelemetryError::Filter(_))));
         Telemetry::start(&config("off")).unwrap();
         assert!(matches!(Telemetry::start(&config("off")), Err(TelemetryError::Subscriber(_))));
+    }
+
+    #[test]
+    fn spans_are_made_where_there_is_a_collector_and_nowhere_else() {
+        let spans = |layer| {
+            let logs = tracing_subscriber::fmt::layer().with_writer(io::sink).boxed();
+            tracing::dispatcher::with_default(&dispatch(logs, EnvFilter::new("debug"), layer), || {
+                let spans = [traces::call_span("Check", &http::HeaderMap::new()), traces::stage_span("ruling")];
+                spans.map(|span| !span.is_disabled())
+            })
+        };
+        let layer = tracing_opentelemetry::layer();
+        assert_eq!(spans(Some(layer)), [true, true]);
+        assert_eq!(spans(None), [false, false]);
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
