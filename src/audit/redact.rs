@@ -35,9 +35,23 @@ pub enum Place<'a> {
 /// The allow-list of values, ready to be asked.
 #[derive(Debug, Clone, Default)]
 pub struct Redaction {
-    attributes: BTreeMap<EntityType, BTreeMap<String, RedactRule>>,
-    context: BTreeMap<String, RedactRule>,
+    attributes: BTreeMap<EntityType, BTreeMap<String, Listed>>,
+    context: BTreeMap<String, Listed>,
     pseudonyms: Option<Arc<Pseudonyms>>,
+}
+
+/// What holds for a name on the list.
+#[derive(Debug, Clone, Copy)]
+struct Listed {
+    rule: RedactRule,
+    /// It is kept, and its name is a secret's.
+    secret: bool,
+}
+
+impl Listed {
+    fn new(name: &str, rule: RedactRule) -> Self {
+        Self { rule, secret: rule == RedactRule::Keep && is_secret_name(name) }
+    }
 }
 
 /// Values copied out of one place at most, nested ones included; lists and records end there.
@@ -53,14 +67,13 @@ impl Redaction {
     pub fn new(config: &AuditConfig) -> Self {
         let mut redaction = Self { pseudonyms: Pseudonyms::new(config).map(Arc::new), ..Self::default() };
         for (kept, rule) in &config.attributes {
-            match kept {
+            let (names, name) = match kept {
                 KeptValue::Attribute { entity_type, attribute } => {
-                    redaction.attributes.entry(entity_type.clone()).or_default().insert(attribute.clone(), *rule);
+                    (redaction.attributes.entry(entity_type.clone()).or_default(), attribute)
                 }
-                KeptValue::Context(name) => {
-                    redaction.context.insert(name.clone(), *rule);
-                }
-            }
+                KeptValue::Context(name) => (&mut redaction.context, name),
+            };
+            names.insert(name.clone(), Listed::new(name, *rule));
         }
         redaction
     }
@@ -78,11 +91,11 @@ impl Redaction {
         };
         let mut left = MAX_VALUES;
         let copies =
-            names.into_iter().flatten().filter(|(_, rule)| **rule != RedactRule::Drop).filter_map(|(name, rule)| {
+            names.into_iter().flatten().filter(|(_, on)| on.rule != RedactRule::Drop).filter_map(|(name, on)| {
                 let value = record.get(name)?;
-                let ruled = Ruled { rule: *rule, pseudonyms: self.pseudonyms.as_deref(), label: (label, name), now };
-                let secret = is_secret_name(name) && *rule == RedactRule::Keep;
-                Some((format!("{prefix}.{name}"), ruled.copied(value, secret, MAX_DEPTH, &mut left)))
+                let ruled = Ruled { rule: on.rule, pseudonyms: self.pseudonyms.as_deref(), label: (label, name), now };
+                let copy = ruled.copied(value, on.secret, MAX_DEPTH, &mut left);
+                Some(([prefix, ".", name].concat(), copy))
             });
         copies.collect()
     }
