@@ -13,7 +13,7 @@ use arc_swap::ArcSwapOption;
 use foldhash::fast::RandomState;
 
 use super::super::format::Body;
-use super::template::{Again, Template};
+use super::template::{About, Again, Template};
 use super::{CallEntry, Frame, Outcome, QuestionFacts, SubjectFacts};
 
 /// Places for templates.
@@ -35,7 +35,10 @@ struct Place {
 
 #[derive(Debug)]
 struct Like {
+    /// But for the values that it kept.
     call: CallEntry,
+    /// Whether it kept any.
+    keeps: bool,
     template: Template,
 }
 
@@ -54,7 +57,7 @@ impl Kin {
         buffer: impl FnOnce(usize) -> Vec<u8>,
     ) -> Option<Body> {
         let (key, place) = self.place(call)?;
-        if let Some(like) = place.like.load().as_ref().filter(|like| is_like(&like.call, call)) {
+        if let Some(like) = place.like.load().as_ref().filter(|like| is_like(like, call)) {
             let again = Again {
                 decision_id: call.decision_id,
                 time: call.time,
@@ -64,20 +67,19 @@ impl Kin {
                 circumstances: &call.circumstances,
                 place: None,
             };
-            let asked = call.question.as_ref();
-            let object = (
-                asked.and_then(|asked| asked.resource_id.as_deref()),
-                asked.and_then(|asked| asked.context_sha256.as_deref()),
-            );
-            let longer = object.0.map_or(0, str::len) * ESCAPED;
+            let about = call.question.as_ref().map(About::asked).unwrap_or_default();
+            let longer = about.id.map_or(0, str::len) * ESCAPED;
             let out = buffer(like.template.longest() + longer);
-            return Some(like.template.fill_about(&again, object, out));
+            return Some(like.template.fill_about(&again, about, out));
         }
         if place.last.swap(key, Ordering::Relaxed) == key
             && is_short(call)
             && let Some(template) = Template::about_any(call, frame)
         {
-            place.like.store(Some(Arc::new(Like { call: call.clone(), template })));
+            let mut call = call.clone();
+            let kept = call.question.as_mut().map(|asked| std::mem::take(&mut asked.kept));
+            let keeps = kept.is_some_and(|kept| !kept.is_empty());
+            place.like.store(Some(Arc::new(Like { call, keeps, template })));
         }
         None
     }
@@ -86,8 +88,8 @@ impl Kin {
     fn place(&self, call: &CallEntry) -> Option<(u64, &Place)> {
         let caller = (&call.caller.name, &call.caller.label);
         let key = match (&call.outcome, &call.question) {
-            (Outcome::Decided { ruling, cache, .. }, Some(asked)) if asked.kept.is_empty() => self.hashing.hash_one((
-                (Arc::as_ptr(ruling), cache, call.operation),
+            (Outcome::Decided { ruling, cache, .. }, Some(asked)) => self.hashing.hash_one((
+                (Arc::as_ptr(ruling), cache, call.operation, asked.kept.is_empty()),
                 caller,
                 (call.subject.token.as_ref().map(Arc::as_ptr), &call.subject.principal),
                 (&asked.action, &asked.resource_type, &asked.fields, &asked.asserted),
@@ -120,7 +122,7 @@ const LONGEST_RULING: usize = 4 * 1024;
 const ESCAPED: usize = 12;
 
 /// Whether all that a template keeps is the same in both.
-fn is_like(one: &CallEntry, other: &CallEntry) -> bool {
+fn is_like(Like { call: one, keeps, .. }: &Like, other: &CallEntry) -> bool {
     let same_outcome = match (&one.outcome, &other.outcome) {
         (
             Outcome::Decided { ruling, revision, cache },
@@ -142,7 +144,7 @@ fn is_like(one: &CallEntry, other: &CallEntry) -> bool {
         && same_subject(&one.subject, &other.subject)
         && match (&one.question, &other.question) {
             (None, None) => true,
-            (Some(one), Some(other)) => same_question(one, other),
+            (Some(one), Some(other)) => same_question(one, other) && *keeps != other.kept.is_empty(),
             (None, Some(_)) | (Some(_), None) => false,
         }
 }
@@ -160,14 +162,12 @@ fn same_subject(one: &SubjectFacts, other: &SubjectFacts) -> bool {
         && one.client_address == other.client_address
 }
 
-/// But for the object and what was said of it.
+/// But for the object, what was said of it, and what is kept of that.
 fn same_question(one: &QuestionFacts, other: &QuestionFacts) -> bool {
     one.action == other.action
         && one.resource_type == other.resource_type
         && one.resource_id.is_some() == other.resource_id.is_some()
         && one.fields == other.fields
         && one.context_sha256.is_some() == other.context_sha256.is_some()
-        && one.kept.is_empty()
-        && other.kept.is_empty()
         && one.asserted == other.asserted
 }

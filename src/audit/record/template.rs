@@ -10,8 +10,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, SystemTime};
 
 use super::super::format::Body;
-use super::{CallEntry, Frame, put_utc, render_call, utc};
+use super::super::ocsf::Kept;
+use super::super::text::{OneLine, Text};
+use super::{CallEntry, Frame, QuestionFacts, put_utc, render_call, utc};
 use crate::clock::unix_millis;
+use crate::model::entity::RawValue;
 use crate::model::ids::{DecisionId, RequestId};
 use crate::model::question::{BatchPosition, Circumstances};
 
@@ -45,6 +48,25 @@ enum Hole {
     /// The object's id, where it stands twice.
     Object,
     Context,
+    /// The values that may be recorded.
+    Kept,
+}
+
+/// What is about one object alone.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct About<'a> {
+    /// Its id.
+    pub(super) id: Option<&'a str>,
+    /// What the context hashes to.
+    pub(super) context_sha256: Option<&'a str>,
+    /// The values that may be recorded.
+    pub(super) kept: &'a [(String, RawValue)],
+}
+
+impl<'a> About<'a> {
+    pub(super) fn asked(asked: &'a QuestionFacts) -> Self {
+        Self { id: asked.resource_id.as_deref(), context_sha256: asked.context_sha256.as_deref(), kept: &asked.kept }
+    }
 }
 
 /// One more call that asks the same.
@@ -106,8 +128,9 @@ impl Template {
         let (time, millis, micros) = (time.to_string(), millis.to_string(), micros.to_string());
         let decision_id = call.decision_id.to_string();
         let asked = call.question.as_ref().filter(|_| about_any);
-        let object = asked.and_then(|asked| asked.resource_id.as_deref()).map(object);
-        let context = asked.and_then(|asked| asked.context_sha256.as_deref());
+        let about = asked.map(About::asked).unwrap_or_default();
+        let object = about.id.map(object);
+        let kept = (!about.kept.is_empty()).then(|| kept(about.kept));
         // In the order in which they stand: what precedes each, what it is now, and what follows.
         let mut holes: Vec<(&str, Seek<'_>, &str, Hole)> = vec![
             ("\"uid\":\"", Seek::Long(UUID), "\",", Hole::RecordId),
@@ -126,8 +149,11 @@ impl Template {
             let source = holes.iter().position(|(_, _, _, hole)| *hole == Hole::Source)?;
             holes.insert(source, ("\"resources\":[{", Seek::Is(object), ",\"type\":", Hole::Object));
         }
-        if let Some(context) = context {
+        if let Some(context) = about.context_sha256 {
             holes.push(("\"context_sha256\":\"", Seek::Is(context), "\"", Hole::Context));
+        }
+        if let Some(kept) = &kept {
+            holes.push(("\"kept\":", Seek::Is(kept), "", Hole::Kept));
         }
         let (mut pieces, mut rest) = (Vec::with_capacity(holes.len()), text.as_slice());
         for (before, seek, after, hole) in holes {
@@ -149,17 +175,11 @@ impl Template {
 
     /// The record of one more call, in the empty buffer `out`.
     pub(in crate::audit) fn fill(&self, again: &Again<'_>, out: Vec<u8>) -> Body {
-        self.fill_about(again, (None, None), out)
+        self.fill_about(again, About::default(), out)
     }
 
-    /// The same about an object with this id, with this hash of its context, where the template is
-    /// [about any](Self::about_any).
-    pub(super) fn fill_about(
-        &self,
-        again: &Again<'_>,
-        (id, context): (Option<&str>, Option<&str>),
-        mut out: Vec<u8>,
-    ) -> Body {
+    /// The same about this object, where the template is [about any](Self::about_any).
+    pub(super) fn fill_about(&self, again: &Again<'_>, about: About<'_>, mut out: Vec<u8>) -> Body {
         let circumstances = again.circumstances;
         let batch_id = again.place.map(|(id, _)| id).or(circumstances.batch_id);
         let batch = again.place.map(|(_, at)| at).or(circumstances.batch);
@@ -196,8 +216,9 @@ impl Template {
                     }
                 }
                 Hole::DurationMicros => number(&mut out, whole_micros(again.duration)),
-                Hole::Object => put_object(&mut out, id.unwrap_or_default()),
-                Hole::Context => out.extend_from_slice(context.unwrap_or_default().as_bytes()),
+                Hole::Object => put_object(&mut out, about.id.unwrap_or_default()),
+                Hole::Context => out.extend_from_slice(about.context_sha256.unwrap_or_default().as_bytes()),
+                Hole::Kept => put_json(&mut out, &Kept(about.kept)),
                 Hole::Certificate => {
                     out.extend_from_slice(again.certificate_sha256.as_bytes());
                     out.push(b'"');
@@ -333,11 +354,19 @@ fn put(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
     let _ = out.write_fmt(text);
 }
 
-/// As the record's own serializer writes it.
-fn text(out: &mut Vec<u8>, text: &str) {
-    use serde::Serialize as _;
+/// Values as a record shows them.
+fn kept(values: &[(String, RawValue)]) -> String {
+    let mut out = Vec::new();
+    put_json(&mut out, &Kept(values));
+    String::from_utf8(out).unwrap_or_default()
+}
 
-    use super::super::text::{OneLine, Text};
-    // A text is no map with keys that are none; nothing else could fail.
-    let _ = Text::new(text).serialize(&mut serde_json::Serializer::with_formatter(out, OneLine));
+fn text(out: &mut Vec<u8>, text: &str) {
+    put_json(out, &Text::new(text));
+}
+
+/// As the record's own serializer writes it.
+fn put_json(out: &mut Vec<u8>, value: &impl serde::Serialize) {
+    // Only a map with keys that are no texts could fail.
+    let _ = value.serialize(&mut serde_json::Serializer::with_formatter(out, OneLine));
 }

@@ -488,7 +488,7 @@ fn a_record_from_one_like_it_is_byte_for_byte_what_it_would_be_alone() {
     let tokens: Vec<Arc<TokenFacts>> =
         (0..2).map(|at| Arc::new(TokenFacts { subject: format!("user-{at}"), ..token() })).collect();
     let (kin, frame) = (kin::Kin::default(), frame());
-    let (mut like, mut shed, all) = (0, 0, 20_000);
+    let (mut like, mut shed, mut keeping, all) = (0, 0, 0, 20_000);
     for _ in 0..all {
         let mut one = call(decided(allow()));
         if let Outcome::Decided { ruling, cache, .. } = &mut one.outcome {
@@ -511,7 +511,14 @@ fn a_record_from_one_like_it_is_byte_for_byte_what_it_would_be_alone() {
             },
             fields: [None, Some(Vec::new()), Some(vec!["a".to_owned()])][draw(3)].clone(),
             context_sha256: Some(["ab", "cd", "00"][draw(3)].repeat(32)).filter(|_| !rare(&mut draw)),
-            kept: if rare(&mut draw) { vec![("context.x".to_owned(), RawValue::Bool(true))] } else { Vec::new() },
+            kept: match draw(4) {
+                0 => vec![("context.x".to_owned(), RawValue::Bool(true))],
+                1 => vec![
+                    ("principal.tenant".to_owned(), RawValue::Text(ids[draw(8)].to_owned())),
+                    (ids[draw(8)].to_owned(), RawValue::List(vec![RawValue::Integer(-7), RawValue::Number(0.5)])),
+                ],
+                _ => Vec::new(),
+            },
             asserted: if rare(&mut draw) { vec!["resource.owner".to_owned()] } else { Vec::new() },
         });
         if draw(3) == 0 {
@@ -532,6 +539,7 @@ fn a_record_from_one_like_it_is_byte_for_byte_what_it_would_be_alone() {
         let Some(mut found) = found else { continue };
         like += 1;
         shed += usize::from(one.outcome.is_shed());
+        keeping += usize::from(one.question.as_ref().is_some_and(|asked| !asked.kept.is_empty()));
         let mut alone = render(&Entry::Call(Box::new(one)), &frame).unwrap().into_rest();
         // Each has an id of its own.
         let at = br#","version":"1.8.0","uid":""#.len();
@@ -539,6 +547,6 @@ fn a_record_from_one_like_it_is_byte_for_byte_what_it_would_be_alone() {
         found.drain(at..at + 36);
         assert_eq!(String::from_utf8(found).unwrap(), String::from_utf8(alone).unwrap());
     }
-    println!("{like} of {all} records from one like it, {shed} of them of calls that were shed");
-    assert!(like > all / 4 && shed > all / 10, "{like} {shed}");
+    println!("{like} of {all} records from one like it: {shed} of calls that were shed, {keeping} with values");
+    assert!(like > all / 4 && shed > all / 10 && keeping > all / 20, "{like} {shed} {keeping}");
 }
