@@ -221,7 +221,7 @@ impl AuthorizationRequest {
         frame.text(2, self.level.as_str());
         frame.uid(3, &self.action.uid);
         frame.uid(4, &self.principal);
-        frame.display(5, &self.resource_type);
+        frame.entity_type(5, &self.resource_type);
         if let Some(resource) = &self.resource {
             frame.uid(6, resource);
         }
