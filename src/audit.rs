@@ -39,7 +39,7 @@ pub use record::template::Again;
 pub use redact::{Place, Pseudonyms, Redaction};
 pub use sinks::{Level, SinkError, Sinks};
 pub use spool::SpoolError;
-pub use writer::{AuditError, Repeated, Trail};
+pub use writer::{AuditError, Company, Repeated, Trail};
 
 /// What the trail tells whoever counts.
 #[derive(Debug, Clone, Copy)]

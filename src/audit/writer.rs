@@ -12,7 +12,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -115,6 +115,45 @@ pub struct Repeated {
     seen: Option<Arc<Facts>>,
 }
 
+/// Records that are queued one after the other: whoever keeps them is not woken for the first of them alone. The last
+/// one that is dropped closes it.
+#[derive(Debug, Clone)]
+pub struct Company(Arc<Gathered>);
+
+#[derive(Debug)]
+struct Gathered {
+    shared: Arc<Shared>,
+    open: AtomicBool,
+    queued: AtomicUsize,
+}
+
+impl Company {
+    /// All are here.
+    pub fn close(&self) {
+        self.0.close();
+    }
+
+    /// Whether there are enough for a round with the one that was queued now.
+    fn is_enough(&self) -> bool {
+        let queued = self.0.queued.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+        !self.0.open.load(Ordering::Relaxed) || queued.is_multiple_of(TOGETHER)
+    }
+}
+
+impl Gathered {
+    fn close(&self) {
+        if self.open.swap(false, Ordering::Relaxed) {
+            self.shared.wake.notify_one();
+        }
+    }
+}
+
+impl Drop for Gathered {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
 impl AuditError {
     /// What each of several hears that failed together.
     #[must_use]
@@ -163,10 +202,11 @@ struct State {
     /// Entries taken and not yet settled, those being written included.
     held: usize,
     held_bytes: usize,
-    /// Somebody waits for one of `pending`, or they are many: nothing more is collected.
-    urgent: bool,
-    /// The thread collects what is only queued, and wants to be woken for what is urgent alone.
-    gathering: bool,
+    /// Somebody waits for one of `pending`.
+    waited_for: bool,
+    /// They are so many that nothing more is collected.
+    many: bool,
+    collecting: Collecting,
     /// Entries that were not taken since the thread last looked.
     turned_away: u64,
     closing: bool,
@@ -174,6 +214,17 @@ struct State {
     closed: bool,
     /// Who waits for that.
     closers: Vec<oneshot::Sender<()>>,
+}
+
+/// What the thread collects, so that it need not be woken for it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Collecting {
+    #[default]
+    Nothing,
+    /// What nobody waits for.
+    Queued,
+    /// All there is, while calls are shed.
+    All,
 }
 
 #[derive(Debug)]
@@ -213,6 +264,9 @@ const QUEUE_BYTES: usize = 64 << 20;
 /// What nobody waits for is collected for so long, or until it is so much: a round costs about as much for one record as for
 /// a hundred. Whoever waits is never made to wait longer by it.
 const GATHER: Duration = Duration::from_millis(2);
+/// While calls are shed everything is collected for so long: each shed call has its record too, and rounds that follow each other
+/// without a pause would take the time that answers need. An answer is in the house for much longer then.
+const GATHER_SHED: Duration = Duration::from_millis(5);
 const GATHER_BYTES: usize = 256 << 10;
 /// Bytes that make a round at most.
 const ROUND_BYTES: usize = 4 << 20;
@@ -314,6 +368,21 @@ impl Trail {
     /// [`AuditError::TooLarge`], [`AuditError::QueueFull`] and [`AuditError::Closed`] at once; the others within
     /// `audit.write_timeout`. After any of them no answer may leave.
     pub async fn write(&self, entry: &Entry) -> Result<(), AuditError> {
+        self.write_in(None, entry).await
+    }
+
+    /// For records that follow each other and are best kept together.
+    #[must_use]
+    pub fn company(&self) -> Company {
+        let shared = Arc::clone(&self.end.shared);
+        Company(Arc::new(Gathered { shared, open: AtomicBool::new(true), queued: AtomicUsize::new(0) }))
+    }
+
+    /// As [`write`](Self::write), in this company: while it is open, the record waits for it.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn write_in(&self, company: Option<&Company>, entry: &Entry) -> Result<(), AuditError> {
         // For the bench of what a record costs, in a build that is made for it alone: see Cargo.toml.
         #[cfg(feature = "bench-unaudited")]
         if self.end.config.unaudited {
@@ -333,7 +402,8 @@ impl Trail {
             }
         };
         let shed = matches!(entry, Entry::Call(call) if call.outcome.is_shed());
-        let written = if shed { self.put_aside(entry, keeping.mode) } else { self.put(entry, keeping.mode).await };
+        let written =
+            if shed { self.put_aside(entry, keeping.mode) } else { self.put(entry, keeping.mode, company).await };
         self.kept(keeping, written)?;
         if let (Entry::Call(call), Some(patterns)) = (entry, &self.end.patterns) {
             patterns.tell(call);
@@ -361,7 +431,7 @@ impl Trail {
             return Ok(());
         }
         let body = Bodies::One(self.fill(repeated, again));
-        let written = self.put_bodies(body, repeated.keeping.mode).await;
+        let written = self.put_bodies(body, repeated.keeping.mode, None).await;
         self.kept(repeated.keeping, written)?;
         self.tell_patterns(&[(repeated, *again)]);
         Ok(())
@@ -385,7 +455,7 @@ impl Trail {
         }
         let Some((first, _)) = group.first() else { return Ok(()) };
         let bodies = group.iter().map(|(repeated, again)| self.fill(repeated, again)).collect();
-        let written = self.put_bodies(Bodies::Several(bodies), first.keeping.mode).await;
+        let written = self.put_bodies(Bodies::Several(bodies), first.keeping.mode, None).await;
         self.kept(first.keeping, written)?;
         self.tell_patterns(group);
         Ok(())
@@ -428,9 +498,9 @@ impl Trail {
         );
     }
 
-    async fn put(&self, entry: &Entry, mode: AuditMode) -> Result<(), AuditError> {
+    async fn put(&self, entry: &Entry, mode: AuditMode, company: Option<&Company>) -> Result<(), AuditError> {
         let body = self.render(entry)?;
-        self.put_bodies(Bodies::One(body), mode).await
+        self.put_bodies(Bodies::One(body), mode, company).await
     }
 
     fn render(&self, entry: &Entry) -> Result<Body, AuditError> {
@@ -443,7 +513,7 @@ impl Trail {
         like.map_or_else(|| record::render(entry, frame).map_err(AuditError::Unwritable), Ok)
     }
 
-    async fn put_bodies(&self, bodies: Bodies, mode: AuditMode) -> Result<(), AuditError> {
+    async fn put_bodies(&self, bodies: Bodies, mode: AuditMode, company: Option<&Company>) -> Result<(), AuditError> {
         let (done, receipt) = match mode {
             AuditMode::Async => (None, None),
             AuditMode::Written | AuditMode::Durable => {
@@ -451,7 +521,7 @@ impl Trail {
                 (Some(done), Some(receipt))
             }
         };
-        self.end.queue(Job { bodies, mode, aside: false, done })?;
+        self.end.queue(Job { bodies, mode, aside: false, done }, company)?;
         let Some(receipt) = receipt else { return Ok(()) };
         match tokio::time::timeout(self.end.config.write_timeout, receipt).await {
             Ok(Ok(written)) => written.map_err(AuditError::Disk),
@@ -471,7 +541,7 @@ impl Trail {
         }
         drop(state);
         let body = self.render(entry)?;
-        self.end.queue(Job { bodies: Bodies::One(body), mode, aside: true, done: None })
+        self.end.queue(Job { bodies: Bodies::One(body), mode, aside: true, done: None }, None)
     }
 
     /// Whether records are kept: the last attempt got through, and none has been stuck for longer than
@@ -562,7 +632,7 @@ fn tell(config: &AuditConfig, recovered: &Recovered) {
 
 impl End {
     /// Takes records into the queue.
-    fn queue(&self, job: Job) -> Result<(), AuditError> {
+    fn queue(&self, job: Job, company: Option<&Company>) -> Result<(), AuditError> {
         let longest = job.bodies.all().iter().map(Body::bytes).max().unwrap_or(0);
         if longest > self.record_bytes {
             return Err(AuditError::TooLarge { bytes: longest, limit: self.record_bytes });
@@ -580,15 +650,16 @@ impl End {
             }
             state.held += count;
             state.held_bytes += bytes;
-            state.urgent |= job.done.is_some() || state.held_bytes > GATHER_BYTES;
+            state.waited_for |= job.done.is_some();
+            state.many |= state.held_bytes > GATHER_BYTES;
             if job.aside {
                 state.aside.push_back(job)
             } else {
                 state.pending.push(job)
             }
-            state.urgent || !state.gathering
+            state.collecting == Collecting::Nothing || state.is_due()
         };
-        if wake {
+        if wake && company.is_none_or(Company::is_enough) {
             self.shared.wake.notify_one();
         }
         Ok(())
@@ -602,7 +673,7 @@ impl Told for End {
             .map_err(AuditError::Unwritable)
             .and_then(|body| {
                 let mode = self.config.keeping.mode.max(AuditMode::Written);
-                self.queue(Job { bodies: Bodies::One(body), mode, aside: false, done: None })
+                self.queue(Job { bodies: Bodies::One(body), mode, aside: false, done: None }, None)
             });
         match queued {
             Ok(()) => {
@@ -635,6 +706,11 @@ impl Drop for End {
 impl State {
     fn is_empty(&self) -> bool {
         self.pending.is_empty() && self.aside.is_empty()
+    }
+
+    /// Whether it is time for a round.
+    fn is_due(&self) -> bool {
+        self.closing || self.many || (self.waited_for && self.collecting != Collecting::All)
     }
 }
 
@@ -690,13 +766,14 @@ impl Writer {
         if state.is_empty() && state.turned_away == 0 && !state.closing {
             let _ = self.shared.wake.wait_for(&mut state, pause);
         }
-        if !state.is_empty() && !state.urgent && !state.closing {
-            state.gathering = true;
-            let hurry = |state: &mut State| !state.urgent && !state.closing;
-            let _ = self.shared.wake.wait_while_for(&mut state, hurry, GATHER);
-            state.gathering = false;
+        let (collecting, time) =
+            if state.aside.is_empty() { (Collecting::Queued, GATHER) } else { (Collecting::All, GATHER_SHED) };
+        if !state.is_empty() {
+            state.collecting = collecting;
+            let _ = self.shared.wake.wait_while_for(&mut state, |state| !state.is_due(), time);
+            state.collecting = Collecting::Nothing;
         }
-        state.urgent = false;
+        (state.waited_for, state.many) = (false, false);
         let mut jobs = std::mem::take(&mut state.pending);
         // Whoever waits for an answer waits for one round of these at most, however many calls are shed.
         let most = if state.closing { usize::MAX } else { ASIDE.max(jobs.len()) };

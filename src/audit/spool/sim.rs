@@ -43,6 +43,8 @@ struct Inner {
     next_file: u64,
     random: u64,
     faults: Faults,
+    /// Syncs of files.
+    syncs: u64,
     /// Faults that happened, by name.
     pub(crate) happened: BTreeMap<&'static str, u64>,
 }
@@ -58,6 +60,10 @@ impl SimDisk {
     pub(crate) fn new(seed: u64) -> Self {
         let random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
         Self(Arc::new(Mutex::new(Inner { random, ..Inner::default() })), Gate::default())
+    }
+
+    pub(crate) fn syncs(&self) -> u64 {
+        self.0.lock().syncs
     }
 
     pub(crate) fn set(&self, faults: Faults) {
@@ -312,6 +318,7 @@ impl DiskFile for SimFile {
             }
         }
         let mut inner = self.disk.lock();
+        inner.syncs += 1;
         let faults = inner.faults;
         let fails = inner.fails("sync errors", faults.sync_errors);
         let content = inner.files.get_mut(&self.id).unwrap();

@@ -381,6 +381,63 @@ async fn the_record_of_an_answer_goes_before_those_of_shed_calls() {
     assert_eq!(of_calls.iter().filter(|is_shed| **is_shed).count(), 1500, "and none of them is lost");
 }
 
+#[test]
+fn a_round_begins_when_it_is_due() {
+    type Row = (Collecting, bool, bool, bool, bool, &'static str);
+    let table: [Row; 8] = [
+        (Collecting::Queued, false, false, false, false, "nobody waits"),
+        (Collecting::Queued, true, false, false, true, "somebody waits"),
+        (Collecting::Queued, false, true, false, true, "they are many"),
+        (Collecting::Queued, false, false, true, true, "the end"),
+        (Collecting::All, true, false, false, false, "calls are shed: whoever waits does so for company"),
+        (Collecting::All, true, true, false, true, "which there is"),
+        (Collecting::All, true, false, true, true, "or never will be"),
+        (Collecting::Nothing, true, false, false, true, "the thread is not collecting"),
+    ];
+    for (collecting, waited_for, many, closing, expected, why) in table {
+        let state = State { collecting, waited_for, many, closing, ..State::default() };
+        assert_eq!(state.is_due(), expected, "{why}");
+    }
+}
+
+/// A batch waits for the disk once: its first record does not go without the others.
+#[tokio::test]
+async fn records_that_come_in_company_are_kept_in_one_round() {
+    let disk = SimDisk::new(9);
+    let trail = over(&disk, &config(Path::new("audit")), &Limits::default(), &Losses::default());
+    let (before, entry) = (disk.syncs(), entry());
+    for _ in 0..100 {
+        let company = trail.company();
+        let mut writing: Vec<_> = (0..20).map(|_| Box::pin(trail.write_in(Some(&company), &entry))).collect();
+        for write in &mut writing {
+            assert!(futures_util::poll!(write.as_mut()).is_pending(), "each waits");
+        }
+        company.close();
+        for write in writing {
+            write.await.unwrap();
+        }
+    }
+    let rounds = disk.syncs() - before;
+    // The thread wakes by itself now and then, and takes what is there.
+    assert!((100..120).contains(&rounds), "{rounds} rounds for a hundred batches");
+    trail.close().await;
+    assert_eq!(on(&disk).len(), 2_000);
+}
+
+#[tokio::test]
+async fn a_company_that_is_never_closed_is_kept_when_it_is_gone() {
+    let disk = SimDisk::new(10);
+    let trail = over(&disk, &config(Path::new("audit")), &Limits::default(), &Losses::default());
+    let entry = entry();
+    let company = trail.company();
+    let mut left = Box::pin(trail.write_in(Some(&company), &entry));
+    assert!(futures_util::poll!(left.as_mut()).is_pending());
+    drop(left);
+    drop(company);
+    until(|| on(&disk).len() == 1).await;
+    trail.close().await;
+}
+
 fn shed() -> Entry {
     let outcome = Outcome::Refused { status: "RESOURCE_EXHAUSTED", reason: "OVERLOADED" };
     Entry::Call(Box::new(CallEntry { outcome, ..call(decided(allow())) }))
