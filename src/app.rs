@@ -33,7 +33,7 @@ use crate::model::entity::EntityType;
 use crate::ops::{self, Readiness};
 use crate::pdp::crew::Crew;
 use crate::pdp::stream::OpenStreams;
-use crate::pdp::{Pdp, Recalls};
+use crate::pdp::{Pdp, Recalls, turn};
 use crate::policy::store::{Reload, Store};
 use crate::policy::{Bundle, BundleOptions, BundleReport};
 use crate::proto;
@@ -640,7 +640,7 @@ async fn watch_lag(pdp: Arc<Pdp>, lane: usize) {
         // The runtime's own time, which is what is measured, and not the house's: that one a test may move.
         let due = tokio::time::Instant::now() + EVERY;
         tokio::time::sleep_until(due).await;
-        pdp.admission.lag(lane, due.elapsed());
+        pdp.admission.lag(lane, due.elapsed() + turn::standing());
     }
 }
 

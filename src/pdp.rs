@@ -18,6 +18,7 @@
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -25,7 +26,7 @@ use zeroize::Zeroizing;
 
 use crate::admission::{Admission, Knocked, Seat, TurnedAway};
 use crate::audit::{
-    AuditError, CallEntry, CallerFacts, Entry, Outcome, Place, QuestionFacts, Redaction, SubjectFacts, Trail,
+    AuditError, CallEntry, CallerFacts, Company, Entry, Outcome, Place, QuestionFacts, Redaction, SubjectFacts, Trail,
 };
 use crate::cache::{Account, Rulings};
 use crate::caller::bond::Bond;
@@ -55,12 +56,14 @@ mod explain;
 mod recall;
 pub mod stream;
 mod subject;
+pub mod turn;
 
 pub use error::{DecideError, Refusal};
 pub use explain::Explained;
 pub use recall::{AskedKey, Recalls, Told};
 
 use batch::Looked;
+use turn::Turn;
 
 /// Everything a decision needs. Built once by `app.rs`.
 pub struct Pdp {
@@ -167,6 +170,8 @@ struct Known {
     common: Option<Arc<batch::Common>>,
     /// What stands for the whole question, if its answer may be remembered.
     key: Option<recall::Key>,
+    /// Those that its record had best be kept with.
+    company: Option<Company>,
 }
 
 /// The subject, once it is known who it is.
@@ -270,25 +275,39 @@ impl Pdp {
         let deciding = traces::stage_span("items");
         // Decisions don't wait, so the deadline is looked at between them.
         let due = begun.monotonic.saturating_add(deadline);
-        let looked = self.look_at_all(opened, &known, due).await;
+        let mut turn = Turn::take(&self.clock).await;
+        let looked = self.look_at_all(opened, &known, due, &mut turn).await;
         drop(deciding);
         let recording = traces::stage_span("record");
         // Records are written together, so that a batch waits for the sink once and not once an item.
         let batch_id = begun.id;
-        let (mut anew, mut again) = (Vec::new(), Vec::new());
+        let company = self.trail.company();
+        let (mut answers, mut waiting, mut again) = (Vec::with_capacity(of), Vec::new(), Vec::new());
         for (index, looked) in looked.into_iter().enumerate() {
-            match looked {
-                Looked::At(begun, known, decided) => anew.push((index, begun, known, decided)),
-                Looked::Up(begun, found) => again.push((index, begun, found)),
+            let (begun, known, decided) = match looked {
+                Looked::At(begun, known, decided) => (begun, known, decided),
+                Looked::Up(begun, found) => {
+                    again.push((index, begun, found));
+                    continue;
+                }
+            };
+            let known = Known { company: Some(company.clone()), ..*known };
+            let mut concluding = Box::pin(async move {
+                let (batch, batch_id) = (Some(BatchPosition { index, of }), Some(batch_id));
+                let circumstances = Circumstances { batch, batch_id, ..call.circumstances.clone() };
+                (index, self.conclude(call, &begun, known, circumstances, decided).await)
+            });
+            match futures_util::poll!(concluding.as_mut()) {
+                Poll::Ready(answer) => answers.push(answer),
+                Poll::Pending => waiting.push(concluding),
             }
+            turn.go_on().await;
         }
-        let writing = anew.into_iter().map(|(index, begun, known, decided)| async move {
-            let (batch, batch_id) = (Some(BatchPosition { index, of }), Some(batch_id));
-            let circumstances = Circumstances { batch, batch_id, ..call.circumstances.clone() };
-            (index, self.conclude(call, &begun, *known, circumstances, decided).await)
-        });
-        let writing = futures_util::future::join_all(writing);
-        let (mut answers, known) = tokio::join!(writing, self.conclude_all_again(call, (batch_id, of), again));
+        drop(turn);
+        company.close();
+        let waiting = futures_util::future::join_all(waiting);
+        let (late, known) = tokio::join!(waiting, self.conclude_all_again(call, (batch_id, of), again));
+        answers.extend(late);
         answers.extend(known);
         answers.sort_unstable_by_key(|(index, _)| *index);
         drop(recording);
@@ -525,7 +544,7 @@ impl Pdp {
         let level = known.level.or(known.question.as_ref().map(QuestionFacts::level));
         let refusal = decided.as_ref().err().and_then(DecideError::caller_refusal);
         let mut known = known;
-        let key = known.key;
+        let (key, company) = (known.key, known.company);
         // Before ids are renamed: those of the record are the record's.
         let action = self.metrics.action(known.question.as_ref().map(|question| question.action.as_str()));
         let shown = !known.of_batch;
@@ -554,14 +573,14 @@ impl Pdp {
             Refusal { id: begun.id, error }
         };
         let stage = self.stage("record", shown);
-        let mut written = self.trail.write(&entry).await;
+        let mut written = self.trail.write_in(company.as_ref(), &entry).await;
         if let Err(error @ AuditError::TooLarge { .. }) = written {
             // The answer is withheld, and that is put on record without what made the record too long.
             let error = DecideError::Audit(error);
             if let Entry::Call(call) = &mut entry {
                 (call.question, call.outcome) = (None, error.outcome());
             }
-            written = self.trail.write(&entry).await;
+            written = self.trail.write_in(company.as_ref(), &entry).await;
             if written.is_ok() {
                 stage.end("too_large");
                 self.metrics.audit_record("too_large");

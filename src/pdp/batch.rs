@@ -9,19 +9,16 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::recall::{Key, LookedUp};
+use super::turn::Turn;
 use super::{Begun, DecideError, Decided, Known, Opened, Pdp, ReadItem, Who, asserted};
 use crate::audit::{CallerFacts, Place};
 use crate::caller::Caller;
-use crate::clock::SharedClock;
 use crate::model::entity::RawValue;
 use crate::policy::Bundle;
 use crate::tls::peer::Peer;
 
 /// Items that are worth waking a thread for.
 const WORTH: usize = 16;
-/// How long the items of one batch may keep a thread before everybody else has their turn. A turn of the others is as long as
-/// the runtime is late, so who gives way after every item waits for that as often as it has items.
-const TURN: Duration = Duration::from_millis(1);
 
 /// An item that has to be read and decided.
 struct Unknown {
@@ -68,7 +65,13 @@ pub(super) enum Looked {
 
 impl Pdp {
     /// Looks at every item, in order; those past `due` are not looked at any more. `known` is what is known of the call.
-    pub(super) async fn look_at_all(self: &Arc<Self>, opened: Opened, known: &Known, due: Duration) -> Vec<Looked> {
+    pub(super) async fn look_at_all(
+        self: &Arc<Self>,
+        opened: Opened,
+        known: &Known,
+        due: Duration,
+        turn: &mut Turn,
+    ) -> Vec<Looked> {
         let Opened { caller, who, peer, items, read, entities, key, bundle } = opened;
         let mut vouched = known.vouched.clone();
         // Every item has the same entities.
@@ -91,7 +94,7 @@ impl Pdp {
         // What was answered before takes less time than to wake a thread.
         let mut unknown = Vec::new();
         let items = items.into_iter().enumerate().collect();
-        let known = in_turns(&self.clock, items, |(index, item): (usize, Bytes)| {
+        let known = in_turns(turn, items, |(index, item): (usize, Bytes)| {
             let begun = self.begin();
             let key = batch.key.as_ref().map(|shared| self.recalls.item_key(shared, &item));
             let again = key.as_ref().and_then(|key| self.look_up_item(&batch, key, &begun));
@@ -101,7 +104,7 @@ impl Pdp {
             again.map(|again| (index, Looked::Up(begun, again)))
         });
         let mut looked: Vec<_> = known.await.into_iter().flatten().collect();
-        self.look_at_unknown(&batch, unknown, &mut looked).await;
+        self.look_at_unknown(&batch, unknown, turn, &mut looked).await;
         looked.sort_unstable_by_key(|(index, _)| *index);
         looked.into_iter().map(|(_, looked)| looked).collect()
     }
@@ -111,6 +114,7 @@ impl Pdp {
         self: &Arc<Self>,
         batch: &Arc<Batch>,
         mut items: Vec<Unknown>,
+        turn: &mut Turn,
         looked: &mut Vec<(usize, Looked)>,
     ) {
         let parts = (items.len() / WORTH).clamp(1, self.crew.threads().saturating_add(1));
@@ -126,13 +130,17 @@ impl Pdp {
                 }
             }
         }
-        looked.extend(in_turns(&self.clock, items, |item| (item.index, self.look_at(batch, &item))).await);
+        looked.extend(in_turns(turn, items, |item| (item.index, self.look_at(batch, &item))).await);
+        if !elsewhere.is_empty() {
+            turn.leave();
+        }
         for (indices, coming) in elsewhere {
             match coming.await {
                 Ok(part) => looked.extend(part),
                 Err(_) => looked.extend(indices.into_iter().map(|index| (index, self.spoilt(batch)))),
             }
         }
+        turn.come_back().await;
     }
 
     /// Hands a part to another thread, or gives it back.
@@ -195,54 +203,12 @@ impl Pdp {
     }
 }
 
-/// Looks at each in order, and gives way to everybody else's questions after each [`TURN`].
-async fn in_turns<I, L>(clock: &SharedClock, items: Vec<I>, mut look: impl FnMut(I) -> L) -> Vec<L> {
+/// Looks at each in order, and gives way to others where it is time to.
+async fn in_turns<I, L>(turn: &mut Turn, items: Vec<I>, mut look: impl FnMut(I) -> L) -> Vec<L> {
     let mut looked = Vec::with_capacity(items.len());
-    let mut turn = clock.monotonic();
     for item in items {
         looked.push(look(item));
-        if clock.monotonic().saturating_sub(turn) >= TURN {
-            tokio::task::yield_now().await;
-            turn = clock.monotonic();
-        }
+        turn.go_on().await;
     }
     looked
-}
-
-#[cfg(test)]
-mod tests {
-    use std::pin::pin;
-    use std::task::{Context, Waker};
-    use std::time::UNIX_EPOCH;
-
-    use super::*;
-    use crate::clock::ManualClock;
-
-    /// Where a runtime is late, each time costs as long as it is late: a batch of twenty would wait twenty times.
-    #[test]
-    fn a_batch_gives_way_after_a_millisecond_and_not_after_every_item() {
-        let table = [
-            (0, 0, "no time at all"),
-            (100, 2, "a tenth of a turn each"),
-            (1_000, 20, "a turn each"),
-            (5_000, 20, "more"),
-        ];
-        for (micros, expected, why) in table {
-            let manual = ManualClock::at(UNIX_EPOCH);
-            let clock: SharedClock = manual.clone();
-            let look = |item: u32| {
-                manual.advance(Duration::from_micros(micros));
-                item
-            };
-            let mut looking = pin!(in_turns(&clock, (0..20).collect(), look));
-            let (mut gave_way, mut context) = (0, Context::from_waker(Waker::noop()));
-            let looked = loop {
-                match looking.as_mut().poll(&mut context) {
-                    std::task::Poll::Ready(looked) => break looked,
-                    std::task::Poll::Pending => gave_way += 1,
-                }
-            };
-            assert_eq!((gave_way, looked), (expected, (0..20).collect()), "{why}");
-        }
-    }
 }
