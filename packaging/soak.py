@@ -53,14 +53,6 @@ KINDS = {
     "batch": (0.2, 20, ["--shape", "batch:20", "--fresh"]),
     "stream": (0.2, 1, ["--shape", "stream"]),
 }
-QUESTION = """
-action: Order.read
-resource:
-  type: Order
-  id: ord-1
-  attributes: { tenant: { type: Tenant, id: acme }, customer: { type: User, id: alice }, status: paid, total: 4200 }
-fields: { all: true }
-"""
 
 
 class Server:
@@ -69,7 +61,6 @@ class Server:
     def __init__(self, binary, folder):
         self.binary, self.folder = binary, folder
         subprocess.run([binary, "bench", "world", "--folder", folder], check=True)
-        (folder / "question.yaml").write_text(QUESTION)
         settings = json.loads((folder / "gatepost.yaml").read_text())
         # Small enough to be full, and to turn over, long before the end.
         settings["cache"] = {"decisions": 10_000}

@@ -535,7 +535,7 @@ fn questions(args: &LoadArgs, here: Option<&Here>) -> Result<Questions, Trouble>
     let token = given.as_deref().or(here.map(|here| here.token.as_str()));
     let questions = match (&args.question, here, token) {
         (Some(file), _, token) => question::read(file, token).map_err(Trouble::Usage)?,
-        (None, Some(_), Some(token)) => vec![here::usual_question(token)],
+        (None, Some(_), Some(token)) => question::usual(token).map_err(Trouble::Fault)?,
         (None, _, _) => {
             return Err(Trouble::Usage("say what to ask: --question FILE".to_owned()));
         }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Stdio};
@@ -13,19 +13,17 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use parking_lot::Mutex;
-use prost_types::{Struct, Value as WireValue, value::Kind};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::Trouble;
+use super::{Trouble, question};
 use crate::cli::complain;
 use crate::cli::demo::bundle::find_or_write;
 use crate::cli::demo::world::{CLIENT, ClientFiles, ISSUER, World, spiffe_id};
 use crate::clock::{SharedClock, SystemClock, unix_seconds};
 use crate::model::entity::EntityType;
 use crate::policy::{Bundle, BundleOptions};
-use crate::proto::v1;
 
 /// How long a server may take until it serves; a large bundle is compiled first.
 const START: Duration = Duration::from_secs(120);
@@ -165,20 +163,30 @@ fn furnish(
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 The folder gets what --here makes for a run: gatepost.yaml and everything that it names, the caller's bench.pem and bench.key, \
-ca.pem, and alice.token. packaging/soak.py serves it.")]
+ca.pem, alice.token and question.yaml. packaging/soak.py serves it.")]
 pub struct WorldArgs {
-    /// An empty folder, of the owner alone
+    /// An empty folder, of the owner alone; made if it is not there
     #[arg(long, value_name = "DIR")]
     pub folder: PathBuf,
 }
 
 /// Runs the command.
 pub fn world(args: &WorldArgs) -> u8 {
-    let made = furnish(&args.folder, None, AuditMode::Durable, &SystemClock::shared()).and_then(|(_, token)| {
-        let file = args.folder.join("alice.token");
-        std::fs::write(&file, token).map_err(|error| Trouble::Fault(format!("{}: {error}", file.display())))
-    });
-    match made {
+    let fault = |path: &Path| {
+        let path = path.display().to_string();
+        move |error: std::io::Error| Trouble::Fault(format!("{path}: {error}"))
+    };
+    let make = || -> Result<(), Trouble> {
+        // Keys will be in it.
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&args.folder).map_err(fault(&args.folder))?;
+        let (_, token) = furnish(&args.folder, None, AuditMode::Durable, &SystemClock::shared())?;
+        for (name, text) in [("alice.token", token.as_str()), ("question.yaml", question::USUAL)] {
+            let file = args.folder.join(name);
+            std::fs::write(&file, text).map_err(fault(&file))?;
+        }
+        Ok(())
+    };
+    match make() {
         Ok(()) => 0,
         Err(trouble) => {
             complain(&trouble.to_string());
@@ -272,33 +280,4 @@ fn settings(world: &World, policies: Option<&Path>, mode: AuditMode) -> Result<V
         put("/audit/attributes", if has("Order", "status") { json!({ "Order.status": "keep" }) } else { json!({}) });
     }
     Ok(settings)
-}
-
-/// The question of the worked example: may alice read her order, and which of its fields?
-#[must_use]
-pub fn usual_question(token: &str) -> v1::CheckRequest {
-    let value = |kind| WireValue { kind: Some(kind) };
-    let text = |text: &str| value(Kind::StringValue(text.to_owned()));
-    let entity = |entity_type: &str, id: &str| {
-        let fields = [("type".to_owned(), text(entity_type)), ("id".to_owned(), text(id))].into();
-        value(Kind::StructValue(Struct { fields }))
-    };
-    let attributes = [
-        ("tenant".to_owned(), entity("Tenant", "acme")),
-        ("customer".to_owned(), entity("User", "alice")),
-        ("status".to_owned(), text("paid")),
-        ("total".to_owned(), value(Kind::NumberValue(4_200.0))),
-    ];
-    v1::CheckRequest {
-        subject: Some(v1::check_request::Subject::Token(token.to_owned())),
-        action: "Order.read".to_owned(),
-        resource: Some(v1::Resource {
-            r#type: "Order".to_owned(),
-            id: Some("ord-1".to_owned()),
-            attributes: Some(Struct { fields: attributes.into() }),
-            parents: Vec::new(),
-        }),
-        fields: Some(v1::FieldQuery { all: true, ..Default::default() }),
-        ..Default::default()
-    }
 }

@@ -31,6 +31,20 @@ pub const BATCH_CHECK: &str = "/gatepost.v1.DecisionService/BatchCheck";
 /// The path of `CheckStream`.
 pub const CHECK_STREAM: &str = "/gatepost.v1.DecisionService/CheckStream";
 
+/// The question of the worked example, as a file: may alice read her order, and which of its fields?
+pub const USUAL: &str = "\
+- action: Order.read
+  resource:
+    type: Order
+    id: ord-1
+    attributes:
+      tenant: { type: Tenant, id: acme }
+      customer: { type: User, id: alice }
+      status: paid
+      total: 4200
+  fields: { all: true }
+";
+
 /// What one call carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shape {
@@ -91,6 +105,14 @@ pub fn read(file: &Path, token: Option<&str>) -> Result<Vec<v1::CheckRequest>, S
         return Err(failed(&format!("is longer than {FILE_BYTES} bytes")));
     }
     parse(&text, token).map_err(|error| failed(&error))
+}
+
+/// [`USUAL`], with `token` for its subject.
+///
+/// # Errors
+/// Never, as it stands there.
+pub fn usual(token: &str) -> Result<Vec<v1::CheckRequest>, String> {
+    parse(USUAL, Some(token))
 }
 
 /// One question, a list of them, or `questions:` with a list.
