@@ -184,13 +184,40 @@ struct RealFile {
     path: PathBuf,
     /// Device and inode.
     id: (u64, u64),
+    /// Bytes of it, and how many of them were said not to be needed in memory any more.
+    length: u64,
+    let_go: u64,
 }
+
+/// What was written last stays in memory: readers are about there. The rest is let go in pieces.
+const KEPT: u64 = 8 << 20;
+const LET_GO: u64 = 1 << 20;
 
 impl RealFile {
     fn open(options: &mut OpenOptions, path: PathBuf) -> io::Result<Box<dyn DiskFile>> {
         let file = options.mode(0o600).open(&path)?;
         let metadata = file.metadata()?;
-        Ok(Box::new(Self { file, path, id: (metadata.dev(), metadata.ino()) }))
+        let id = (metadata.dev(), metadata.ino());
+        Ok(Box::new(Self { file, path, id, length: metadata.len(), let_go: 0 }))
+    }
+
+    /// Lets the system have the memory back that holds what the disk has, but for the last `kept` bytes. A trail is written
+    /// without end and seldom read again: left alone it fills all memory that there is, and each page that the system finds for it
+    /// anew, or has to take from somebody, costs several times what copying the record into it does.
+    fn let_go(&mut self, kept: u64) {
+        let until = self.length.saturating_sub(kept);
+        let Some(bytes) = until.checked_sub(self.let_go).and_then(std::num::NonZeroU64::new) else { return };
+        if bytes.get() >= LET_GO {
+            // It is advice: a system that does not take it keeps the pages.
+            let _ = rustix::fs::fadvise(&self.file, self.let_go, Some(bytes), rustix::fs::Advice::DontNeed);
+            self.let_go = until;
+        }
+    }
+}
+
+impl Drop for RealFile {
+    fn drop(&mut self) {
+        self.let_go(0);
     }
 }
 
@@ -199,7 +226,9 @@ const PIECE: usize = 256 << 10;
 
 impl DiskFile for RealFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.file.write(bytes.get(..PIECE).unwrap_or(bytes))
+        let written = self.file.write(bytes.get(..PIECE).unwrap_or(bytes))?;
+        self.length = self.length.saturating_add(written as u64);
+        Ok(written)
     }
 
     fn is_there(&self) -> bool {
@@ -207,6 +236,54 @@ impl DiskFile for RealFile {
     }
 
     fn sync(&mut self) -> io::Result<()> {
-        self.file.sync_data()
+        self.file.sync_data()?;
+        self.let_go(KEPT);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::io::{Errno, ReadWriteFlags, preadv2};
+    use tempfile::TempDir;
+
+    use super::*;
+
+    /// A trail that is written all day must not fill the memory of the machine, or of its container.
+    #[test]
+    fn what_the_disk_has_stays_in_memory_near_the_end_alone() {
+        let folder = TempDir::new().unwrap();
+        let mut disk = RealDisk::open(&folder.path().join("spool")).unwrap();
+        let mut file = disk.create("segment").unwrap();
+        let path = folder.path().join("spool/segment");
+        // Whether the byte there can be had without the disk.
+        let is_held = |at: u64| {
+            let reading = File::open(&path).unwrap();
+            let mut byte = [0];
+            let read = preadv2(&reading, &mut [io::IoSliceMut::new(&mut byte)], at, ReadWriteFlags::NOWAIT);
+            match read {
+                Ok(read) => Some(read == 1),
+                Err(Errno::AGAIN) => Some(false),
+                Err(_) => None,
+            }
+        };
+        let mebibyte = vec![b'x'; 1 << 20];
+        let mut written = 0;
+        for _ in 0..24 {
+            write_all(file.as_mut(), &mebibyte).unwrap();
+            file.sync().unwrap();
+            written += mebibyte.len() as u64;
+        }
+        if is_held(written - 1) != Some(true) {
+            return println!("this file system does not tell what is in memory, or keeps nothing there");
+        }
+        // To ask brings what is asked for nearer, so each place is asked for once, far from the others.
+        let held = |from: u64, to: u64| (from..to).step_by(1 << 20).filter(|at| is_held(*at) == Some(true)).count();
+        let (let_go, kept) = (written - KEPT - LET_GO, KEPT >> 20);
+        assert_eq!(held(0, let_go), 0, "what is far from the end");
+        assert_eq!(held(written - KEPT + 1, written) as u64, kept, "what readers are at is there");
+        drop(file);
+        assert_eq!(held(written - KEPT + 1, written), 0, "a closed segment is for the disk alone");
+        assert_eq!(fs::read(&path).unwrap().len() as u64, written, "which has all of it");
     }
 }
