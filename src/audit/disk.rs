@@ -184,8 +184,9 @@ struct RealFile {
     path: PathBuf,
     /// Device and inode.
     id: (u64, u64),
-    /// Bytes of it, and how many of them were said not to be needed in memory any more.
+    /// Bytes of it; how many of them a sync has confirmed; and how many were said not to be needed in memory any more.
     length: u64,
+    synced: u64,
     let_go: u64,
 }
 
@@ -198,14 +199,15 @@ impl RealFile {
         let file = options.mode(0o600).open(&path)?;
         let metadata = file.metadata()?;
         let id = (metadata.dev(), metadata.ino());
-        Ok(Box::new(Self { file, path, id, length: metadata.len(), let_go: 0 }))
+        Ok(Box::new(Self { file, path, id, length: metadata.len(), synced: 0, let_go: 0 }))
     }
 
     /// Lets the system have the memory back that holds what the disk has, but for the last `kept` bytes. A trail is written
     /// without end and seldom read again: left alone it fills all memory that there is, and each page that the system finds for it
-    /// anew, or has to take from somebody, costs several times what copying the record into it does.
+    /// anew, or has to take from somebody, costs several times what copying the record into it does. What no sync has confirmed
+    /// stays: of that the system's copy may be the only one.
     fn let_go(&mut self, kept: u64) {
-        let until = self.length.saturating_sub(kept);
+        let until = self.synced.saturating_sub(kept);
         let Some(bytes) = until.checked_sub(self.let_go).and_then(std::num::NonZeroU64::new) else { return };
         if bytes.get() >= LET_GO {
             // It is advice: a system that does not take it keeps the pages.
@@ -237,6 +239,7 @@ impl DiskFile for RealFile {
 
     fn sync(&mut self) -> io::Result<()> {
         self.file.sync_data()?;
+        self.synced = self.length;
         self.let_go(KEPT);
         Ok(())
     }
