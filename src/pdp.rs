@@ -275,7 +275,7 @@ impl Pdp {
         let deciding = traces::stage_span("items");
         // Decisions don't wait, so the deadline is looked at between them.
         let due = begun.monotonic.saturating_add(deadline);
-        let mut turn = Turn::take(&self.clock).await;
+        let mut turn = Turn::take(&self.clock, due).await;
         let looked = self.look_at_all(opened, &known, due, &mut turn).await;
         drop(deciding);
         let recording = traces::stage_span("record");

@@ -32,9 +32,11 @@ struct Line {
 /// The thread is this batch's, until it is dropped.
 pub(super) struct Turn {
     line: Arc<Line>,
-    /// Nobody closes the line, so there always is one.
+    /// `None` before and between its turns, and once its time is over: what is left to do then is to say so.
     held: Option<OwnedSemaphorePermit>,
     clock: SharedClock,
+    /// When its caller waits no longer, as everything here by the monotonic clock.
+    due: Duration,
     began: Duration,
     paused: Duration,
 }
@@ -51,12 +53,14 @@ pub fn standing() -> Duration {
 }
 
 impl Turn {
-    /// Waits until this thread has no batch before this one.
-    pub async fn take(clock: &SharedClock) -> Self {
-        let line = LINE.with(Arc::clone);
-        let held = line.wait().await;
+    /// Waits until this thread has no batch before this one, or until it is `due`.
+    pub async fn take(clock: &SharedClock, due: Duration) -> Self {
         let now = clock.monotonic();
-        Self { line, held, clock: Arc::clone(clock), began: now, paused: now }
+        let line = LINE.with(Arc::clone);
+        let mut turn = Self { line, held: None, clock: Arc::clone(clock), due, began: now, paused: now };
+        turn.come_back().await;
+        turn.paused = turn.began;
+        turn
     }
 
     /// To be asked after each piece of work: gives way when it is time to.
@@ -78,23 +82,25 @@ impl Turn {
         self.held = None;
     }
 
-    /// Waits for the next turn after [`leave`](Self::leave).
+    /// Waits for the next turn after [`leave`](Self::leave), or until it is due.
     pub async fn come_back(&mut self) {
         if self.held.is_none() {
-            self.held = self.line.wait().await;
+            let left = self.due.saturating_sub(self.clock.monotonic());
+            self.held = self.line.wait(left).await;
             self.began = self.clock.monotonic();
         }
     }
 }
 
 impl Line {
-    async fn wait(&self) -> Option<OwnedSemaphorePermit> {
+    async fn wait(&self, most: Duration) -> Option<OwnedSemaphorePermit> {
         if let Ok(first) = Arc::clone(&self.first).try_acquire_owned() {
             return Some(first);
         }
         self.waiting.fetch_add(1, Ordering::Relaxed);
         let _waiting = Waiting(&self.waiting);
-        Arc::clone(&self.first).acquire_owned().await.ok()
+        // Nobody closes the line: without a turn the time is over.
+        tokio::time::timeout(most, Arc::clone(&self.first).acquire_owned()).await.ok()?.ok()
     }
 }
 
@@ -117,10 +123,12 @@ mod tests {
     use super::*;
     use crate::clock::ManualClock;
 
+    const LATE: Duration = Duration::from_secs(3600);
+
     /// Works through `items` of so many microseconds each, and notes whose each was.
     async fn work(manual: Arc<ManualClock>, name: u32, items: u32, micros: u64, done: Rc<RefCell<Vec<u32>>>) {
         let clock: SharedClock = manual.clone();
-        let mut turn = Turn::take(&clock).await;
+        let mut turn = Turn::take(&clock, LATE).await;
         for _ in 0..items {
             done.borrow_mut().push(name);
             manual.advance(Duration::from_micros(micros));
@@ -175,9 +183,9 @@ mod tests {
     #[tokio::test(flavor = "current_thread")]
     async fn those_that_wait_are_counted_until_they_have_their_turn_or_go() {
         let clock: SharedClock = ManualClock::at(UNIX_EPOCH);
-        let first = Turn::take(&clock).await;
+        let first = Turn::take(&clock, LATE).await;
         assert_eq!(standing(), Duration::ZERO, "who works does not wait");
-        let mut waiting: Vec<_> = (0..3).map(|_| Box::pin(Turn::take(&clock))).collect();
+        let mut waiting: Vec<_> = (0..3).map(|_| Box::pin(Turn::take(&clock, LATE))).collect();
         for turn in &mut waiting {
             assert!(futures_util::poll!(turn.as_mut()).is_pending());
         }
@@ -190,6 +198,19 @@ mod tests {
         assert_eq!(standing(), SHORT);
         drop((next, waiting));
         assert_eq!(standing(), Duration::ZERO);
-        assert!(futures_util::poll!(pin!(Turn::take(&clock))).is_ready(), "nobody keeps the thread");
+        assert!(futures_util::poll!(pin!(Turn::take(&clock, LATE))).is_ready(), "nobody keeps the thread");
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn nobody_waits_in_line_past_its_time() {
+        let clock: SharedClock = ManualClock::at(UNIX_EPOCH);
+        let first = Turn::take(&clock, LATE).await;
+        for due in [0, 20] {
+            let late = Turn::take(&clock, Duration::from_millis(due)).await;
+            assert!(late.held.is_none() && first.held.is_some());
+            assert_eq!(standing(), Duration::ZERO, "it has left the line");
+        }
+        drop(first);
+        assert!(futures_util::poll!(pin!(Turn::take(&clock, LATE))).is_ready());
     }
 }
