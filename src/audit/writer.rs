@@ -12,7 +12,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -33,6 +33,10 @@ use super::spool::{Recovered, Spool, SpoolError, Writing};
 use super::{AlertEntry, CallEntry, Entry, Heard, HostFacts, News};
 use crate::clock::SharedClock;
 use crate::config::{AuditConfig, AuditMode, Keeping, Limits, OnAuditFailure, Pattern};
+
+mod company;
+
+pub use company::Company;
 
 /// Why an entry is not on record. No answer may leave then.
 #[derive(Debug, thiserror::Error)]
@@ -113,45 +117,6 @@ pub struct Repeated {
     record: Template,
     keeping: Keeping,
     seen: Option<Arc<Facts>>,
-}
-
-/// Records that are queued one after the other: whoever keeps them is not woken for the first of them alone. The last
-/// one that is dropped closes it.
-#[derive(Debug, Clone)]
-pub struct Company(Arc<Gathered>);
-
-#[derive(Debug)]
-struct Gathered {
-    shared: Arc<Shared>,
-    open: AtomicBool,
-    queued: AtomicUsize,
-}
-
-impl Company {
-    /// All are here.
-    pub fn close(&self) {
-        self.0.close();
-    }
-
-    /// Whether there are enough for a round with the one that was queued now.
-    fn is_enough(&self) -> bool {
-        let queued = self.0.queued.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
-        !self.0.open.load(Ordering::Relaxed) || queued.is_multiple_of(TOGETHER)
-    }
-}
-
-impl Gathered {
-    fn close(&self) {
-        if self.open.swap(false, Ordering::Relaxed) {
-            self.shared.wake.notify_one();
-        }
-    }
-}
-
-impl Drop for Gathered {
-    fn drop(&mut self) {
-        self.close();
-    }
 }
 
 impl AuditError {
@@ -374,8 +339,7 @@ impl Trail {
     /// For records that follow each other and are best kept together.
     #[must_use]
     pub fn company(&self) -> Company {
-        let shared = Arc::clone(&self.end.shared);
-        Company(Arc::new(Gathered { shared, open: AtomicBool::new(true), queued: AtomicUsize::new(0) }))
+        Company::of(Arc::clone(&self.end.shared))
     }
 
     /// As [`write`](Self::write), in this company: while it is open, the record waits for it.
