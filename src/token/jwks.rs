@@ -75,7 +75,7 @@ impl KeySet {
     ///
     /// Source: RFC 8725 sections 3.1 and 3.8: the algorithm from our configuration, the key from the issuer alone. No
     /// other key is tried.
-    pub fn check(&self, token: &UnverifiedToken, pinned: &[TokenAlgorithm]) -> Result<&str, TokenError> {
+    pub fn check(&self, token: &UnverifiedToken<'_>, pinned: &[TokenAlgorithm]) -> Result<&str, TokenError> {
         let algorithm = token.algorithm();
         if !pinned.contains(&algorithm) || algorithm == TokenAlgorithm::Hs256 {
             return Err(TokenError::Algorithm);

@@ -86,13 +86,13 @@ impl PublicKey {
     }
 
     /// Whether the signature of `token` holds under this key. The caller has checked the algorithm.
-    pub(super) fn verifies(&self, token: &UnverifiedToken) -> bool {
+    pub(super) fn verifies(&self, token: &UnverifiedToken<'_>) -> bool {
         signature_holds(token, &self.key)
     }
 }
 
 /// Whether the signature of `token` holds under `key`; a key of another family never does.
-pub(super) fn signature_holds(token: &UnverifiedToken, key: &DecodingKey) -> bool {
+pub(super) fn signature_holds(token: &UnverifiedToken<'_>, key: &DecodingKey) -> bool {
     let algorithm = match token.algorithm() {
         TokenAlgorithm::Rs256 => Algorithm::RS256,
         TokenAlgorithm::Rs384 => Algorithm::RS384,

@@ -135,7 +135,7 @@ impl KeyRing {
     /// Checks the signature of `token`; gives the id of the key it holds under, and the generation of the keys.
     pub(super) fn check(
         &self,
-        token: &UnverifiedToken,
+        token: &UnverifiedToken<'_>,
         pinned: &[TokenAlgorithm],
     ) -> Result<(Option<String>, u64), TokenError> {
         match self {
@@ -172,7 +172,11 @@ impl KeyRing {
 }
 
 impl PublicKeys {
-    fn check(&self, token: &UnverifiedToken, pinned: &[TokenAlgorithm]) -> Result<(Option<String>, u64), TokenError> {
+    fn check(
+        &self,
+        token: &UnverifiedToken<'_>,
+        pinned: &[TokenAlgorithm],
+    ) -> Result<(Option<String>, u64), TokenError> {
         // An algorithm that the issuer never uses, or no key id, is no reason to fetch.
         if !pinned.contains(&token.algorithm()) {
             return Err(TokenError::Algorithm);

@@ -18,8 +18,9 @@ use crate::config::{Limits, TokenAlgorithm};
 pub(super) const KEY_ID_BYTES: usize = 256;
 
 /// A token that has the right shape. It proves nothing yet.
-pub struct UnverifiedToken {
-    text: SecretString,
+pub struct UnverifiedToken<'t> {
+    /// Lent: a copy would be one more to wipe.
+    text: &'t str,
     header: Header,
     /// Where the signing input ends: at the second dot.
     signed_len: usize,
@@ -42,17 +43,17 @@ enum KeyId {
     Named(String),
 }
 
-impl UnverifiedToken {
+impl<'t> UnverifiedToken<'t> {
     /// Takes `text` apart. The size is checked before anything else is looked at.
     ///
     /// # Errors
     /// [`TokenError`] names the first check that failed.
-    pub fn new(text: &SecretString, limits: &Limits) -> Result<Self, TokenError> {
+    pub fn new(text: &'t SecretString, limits: &Limits) -> Result<Self, TokenError> {
         Self::digested(text, sha256(text.expose_secret().as_bytes()), limits)
     }
 
     /// The same of a text whose SHA-256 is known.
-    pub(super) fn digested(text: &SecretString, digest: [u8; 32], limits: &Limits) -> Result<Self, TokenError> {
+    pub(super) fn digested(text: &'t SecretString, digest: [u8; 32], limits: &Limits) -> Result<Self, TokenError> {
         let compact = text.expose_secret();
         if compact.len() > limits.token_bytes {
             return Err(TokenError::Size);
@@ -72,7 +73,7 @@ impl UnverifiedToken {
         }
         let members = json::read_object(&header_bytes, limits.token_json_depth).map_err(|_| TokenError::Shape)?;
         Ok(Self {
-            text: text.clone(),
+            text: compact,
             header: Header::read(&members)?,
             signed_len: header.len() + 1 + claims.len(),
             claims: claims_bytes,
@@ -82,7 +83,7 @@ impl UnverifiedToken {
 
     /// How long its text is.
     pub(super) fn bytes(&self) -> usize {
-        self.text.expose_secret().len()
+        self.text.len()
     }
 
     /// SHA-256 of the whole compact token.
@@ -115,12 +116,12 @@ impl UnverifiedToken {
 
     /// What the signature covers.
     pub(super) fn signed(&self) -> &[u8] {
-        self.text.expose_secret().as_bytes().get(..self.signed_len).unwrap_or_default()
+        self.text.as_bytes().get(..self.signed_len).unwrap_or_default()
     }
 
     /// The signature, in base64url.
     pub(super) fn signature(&self) -> &str {
-        self.text.expose_secret().get(self.signed_len + 1..).unwrap_or_default()
+        self.text.get(self.signed_len + 1..).unwrap_or_default()
     }
 
     /// The claims, whom nobody has vouched for.
@@ -179,7 +180,7 @@ pub(super) fn plain_type(text: &str) -> String {
     }
 }
 
-impl fmt::Debug for UnverifiedToken {
+impl fmt::Debug for UnverifiedToken<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("UnverifiedToken").finish_non_exhaustive()
     }

@@ -267,11 +267,11 @@ impl Verifier {
         clippy::unused_async,
         reason = "the other kinds of token wait for others; callers need not know which kind does not"
     )]
-    pub async fn verify(&self, token: UnverifiedToken, now: SystemTime) -> Result<Arc<VerifiedToken>, TokenError> {
+    pub async fn verify(&self, token: UnverifiedToken<'_>, now: SystemTime) -> Result<Arc<VerifiedToken>, TokenError> {
         self.known(token.digest(), now).unwrap_or_else(|| self.verify_anew(&token, now))
     }
 
-    fn verify_anew(&self, token: &UnverifiedToken, now: SystemTime) -> Result<Arc<VerifiedToken>, TokenError> {
+    fn verify_anew(&self, token: &UnverifiedToken<'_>, now: SystemTime) -> Result<Arc<VerifiedToken>, TokenError> {
         if self.cache.is_some() {
             self.heard.0(News::Lookup { cache: "tokens", hit: false });
         }
@@ -379,7 +379,7 @@ impl Verifier {
 
 impl Issuer {
     /// RFC 8725 section 3.11: a token of another kind, such as an ID token, is not an access token.
-    fn check_type(&self, token: &UnverifiedToken) -> Result<(), TokenError> {
+    fn check_type(&self, token: &UnverifiedToken<'_>) -> Result<(), TokenError> {
         match (&self.types, token.token_type()) {
             (None, _) => Ok(()),
             // An empty text among the accepted stands for no `typ`, never for an empty one.

@@ -216,7 +216,8 @@ impl Profile {
 
     async fn judge(&self, token: &str, now: u64) -> Result<Arc<VerifiedToken>, &'static str> {
         let Some(verifier) = &self.verifier else { return Err("CONFIGURATION") };
-        let token = UnverifiedToken::new(&SecretString::from(token), &self.limits).map_err(TokenError::reason)?;
+        let token = SecretString::from(token);
+        let token = UnverifiedToken::new(&token, &self.limits).map_err(TokenError::reason)?;
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(now);
         verifier.verify(token, now).await.map_err(TokenError::reason)
     }

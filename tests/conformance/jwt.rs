@@ -344,7 +344,8 @@ fn generated_document(case: &Value) -> Option<String> {
 pub fn check_jws(key: &Value, jws: &str) -> Result<(), TokenError> {
     let document = if key["keys"].is_array() { key.clone() } else { serde_json::json!({ "keys": [key] }) };
     let set = KeySet::read(document.to_string().as_bytes(), &Limits::default()).unwrap();
-    let token = UnverifiedToken::new(&jws.to_owned().into(), &Limits::default())?;
+    let jws = jws.to_owned().into();
+    let token = UnverifiedToken::new(&jws, &Limits::default())?;
     set.check(&token, &EVERY_ALGORITHM).map(|_| ())
 }
 

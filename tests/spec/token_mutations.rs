@@ -122,7 +122,8 @@ impl Bench {
 
     /// Whom the verifier takes the bearer for.
     async fn present(&self, with_cache: usize, text: &str) -> Option<String> {
-        let token = UnverifiedToken::new(&SecretString::from(text), &Limits::default()).ok()?;
+        let text = SecretString::from(text);
+        let token = UnverifiedToken::new(&text, &Limits::default()).ok()?;
         let verified = self.verifiers[with_cache].verify(token, at(NOW)).await.ok()?;
         Some(verified.principal().uid.id.as_str().to_owned())
     }

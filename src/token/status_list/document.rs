@@ -68,7 +68,8 @@ impl Document {
     ) -> Result<Self, DocumentError> {
         let text = String::from_utf8(bytes).map_err(|_| DocumentError::Shape)?;
         let limits = Limits { token_bytes: limits.status_list_bytes, ..limits.clone() };
-        let token = UnverifiedToken::new(&text.trim_ascii().into(), &limits).map_err(|_| DocumentError::Shape)?;
+        let text = text.trim_ascii().into();
+        let token = UnverifiedToken::new(&text, &limits).map_err(|_| DocumentError::Shape)?;
         if token.token_type() != Some(TYPE) {
             return Err(DocumentError::Type);
         }
