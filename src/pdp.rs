@@ -18,7 +18,6 @@
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -37,7 +36,7 @@ use crate::config::{Limits, PolicyConfig};
 use crate::model::decision::{Answer, CacheUse, Decision, DenialCode, Ruling};
 use crate::model::entity::{EntityType, RawEntity};
 use crate::model::ids::{DecisionId, PolicyRevision};
-use crate::model::question::{BatchPosition, Circumstances, Question, Subject};
+use crate::model::question::{Circumstances, Question, Subject};
 use crate::policy::store::Store;
 use crate::policy::{Bundle, Misfit, RequestError, SubjectData};
 use crate::revocation::Revocations;
@@ -61,9 +60,6 @@ pub mod turn;
 pub use error::{DecideError, Refusal};
 pub use explain::Explained;
 pub use recall::{AskedKey, Recalls, Told};
-
-use batch::Looked;
-use turn::Turn;
 
 /// Everything a decision needs. Built once by `app.rs`.
 pub struct Pdp {
@@ -186,20 +182,6 @@ struct Who {
     token: Option<Arc<VerifiedToken>>,
 }
 
-/// A batch whose items may be looked at.
-struct Opened {
-    caller: Caller,
-    who: Who,
-    peer: Option<Arc<Peer>>,
-    items: Vec<Bytes>,
-    read: ReadItem,
-    entities: Arc<[RawEntity]>,
-    /// What they share, from this caller: [`recall`] knows them by it.
-    key: Option<recall::Key>,
-    /// For every item, so that a batch is of one revision.
-    bundle: Arc<Bundle>,
-}
-
 /// A decision before it has its record.
 struct Decided {
     /// Until when, in monotonic time, the very same question may be answered so. `None`: it is decided anew.
@@ -243,103 +225,6 @@ impl Pdp {
     ) -> Result<Answer, Refusal> {
         let decided = self.within(self.left(call), self.decide(call, asked, false, &mut known)).await;
         self.conclude(call, begun, known, call.circumstances.clone(), decided).await
-    }
-
-    /// Answers many questions of one subject, each on its own; one bad item spoils no other.
-    ///
-    /// # Errors
-    /// Why there is no decision on any of them.
-    pub async fn check_batch(
-        self: &Arc<Self>,
-        call: &Call,
-        asked: impl FnOnce() -> Result<Shared, DecideError> + Send,
-    ) -> Result<Vec<Result<Answer, Refusal>>, Refusal> {
-        let begun = self.begin();
-        let _present = self.metrics.inflight();
-        let mut known = Known::default();
-        let deadline = self.left(call);
-        let opened = self.within(deadline, self.open_batch(call, asked, &mut known)).await;
-        let opened = match opened {
-            Ok(opened) => opened,
-            Err(error) => {
-                let refused = self.conclude(call, &begun, known, call.circumstances.clone(), Err(error)).await;
-                return match refused {
-                    Err(refusal) => Err(refusal),
-                    // Nothing but an error was handed over.
-                    Ok(answer) => Err(Refusal { id: answer.decision_id, error: DecideError::Panicked }),
-                };
-            }
-        };
-        let of = opened.items.len();
-        traces::batch_of(of);
-        let deciding = traces::stage_span("items");
-        // Decisions don't wait, so the deadline is looked at between them.
-        let due = begun.monotonic.saturating_add(deadline);
-        let mut turn = Turn::take(&self.clock, due).await;
-        let looked = self.look_at_all(opened, &known, due, &mut turn).await;
-        drop(deciding);
-        let recording = traces::stage_span("record");
-        // Records are written together, so that a batch waits for the sink once and not once an item.
-        let batch_id = begun.id;
-        let company = self.trail.company();
-        let (mut answers, mut waiting, mut again) = (Vec::with_capacity(of), Vec::new(), Vec::new());
-        for (index, looked) in looked.into_iter().enumerate() {
-            let (begun, known, decided) = match looked {
-                Looked::At(begun, known, decided) => (begun, known, decided),
-                Looked::Up(begun, found) => {
-                    again.push((index, begun, found));
-                    continue;
-                }
-            };
-            let known = Known { company: Some(company.clone()), ..*known };
-            let mut concluding = Box::pin(async move {
-                let (batch, batch_id) = (Some(BatchPosition { index, of }), Some(batch_id));
-                let circumstances = Circumstances { batch, batch_id, ..call.circumstances.clone() };
-                (index, self.conclude(call, &begun, known, circumstances, decided).await)
-            });
-            match futures_util::poll!(concluding.as_mut()) {
-                Poll::Ready(answer) => answers.push(answer),
-                Poll::Pending => waiting.push(concluding),
-            }
-            turn.go_on().await;
-        }
-        drop(turn);
-        company.close();
-        let waiting = futures_util::future::join_all(waiting);
-        let (late, known) = tokio::join!(waiting, self.conclude_all_again(call, (batch_id, of), again));
-        answers.extend(late);
-        answers.extend(known);
-        answers.sort_unstable_by_key(|(index, _)| *index);
-        drop(recording);
-        Ok(answers.into_iter().map(|(_, answer)| answer).collect())
-    }
-
-    /// Admission, entitlement and the subject, for a batch.
-    async fn open_batch(
-        &self,
-        call: &Call,
-        asked: impl FnOnce() -> Result<Shared, DecideError> + Send,
-        known: &mut Known,
-    ) -> Result<Opened, DecideError> {
-        let caller = self.admit(call, known)?;
-        // Until the last item is answered.
-        self.seat(&caller, call, known)?;
-        let Shared { subject, common, entities, items, read } = asked()?;
-        if let Some(Ok(seat)) = &mut known.seat {
-            seat.holds(items.len());
-        }
-        known.subject.kind = Some(subject.kind());
-        if caller.batch_items().is_some_and(|most| items.len() > most) {
-            let misfit =
-                Misfit { at: "items".to_owned(), rule: "are more than `callers[].batch_items` of this caller" };
-            return Err(DecideError::Invalid(misfit));
-        }
-        let bundle = self.store.current();
-        known.vouched = asserted::of_subject(&subject, &bundle);
-        // A bad token denies every item, each with a record of its own.
-        let who = self.identify(&caller, subject, true).await?;
-        let key = self.recalls.shared_key(call.peer.as_deref(), &common, items.len() > 1);
-        Ok(Opened { caller, who, peer: call.peer.clone(), items, read, entities, key, bundle })
     }
 
     async fn decide(

@@ -1,7 +1,9 @@
-//! The items of a batch, looked at: what they share is worked out once, and many are shared out to several threads.
+//! Many questions of one subject: what they share is worked out once, many are shared out to several threads, and all have
+//! their records before the answer leaves.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,11 +12,14 @@ use tokio::sync::oneshot;
 
 use super::recall::{Key, LookedUp};
 use super::turn::Turn;
-use super::{Begun, DecideError, Decided, Known, Opened, Pdp, ReadItem, Who, asserted};
+use super::{Begun, Call, DecideError, Decided, Known, Pdp, ReadItem, Refusal, Shared, Who, asserted};
 use crate::audit::{CallerFacts, Place};
 use crate::caller::Caller;
-use crate::model::entity::RawValue;
-use crate::policy::Bundle;
+use crate::model::decision::Answer;
+use crate::model::entity::{RawEntity, RawValue};
+use crate::model::question::{BatchPosition, Circumstances};
+use crate::policy::{Bundle, Misfit};
+use crate::telemetry::traces;
 use crate::tls::peer::Peer;
 
 /// Items that are worth waking a thread for.
@@ -30,6 +35,20 @@ struct Unknown {
 
 /// The places of items that another thread looks at, and what it found.
 type Part = (Vec<usize>, oneshot::Receiver<Vec<(usize, Looked)>>);
+
+/// A batch whose items may be looked at.
+struct Opened {
+    caller: Caller,
+    who: Who,
+    peer: Option<Arc<Peer>>,
+    items: Vec<Bytes>,
+    read: ReadItem,
+    entities: Arc<[RawEntity]>,
+    /// What they share, from this caller: [`recall`] knows them by it.
+    key: Option<Key>,
+    /// For every item, so that a batch is of one revision.
+    bundle: Arc<Bundle>,
+}
 
 /// What is the same for every item.
 struct Batch {
@@ -56,7 +75,7 @@ pub(super) struct Common {
 }
 
 /// An item before it has its record.
-pub(super) enum Looked {
+enum Looked {
     /// It was looked at, and may be remembered under its key.
     At(Begun, Box<Known>, Result<Decided, DecideError>),
     /// It was answered before.
@@ -64,8 +83,105 @@ pub(super) enum Looked {
 }
 
 impl Pdp {
+    /// Answers many questions of one subject, each on its own; one bad item spoils no other.
+    ///
+    /// # Errors
+    /// Why there is no decision on any of them.
+    pub async fn check_batch(
+        self: &Arc<Self>,
+        call: &Call,
+        asked: impl FnOnce() -> Result<Shared, DecideError> + Send,
+    ) -> Result<Vec<Result<Answer, Refusal>>, Refusal> {
+        let begun = self.begin();
+        let _present = self.metrics.inflight();
+        let mut known = Known::default();
+        let deadline = self.left(call);
+        let opened = self.within(deadline, self.open_batch(call, asked, &mut known)).await;
+        let opened = match opened {
+            Ok(opened) => opened,
+            Err(error) => {
+                let refused = self.conclude(call, &begun, known, call.circumstances.clone(), Err(error)).await;
+                return match refused {
+                    Err(refusal) => Err(refusal),
+                    // Nothing but an error was handed over.
+                    Ok(answer) => Err(Refusal { id: answer.decision_id, error: DecideError::Panicked }),
+                };
+            }
+        };
+        let of = opened.items.len();
+        traces::batch_of(of);
+        let deciding = traces::stage_span("items");
+        // Decisions don't wait, so the deadline is looked at between them.
+        let due = begun.monotonic.saturating_add(deadline);
+        let mut turn = Turn::take(&self.clock, due).await;
+        let looked = self.look_at_all(opened, &known, due, &mut turn).await;
+        drop(deciding);
+        let recording = traces::stage_span("record");
+        // Records are written together, so that a batch waits for the sink once and not once an item.
+        let batch_id = begun.id;
+        let company = self.trail.company();
+        let (mut answers, mut waiting, mut again) = (Vec::with_capacity(of), Vec::new(), Vec::new());
+        for (index, looked) in looked.into_iter().enumerate() {
+            let (begun, known, decided) = match looked {
+                Looked::At(begun, known, decided) => (begun, known, decided),
+                Looked::Up(begun, found) => {
+                    again.push((index, begun, found));
+                    continue;
+                }
+            };
+            let known = Known { company: Some(company.clone()), ..*known };
+            let mut concluding = Box::pin(async move {
+                let (batch, batch_id) = (Some(BatchPosition { index, of }), Some(batch_id));
+                let circumstances = Circumstances { batch, batch_id, ..call.circumstances.clone() };
+                (index, self.conclude(call, &begun, known, circumstances, decided).await)
+            });
+            match futures_util::poll!(concluding.as_mut()) {
+                Poll::Ready(answer) => answers.push(answer),
+                Poll::Pending => waiting.push(concluding),
+            }
+            turn.go_on().await;
+        }
+        drop(turn);
+        company.close();
+        let waiting = futures_util::future::join_all(waiting);
+        let (late, known) = tokio::join!(waiting, self.conclude_all_again(call, (batch_id, of), again));
+        answers.extend(late);
+        answers.extend(known);
+        answers.sort_unstable_by_key(|(index, _)| *index);
+        drop(recording);
+        Ok(answers.into_iter().map(|(_, answer)| answer).collect())
+    }
+
+    /// Admission, entitlement and the subject, for a batch.
+    async fn open_batch(
+        &self,
+        call: &Call,
+        asked: impl FnOnce() -> Result<Shared, DecideError> + Send,
+        known: &mut Known,
+    ) -> Result<Opened, DecideError> {
+        let caller = self.admit(call, known)?;
+        // Until the last item is answered.
+        self.seat(&caller, call, known)?;
+        let Shared { subject, common, entities, items, read } = asked()?;
+        if let Some(Ok(seat)) = &mut known.seat {
+            seat.holds(items.len());
+        }
+        known.subject.kind = Some(subject.kind());
+        if caller.batch_items().is_some_and(|most| items.len() > most) {
+            let misfit =
+                Misfit { at: "items".to_owned(), rule: "are more than `callers[].batch_items` of this caller" };
+            return Err(DecideError::Invalid(misfit));
+        }
+        let bundle = self.store.current();
+        known.vouched = asserted::of_subject(&subject, &bundle);
+        // A bad token denies every item, each with a record of its own.
+        let who = self.identify(&caller, subject, true).await?;
+        let key = self.recalls.shared_key(call.peer.as_deref(), &common, items.len() > 1);
+        Ok(Opened { caller, who, peer: call.peer.clone(), items, read, entities, key, bundle })
+    }
+
     /// Looks at every item, in order; those past `due` are not looked at any more. `known` is what is known of the call.
-    pub(super) async fn look_at_all(
+    async fn look_at_all(
         self: &Arc<Self>,
         opened: Opened,
         known: &Known,
