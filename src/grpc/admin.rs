@@ -6,10 +6,10 @@ use prost_types::Timestamp;
 use tonic::{Code, Request, Response, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
 
+use super::service::request_id;
 use super::status::DOMAIN;
 use crate::admin::{Admin, AdminCall, AdminError, AdminRefusal, Asked, AskedFor};
 use crate::config::AdminMethod;
-use crate::model::ids::RequestId;
 use crate::proto::admin::v1;
 use crate::proto::admin::v1::revocation_service_server::RevocationService;
 use crate::revocation::{Key, Kind, Place, Revocation};
@@ -135,8 +135,7 @@ impl RevocationService for Operators {
 }
 
 fn call(method: Option<AdminMethod>, headers: &http::HeaderMap, peer: Option<Arc<Peer>>) -> AdminCall {
-    let request_id = headers.get("x-request-id").and_then(|value| value.to_str().ok()).and_then(RequestId::parse);
-    AdminCall { method, peer, request_id }
+    AdminCall { method, peer, request_id: request_id(headers) }
 }
 
 /// After which entry the page begins, and how many it has.

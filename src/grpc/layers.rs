@@ -23,7 +23,7 @@ use tracing::Instrument as _;
 use self::paced::paced;
 use super::front::Front;
 use super::server::App;
-use super::service::{call, come_in, due};
+use super::service::{GRPC_TIMEOUT, REQUEST_ID, call, come_in, due};
 use super::{short, status, stream};
 use crate::pdp::{DecideError, Pdp, Refusal};
 use crate::telemetry::traces;
@@ -129,15 +129,17 @@ async fn turned_away(
 struct Told([Option<HeaderValue>; 3]);
 
 impl Told {
-    const NAMES: [&str; 3] = ["traceparent", "x-request-id", "grpc-timeout"];
+    fn names() -> [&'static HeaderName; 3] {
+        [&traces::TRACEPARENT, &REQUEST_ID, &GRPC_TIMEOUT]
+    }
 
     fn by(headers: &HeaderMap) -> Self {
-        Self(Self::NAMES.map(|name| headers.get(name).cloned()))
+        Self(Self::names().map(|name| headers.get(name).cloned()))
     }
 
     fn headers(self) -> HeaderMap {
-        let told = Self::NAMES.into_iter().zip(self.0);
-        told.filter_map(|(name, value)| Some((HeaderName::from_static(name), value?))).collect()
+        let told = Self::names().into_iter().zip(self.0);
+        told.filter_map(|(name, value)| Some((name.clone(), value?))).collect()
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::Stream;
+use http::HeaderName;
 use prost::Message as _;
 use tonic::{Request, Response, Status};
 use tracing::Instrument as _;
@@ -95,6 +96,16 @@ impl Service {
     }
 }
 
+/// How long its caller waits. Source: gRPC over HTTP/2, "Timeout".
+pub(super) static GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+/// What its caller calls the request that a call serves.
+pub(super) static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// What its caller calls the request, if that can be put on record.
+pub(super) fn request_id(headers: &http::HeaderMap) -> Option<RequestId> {
+    headers.get(&REQUEST_ID).and_then(|value| value.to_str().ok()).and_then(RequestId::parse)
+}
+
 /// When a call's headers came in, by our monotonic clock.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Arrived(pub Duration);
@@ -114,7 +125,7 @@ pub(super) fn due(headers: &http::HeaderMap, extensions: &http::Extensions, limi
 }
 
 fn named_deadline(headers: &http::HeaderMap) -> Option<Duration> {
-    headers.get("grpc-timeout").and_then(|value| grpc_timeout(value.to_str().ok()?))
+    headers.get(&GRPC_TIMEOUT).and_then(|value| grpc_timeout(value.to_str().ok()?))
 }
 
 /// A call as its headers and connection tell it.
@@ -126,13 +137,12 @@ pub(super) fn call(
     limits: &Limits,
 ) -> Call {
     let ids = traces::ids_of(span, headers);
-    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     let named = named_deadline(headers);
     Call {
         operation,
         peer,
         circumstances: Circumstances {
-            request_id: text("x-request-id").and_then(RequestId::parse),
+            request_id: request_id(headers),
             trace_id: ids.trace_id,
             span_id: ids.span_id,
             ..Circumstances::default()
