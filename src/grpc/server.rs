@@ -26,6 +26,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::BufReader;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::server::TlsStream;
@@ -63,6 +64,8 @@ const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// What one call may have written and the client not taken.
 const SEND_BUFFER: usize = 256 * 1024;
+/// What is read from a socket at once: a whole TLS record. The library alone reads 4 KiB at a time.
+const READ_BUFFER: usize = 16 * 1024;
 /// Pause after an accept error that the next accept would meet again, such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Connections that may wait in the kernel for us; tokio asks for as many.
@@ -251,6 +254,7 @@ impl<A: App> House<A> {
     async fn attend(self: Arc<Self>, stream: TcpStream, address: SocketAddr, mut seat: Seat, number: u64) {
         // Answers are small and wanted now. If it can't be set the connection is only slower.
         let _ = stream.set_nodelay(true);
+        let stream = BufReader::with_capacity(READ_BUFFER, stream);
         let mut withdrawals = self.identity.withdrawals();
         let generation = self.identity.generation();
         let too_late = async {
@@ -295,7 +299,12 @@ impl<A: App> House<A> {
     }
 
     /// HTTP/2 until the client leaves, or has to: it is idle, the house drains, or `outlived` is over.
-    async fn converse(&self, stream: TlsStream<TcpStream>, peer: Arc<Peer>, outlived: impl Future<Output = ()>) {
+    async fn converse(
+        &self,
+        stream: TlsStream<BufReader<TcpStream>>,
+        peer: Arc<Peer>,
+        outlived: impl Future<Output = ()>,
+    ) {
         let calls = Arc::new(Calls::default());
         // A stream would go on for ever: it is told, and ends.
         let leaving = Leaving::default();
