@@ -63,6 +63,11 @@ def durable(run, wanted):
     return echo(run, wanted, 256)
 
 
+def unhurried(run, wanted):
+    """One call at a time on each connection: nobody waits for a core, so what is left is the disk."""
+    return echo(run, wanted, 4)
+
+
 def new(run, wanted):
     return echo(run, wanted, 64)
 
@@ -140,6 +145,9 @@ GOALS = [
     ),
     Goal(
         "known Check, durable, 256 in flight", "p50 over async : fdatasync", 2.5, durable, added_to_sync, [DURABLE, ASYNC]
+    ),
+    Goal(
+        "known Check, durable, 4 in flight", "p50 over async : fdatasync", 2.5, unhurried, added_to_sync, [DURABLE, ASYNC]
     ),
     Goal("new Check, 1 000 policies", "CPU : tuned echo", 2, new, cpu(FEW, FEW_ECHO), [FEW, FEW_ECHO]),
     Goal("new Check, 100 000 policies", "CPU : with 1 000", 1.15, new, cpu(MANY, FEW), [MANY, FEW]),
