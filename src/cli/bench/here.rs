@@ -238,7 +238,8 @@ fn settings(world: &World, policies: Option<&Path>, mode: AuditMode) -> Result<V
         None => find_or_write(world.folder(), world.folder())
             .map_err(|error| Trouble::Fault(format!("the worked example can't be written: {error}")))?,
     };
-    let mut settings = world.configuration(&folder);
+    // Of what lies beside the settings, its name: they are read from there, wherever they are looked at from.
+    let mut settings = world.configuration(folder.strip_prefix(world.folder()).unwrap_or(&folder));
     let mut put = |place: &str, value: Value| {
         if let Some((whole, last)) = place.rsplit_once('/')
             && let Some(members) = settings.pointer_mut(whole).and_then(Value::as_object_mut)
