@@ -326,6 +326,8 @@ pub(crate) struct Round {
     tally: Tally,
     /// With --overload: how much was asked, in multiples of the peak.
     multiple: Option<f64>,
+    /// And how much that was right before: answered calls a second.
+    peak: Option<f64>,
     /// How much was asked a second, in an open loop.
     rate: Option<f64>,
     /// CPU time of the server, nanoseconds.
@@ -334,6 +336,8 @@ pub(crate) struct Round {
     own_cpu: Option<u64>,
     /// The most memory that the server was seen to hold, bytes.
     resident: Option<u64>,
+    /// Time of all processors that the host of this virtual machine gave to others, as a share of one processor's.
+    stolen: Option<f64>,
     /// With --overload: whether it said all the while that it is well.
     health: Option<Health>,
     /// After a step of --overload: how long until a gentle load was answered as before, in steps of 200 ms; `None`: not in
@@ -374,6 +378,7 @@ impl Site {
         let own = std::process::id();
         let cpu = |id: Option<u32>| id.and_then(process::cpu_time);
         let (server_before, own_before) = (cpu(self.server), cpu(Some(own)));
+        let stolen_before = process::stolen();
         let mut resident = None;
         let heard = || self.pulse.as_ref().map(Pulse::heard);
         // What was heard before is no business of this round.
@@ -399,6 +404,8 @@ impl Site {
         };
         let spent =
             |before: Option<u64>, id: Option<u32>| cpu(id).zip(before).map(|(now, then)| now.saturating_sub(then));
+        let took = self.clock.monotonic().saturating_sub(began).as_secs_f64();
+        let stolen = process::stolen().zip(stolen_before).map(|(now, then)| now.saturating_sub(then));
         let rate = match pace {
             Pace::Closed { .. } => None,
             Pace::Open { rate, .. } => Some(rate),
@@ -406,10 +413,12 @@ impl Site {
         Round {
             tally,
             multiple: None,
+            peak: None,
             rate,
             server_cpu: spent(server_before, self.server),
             own_cpu: spent(own_before, Some(own)),
             resident: resident.max(self.server.and_then(process::resident)),
+            stolen: stolen.map(|stolen| stolen.as_secs_f64() / took.max(1e-3)),
             health: heard(),
             recovered: None,
         }

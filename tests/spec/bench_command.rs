@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
@@ -146,6 +147,8 @@ fn a_server_of_its_own_needs_nothing_and_leaves_nothing() {
     let round = &report["rounds"][0];
     for member in [
         "multiple",
+        "peak_per_second",
+        "stolen",
         "rate",
         "seconds",
         "answers",
@@ -374,10 +377,50 @@ fn an_overload_has_a_peak_its_steps_and_an_end() {
     assert!(report["overload"]["peak_per_second"].as_f64().unwrap() > 0.0, "{report:#}");
     for round in report["rounds"].as_array().unwrap() {
         assert!(round.get("recovered_after_ms").is_some(), "{report:#}");
+        assert_eq!(
+            round["multiple"].is_null(),
+            round["peak_per_second"].is_null(),
+            "each step has its own: {report:#}"
+        );
+        assert!(round["peak_per_second"].is_null() || round["peak_per_second"].as_f64() > Some(0.0), "{report:#}");
         for door in ["listener", "operators"] {
             assert!(round["health"][door]["well"].as_u64().unwrap() > 0, "{door}: {report:#}");
         }
     }
+}
+
+#[test]
+fn a_world_is_made_by_whatever_name_and_a_server_runs_on_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = bench().args(["world", "--folder", "some/world"]).current_dir(folder.path()).output().unwrap();
+    assert_eq!((made.status.code(), complaint(&made).as_str()), (Some(0), ""));
+    let mut server = Command::new(env!("CARGO_BIN_EXE_gatepost"))
+        .args(["serve", "--config", "some/world/gatepost.yaml"])
+        .current_dir(folder.path())
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut log = BufReader::new(server.stderr.take().unwrap()).lines().map_while(Result::ok);
+    let serving = log.by_ref().find_map(|line| {
+        let line: Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("it did not start: {line}"));
+        (line["fields"]["message"] == "serving").then(|| line["fields"]["address"].as_str().unwrap().to_owned())
+    });
+    let reading = std::thread::spawn(move || log.for_each(drop));
+    let port = serving.unwrap().rsplit_once(':').unwrap().1.to_owned();
+    let asked = bench()
+        .args(["--address", &format!("localhost:{port}"), "--ca", "ca.pem", "--certificate", "bench.pem"])
+        .args(["--key", "bench.key", "--token", "alice.token", "--question", "question.yaml"])
+        .args(BRIEFLY)
+        .current_dir(folder.path().join("some/world"))
+        .output()
+        .unwrap();
+    assert!(Command::new("kill").args(["-TERM", &server.id().to_string()]).status().unwrap().success());
+    assert_eq!(server.wait().unwrap().code(), Some(0));
+    reading.join().unwrap();
+    assert_eq!(asked.status.code(), Some(0), "{}", complaint(&asked));
+    let report = report(&asked);
+    assert!(sum(&report, "/decisions/allowed") > 0 && sum(&report, "/decisions/token_denied") == 0, "{report:#}");
 }
 
 #[test]

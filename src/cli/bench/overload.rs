@@ -1,4 +1,6 @@
 //! `--overload`: what becomes of answers when more is asked than can be answered, and how soon all is well again.
+//!
+//! Each step is told as a share of what could be answered right before it.
 
 use std::time::Duration;
 
@@ -20,7 +22,7 @@ const SLACK: Duration = Duration::from_millis(1);
 /// What was found beside the rounds.
 #[derive(Debug, Clone, Copy)]
 pub struct Overload {
-    /// Answered calls a second in the best of the closed loops.
+    /// Answered calls a second in the best of the closed loops, before all steps.
     pub peak: f64,
     /// p90 of the quiet server under a gentle load, before the steps.
     pub quiet: Duration,
@@ -30,7 +32,7 @@ pub struct Overload {
 
 /// The peak; then each multiple of it, and the time until all is well after it.
 pub(super) async fn measure(site: &Site, args: &LoadArgs, in_flight: usize, report: &mut Report) {
-    let Some(closed) = peak(site, args, in_flight).await else { return };
+    let Some((at_once, closed)) = peak(site, args, in_flight).await else { return };
     let peak = per_second(&closed);
     report.rounds.push(closed);
     let gentle = Pace::Open { rate: (peak * GENTLE).clamp(50.0, 1_000_000.0), arrivals: Arrivals::Even, in_flight };
@@ -40,27 +42,36 @@ pub(super) async fn measure(site: &Site, args: &LoadArgs, in_flight: usize, repo
         if site.is_over() {
             break;
         }
+        // A machine that is shared is not as fast as it was a minute ago, and a step is told by what could be done then.
+        let before = site.round(Pace::Closed { in_flight: at_once }, search(args), "peak").await;
+        let peak = per_second(&before);
         let rate = (peak * multiple).clamp(0.1, 10_000_000.0);
         let pace = Pace::Open { rate, arrivals: args.arrivals, in_flight };
         // A round waits for its last answers; the burden ends before that.
         let ended = site.clock.monotonic() + args.duration;
         let mut round = site.round(pace, args.duration, &format!("{multiple} times the peak")).await;
         round.multiple = Some(*multiple);
+        round.peak = Some(peak);
         round.recovered = recovered(site, gentle, quiet, ended).await;
         report.rounds.push(round);
     }
 }
 
-/// The closed loop that was answered most.
-async fn peak(site: &Site, args: &LoadArgs, in_flight: usize) -> Option<Round> {
-    let mut best: Option<Round> = None;
+/// How long a closed loop is looked at for the peak.
+fn search(args: &LoadArgs) -> Duration {
+    args.duration / AT_ONCE.len() as u32
+}
+
+/// The closed loop that was answered most, and how many calls it had at once on each connection.
+async fn peak(site: &Site, args: &LoadArgs, in_flight: usize) -> Option<(usize, Round)> {
+    let mut best: Option<(usize, Round)> = None;
     for in_flight in AT_ONCE.into_iter().filter(|at_once| *at_once <= in_flight) {
         if site.is_over() {
             break;
         }
-        let round = site.round(Pace::Closed { in_flight }, args.duration / AT_ONCE.len() as u32, "peak").await;
-        if best.as_ref().is_none_or(|best| per_second(&round) > per_second(best)) {
-            best = Some(round);
+        let round = site.round(Pace::Closed { in_flight }, search(args), "peak").await;
+        if best.as_ref().is_none_or(|(_, best)| per_second(&round) > per_second(best)) {
+            best = Some((in_flight, round));
         }
     }
     best

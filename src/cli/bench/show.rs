@@ -16,6 +16,9 @@ use super::tally::Tally;
 use super::{Report, Round};
 use crate::cli::check::counted;
 
+/// More of a processor than this gone to others is worth a word.
+const STOLEN: f64 = 0.02;
+
 /// What a row of the table shows.
 pub(super) const HEAD: [&str; 12] = [
     "round",
@@ -118,10 +121,12 @@ pub(super) fn rows(report: &Report) -> Vec<[String; HEAD.len()]> {
         let all = Round {
             tally: report.total(),
             multiple: None,
+            peak: None,
             rate: None,
             server_cpu: sum(|round| round.server_cpu),
             own_cpu: sum(|round| round.own_cpu),
             resident: report.rounds.iter().filter_map(|round| round.resident).max(),
+            stolen: None,
             health: None,
             recovered: None,
         };
@@ -233,12 +238,13 @@ pub(super) fn findings(report: &Report) -> Vec<String> {
 
 /// What became of the peak in one step of an overload.
 fn step(name: &str, round: &Round, found: &Overload) -> String {
-    let share = 100.0 * per_second(round.tally.answers_in_time, &round.tally) / found.peak.max(1e-3);
+    let peak = round.peak.unwrap_or(found.peak);
+    let share = 100.0 * per_second(round.tally.answers_in_time, &round.tally) / peak.max(1e-3);
     let back = match round.recovered {
         Some(after) => format!("back to normal {:.1} s after it", after.as_secs_f64()),
         None => "not back to normal within 30 s, or it was not looked".to_owned(),
     };
-    format!("{name}: {share:.0} % of the peak was answered; {back}")
+    format!("{name}: {share:.0} % of the peak right before it ({peak:.0}/s) was answered; {back}")
 }
 
 /// What makes the figures doubtful.
@@ -251,6 +257,13 @@ pub(super) fn cautions(report: &Report) -> Vec<String> {
     if late > 0 {
         lines.push(format!(
             "{late} calls were sent more than 1 ms after their time: the load had no processor for them"
+        ));
+    }
+    let stolen = report.rounds.iter().filter_map(|round| round.stolen).fold(0.0, f64::max);
+    if stolen > STOLEN {
+        lines.push(format!(
+            "up to {:.0} % of a processor went to others of this machine's host: figures may be of the host, not of the server",
+            100.0 * stolen
         ));
     }
     let expired: u64 = report.rounds.iter().map(|round| round.tally.decisions.token_denied).sum();
@@ -304,7 +317,7 @@ fn round_json(round: &Round) -> Value {
     let failures: serde_json::Map<String, Value> =
         tally.failures.iter().map(|(why, count)| (why.as_str().to_owned(), json!(count))).collect();
     json!({
-        "multiple": round.multiple, "rate": round.rate, "seconds": tally.window().as_secs_f64(),
+        "multiple": round.multiple, "peak_per_second": round.peak, "rate": round.rate, "seconds": tally.window().as_secs_f64(),
         "answers": tally.answers.count(), "answers_per_second": per_second(tally.answers_in_time, tally),
         "decisions_per_second": per_second(tally.decisions_in_time, tally),
         "decisions": {
@@ -315,6 +328,7 @@ fn round_json(round: &Round) -> Value {
         "refusals": refusals, "failures": failures, "unsent": tally.unsent, "late": tally.late,
         "server_cpu_us": server_us(round), "load_cpu_us": own_us(round),
         "server_memory_bytes": round.resident, "recovered_after_ms": round.recovered.map(millis),
+        "stolen": round.stolen,
         "health": round.health.as_ref().map(|health| json!({
             "listener": beats(&health.listener), "operators": health.operators.as_ref().map(beats),
         })),
