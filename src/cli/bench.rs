@@ -100,7 +100,6 @@ pub enum What {
     #[command(hide = true)]
     Echo(echo::EchoArgs),
     /// Make what a server for a load needs, and whoever asks it
-    #[command(hide = true)]
     World(here::WorldArgs),
 }
 

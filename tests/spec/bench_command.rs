@@ -392,7 +392,16 @@ fn an_overload_has_a_peak_its_steps_and_an_end() {
 #[test]
 fn a_world_is_made_by_whatever_name_and_a_server_runs_on_it() {
     let folder = tempfile::tempdir().unwrap();
-    let made = bench().args(["world", "--folder", "some/world"]).current_dir(folder.path()).output().unwrap();
+    let make = |name: &str| bench().args(["world", "--folder", name]).current_dir(folder.path()).output().unwrap();
+    fs::create_dir(folder.path().join("full")).unwrap();
+    fs::write(folder.path().join("full/server.key"), "somebody's").unwrap();
+    for name in ["full", "full/server.key"] {
+        let refused = make(name);
+        assert_eq!(refused.status.code(), Some(64));
+        assert!(complaint(&refused).contains(&format!("--folder: {name}: ")), "{}", complaint(&refused));
+    }
+    assert_eq!(fs::read_to_string(folder.path().join("full/server.key")).unwrap(), "somebody's");
+    let made = make("some/world");
     assert_eq!((made.status.code(), complaint(&made).as_str()), (Some(0), ""));
     let mut server = Command::new(env!("CARGO_BIN_EXE_gatepost"))
         .args(["serve", "--config", "some/world/gatepost.yaml"])

@@ -104,6 +104,7 @@ Results go to standard output, logs and complaints to standard error.
         "test",
         "bench",
         "bench engine",
+        "bench world",
         "apikey",
         "apikey new",
         "apikey list",

@@ -163,7 +163,14 @@ fn furnish(
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 The folder gets what --here makes for a run: gatepost.yaml and everything that it names, the caller's bench.pem and bench.key, \
-ca.pem, alice.token and question.yaml. packaging/soak.py serves it.")]
+ca.pem, alice.token and question.yaml.
+
+    gatepost bench world --folder world
+    gatepost serve --config world/gatepost.yaml
+    gatepost bench --address 127.0.0.1:PORT --ca world/ca.pem --certificate world/bench.pem --key world/bench.key \\
+        --token world/alice.token --question world/question.yaml
+
+Exit codes: 0 made, 64 the folder can't be used, 70 it could not be made.")]
 pub struct WorldArgs {
     /// An empty folder, of the owner alone; made if it is not there
     #[arg(long, value_name = "DIR")]
@@ -172,17 +179,23 @@ pub struct WorldArgs {
 
 /// Runs the command.
 pub fn world(args: &WorldArgs) -> u8 {
-    let fault = |path: &Path| {
+    let unfit = |path: &Path| {
         let path = path.display().to_string();
-        move |error: std::io::Error| Trouble::Fault(format!("{path}: {error}"))
+        move |why: std::io::Error| {
+            Trouble::Usage(format!("--folder: {path}: {why}; name a folder that is empty or not there"))
+        }
     };
     let make = || -> Result<(), Trouble> {
         // Keys will be in it.
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&args.folder).map_err(fault(&args.folder))?;
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&args.folder).map_err(unfit(&args.folder))?;
+        // Somebody else's keys may have the same names.
+        if std::fs::read_dir(&args.folder).map_err(unfit(&args.folder))?.next().is_some() {
+            return Err(unfit(&args.folder)(std::io::ErrorKind::DirectoryNotEmpty.into()));
+        }
         let (_, token) = furnish(&args.folder, None, AuditMode::Durable, &SystemClock::shared())?;
         for (name, text) in [("alice.token", token.as_str()), ("question.yaml", question::USUAL)] {
             let file = args.folder.join(name);
-            std::fs::write(&file, text).map_err(fault(&file))?;
+            std::fs::write(&file, text).map_err(unfit(&file))?;
         }
         Ok(())
     };
