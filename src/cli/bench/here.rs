@@ -167,8 +167,8 @@ ca.pem, alice.token and question.yaml.
 
     gatepost bench world --folder world
     gatepost serve --config world/gatepost.yaml
-    gatepost bench --address 127.0.0.1:PORT --ca world/ca.pem --certificate world/bench.pem --key world/bench.key \\
-        --token world/alice.token --question world/question.yaml
+    gatepost bench --address 127.0.0.1:PORT --ca world/ca.pem --certificate world/bench.pem \\
+        --key world/bench.key --token world/alice.token --question world/question.yaml
 
 Exit codes: 0 made, 64 the folder can't be used, 70 it could not be made.")]
 pub struct WorldArgs {
