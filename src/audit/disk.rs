@@ -259,7 +259,7 @@ mod tests {
     /// How many bytes of it are in memory. To look does not change it: a read would, as the system reads ahead. `None` where nobody
     /// can tell.
     fn held(path: &Path) -> Option<u64> {
-        if i64::try_from(rustix::fs::statfs(path).ok()?.f_type) == Ok(TMPFS_MAGIC) {
+        if rustix::fs::statfs(path).ok()?.f_type == TMPFS_MAGIC {
             return None;
         }
         let looked =

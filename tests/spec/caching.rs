@@ -206,6 +206,8 @@ async fn what_is_remembered_is_what_the_policies_say_whichever_detail_differs() 
             storefront[right] = json!("*");
         }
         settings["cache"] = json!({ "decision_ttl": "10m" });
+        // A million questions over one connection can take longer than one is let grow old.
+        settings["limits"]["connection_age"] = json!("6h");
     })
     .await;
     let tokens =
