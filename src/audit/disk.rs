@@ -249,6 +249,7 @@ impl DiskFile for RealFile {
 mod tests {
     use std::process::Command;
 
+    use rustix::io::{ReadWriteFlags, preadv2};
     use tempfile::TempDir;
 
     use super::*;
@@ -285,6 +286,12 @@ mod tests {
             return println!("nothing here tells what is in memory, or all of it is");
         };
         assert!((KEPT..=KEPT + LET_GO).contains(&kept), "{kept} of {written} bytes: what readers are at, and no more");
+        // Of what is there a read without the disk changes nothing.
+        let reading = File::open(&path).unwrap();
+        for at in (written - KEPT..written).step_by(1 << 20) {
+            let read = preadv2(&reading, &mut [io::IoSliceMut::new(&mut [0])], at, ReadWriteFlags::NOWAIT);
+            assert_eq!(read, Ok(1), "at {at} of {written}: it is the end that is there");
+        }
         drop(file);
         assert_eq!(held(&path), Some(0), "a closed segment is for the disk alone");
         assert_eq!(fs::read(&path).unwrap().len() as u64, written, "which has all of it");

@@ -44,6 +44,9 @@ pub(super) async fn measure(site: &Site, args: &LoadArgs, in_flight: usize, repo
         }
         // A machine that is shared is not as fast as it was a minute ago, and a step is told by what could be done then.
         let before = site.round(Pace::Closed { in_flight: at_once }, search(args), "peak").await;
+        if site.is_over() {
+            break;
+        }
         let peak = per_second(&before);
         let rate = (peak * multiple).clamp(0.1, 10_000_000.0);
         let pace = Pace::Open { rate, arrivals: args.arrivals, in_flight };

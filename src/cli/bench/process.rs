@@ -1,4 +1,5 @@
-//! What the kernel knows of a process: the time it took of the processors, and the memory it holds.
+//! What the kernel knows of a process: the time it took of the processors, and the memory it holds; and what of all processors
+//! went to other machines.
 
 use std::fs;
 use std::time::Duration;
