@@ -249,11 +249,6 @@ fn body(log: &LogRecord) -> String {
     }
 }
 
-fn dead_letters(gatepost: &Gatepost) -> Vec<Value> {
-    let text = std::fs::read_to_string(gatepost.path("audit/dead-letter/collector.jsonl")).unwrap_or_default();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-}
-
 /// A world of its own beside the server's: certificates for a receiver, and for who calls it.
 fn receivers() -> (tempfile::TempDir, World, ClientFiles) {
     let folder = tempfile::tempdir().unwrap();
@@ -287,7 +282,7 @@ async fn a_collector_that_fails_in_every_way_has_every_record_in_the_end_but_tho
     assert!(collector.script.lock().is_empty());
     let numbers: Vec<u64> = stored(&gatepost).into_keys().collect();
     assert_eq!(collector.order(), numbers, "in their order");
-    assert_eq!(dead_letters(&gatepost).len(), 0);
+    assert_eq!(gatepost.dead_letters("collector").len(), 0);
 
     // Ones that it will never have, in the middle of others: malformed, and too long as some collectors say it.
     let codes = [Code::InvalidArgument, Code::ResourceExhausted, Code::OutOfRange];
@@ -295,22 +290,22 @@ async fn a_collector_that_fails_in_every_way_has_every_record_in_the_end_but_tho
         let poisoned = stored(&gatepost).into_keys().next_back().unwrap() + 10;
         *collector.poison.lock() = Some((poisoned, code));
         ask(&gatepost, 30).await;
-        eventually("it is put aside", || dead_letters(&gatepost).len() == put_aside).await;
+        eventually("it is put aside", || gatepost.dead_letters("collector").len() == put_aside).await;
         eventually("the others arrive", || collector.once().len() + put_aside == stored(&gatepost).len()).await;
         assert!(!collector.once().contains_key(&poisoned));
-        assert!(dead_letters(&gatepost)[put_aside - 1].to_string().contains("something wrong with it"));
+        assert!(gatepost.dead_letters("collector")[put_aside - 1].to_string().contains("something wrong with it"));
     }
 
     // Some of a batch, but which?
     *collector.script.lock() = vec![Act::Partly];
     ask(&gatepost, 1).await;
-    eventually("it is put aside too", || dead_letters(&gatepost).len() > codes.len()).await;
-    assert!(dead_letters(&gatepost)[codes.len()].to_string().contains("refused 1 of"));
+    eventually("it is put aside too", || gatepost.dead_letters("collector").len() > codes.len()).await;
+    assert!(gatepost.dead_letters("collector")[codes.len()].to_string().contains("refused 1 of"));
     let once = collector.once();
     let log = collector.taken.lock().first().cloned().unwrap();
     assert_eq!((log.severity_text.as_str(), log.event_name.as_str()), ("INFO", "gatepost.lifecycle"));
     assert!(collector.origins.lock().contains("service.instance.id"));
-    println!("{} records past {acts} failures, {} put aside", once.len(), dead_letters(&gatepost).len());
+    println!("{} records past {acts} failures, {} put aside", once.len(), gatepost.dead_letters("collector").len());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -261,11 +261,6 @@ async fn ask(gatepost: &Gatepost, count: usize) {
     }
 }
 
-fn dead_letters(gatepost: &Gatepost, sink: &str) -> Vec<Value> {
-    let text = std::fs::read_to_string(gatepost.path(&format!("audit/dead-letter/{sink}.jsonl"))).unwrap_or_default();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-}
-
 fn numbers(records: &[Value]) -> Vec<u64> {
     records.iter().map(|record| record["metadata"]["sequence"].as_u64().unwrap()).collect()
 }
@@ -331,13 +326,13 @@ async fn receivers_that_fail_in_every_way_have_every_record_in_the_end() {
     };
     // What is refused while it stops comes again after the next start.
     eventually("what is refused is put aside", || {
-        ["splunk", "elastic"].iter().all(|sink| dead_letters(&gatepost, sink).len() == 2)
+        ["splunk", "elastic"].iter().all(|sink| gatepost.dead_letters(sink).len() == 2)
     })
     .await;
     gatepost.stop().await;
     let stored = gatepost.records();
     let lost = |sink: &str| -> BTreeSet<u64> {
-        dead_letters(&gatepost, sink).iter().map(|letter| letter["sequence"].as_u64().unwrap()).collect()
+        gatepost.dead_letters(sink).iter().map(|letter| letter["sequence"].as_u64().unwrap()).collect()
     };
     for (receiver, name, refused) in [(&one, "splunk", 2), (&other, "elastic", 2)] {
         let (received, dead) = (receiver.once(), lost(name));

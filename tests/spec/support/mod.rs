@@ -158,6 +158,12 @@ impl Gatepost {
         self.trail().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
+    /// What was put aside for a sink so far. The last line may be under way: whoever waits for letters looks while they are written.
+    pub fn dead_letters(&self, sink: &str) -> Vec<Value> {
+        let text = std::fs::read_to_string(self.path(&format!("audit/dead-letter/{sink}.jsonl"))).unwrap_or_default();
+        whole_lines(&text).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
     /// How many records of a class there are, without reading each.
     pub fn count(&self, class: u32) -> usize {
         // An alert is about calls, and none itself.
@@ -221,6 +227,11 @@ impl Drop for Gatepost {
     }
 }
 
+/// All of it but a line that is not at its end yet.
+fn whole_lines(text: &str) -> &str {
+    &text[..text.rfind('\n').map_or(0, |end| end + 1)]
+}
+
 /// The whole lines of a spool's segments, in order, without the segments' own first lines.
 pub fn trail(spool: &Path) -> String {
     let Ok(entries) = std::fs::read_dir(spool) else { return String::new() };
@@ -231,8 +242,7 @@ pub fn trail(spool: &Path) -> String {
     for segment in segments {
         let text = std::fs::read_to_string(segment).unwrap();
         // Of a refused handshake nobody waits for the record: the last line may be under way.
-        let whole = text.rfind('\n').map_or(0, |end| end + 1);
-        let lines = text[..whole].split_inclusive('\n').filter(|line| !line.starts_with("{\"gatepost_spool\":"));
+        let lines = whole_lines(&text).split_inclusive('\n').filter(|line| !line.starts_with("{\"gatepost_spool\":"));
         records.extend(lines);
     }
     records
