@@ -151,7 +151,7 @@ impl Place {
         let told = Arc::clone(&log);
         std::thread::spawn(move || lines.map_while(Result::ok).for_each(|line| told.lock().push(line)));
         let clock = Arc::clone(&self.clock);
-        Process { child, address: ops, ops, began, ready_after: Duration::ZERO, clock, log }
+        Process { child, address: ops, ops, began, ready_after: Duration::ZERO, ready_for: Duration::ZERO, clock, log }
     }
 
     /// A token of alice.
@@ -190,8 +190,10 @@ pub struct Process {
     pub address: SocketAddr,
     pub ops: SocketAddr,
     began: Duration,
-    /// From its start until it was ready.
+    /// From its start until it was ready, by the clock.
     pub ready_after: Duration,
+    /// What it took of the processors until then: how busy the machine is with other things has no part in it.
+    pub ready_for: Duration,
     clock: SharedClock,
     pub log: Arc<Mutex<Vec<String>>>,
 }
@@ -244,6 +246,16 @@ impl Process {
             assert!(self.clock.monotonic() - self.began < PATIENCE, "it is never ready: {:#?}", self.log.lock());
         }
         self.ready_after = self.clock.monotonic() - self.began;
+        self.ready_for = self.processor_time();
+    }
+
+    /// All that its threads have run so far, those that have ended too, within 10 ms. Source: proc(5), `/proc/pid/stat`.
+    fn processor_time(&self) -> Duration {
+        let text = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
+        // The name stands in brackets, and is the only field that may hold spaces; the third field follows it.
+        let fields: Vec<&str> = text.rsplit_once(')').unwrap().1.split_whitespace().collect();
+        let ticks: u64 = fields[11..13].iter().map(|field| field.parse::<u64>().unwrap()).sum();
+        Duration::from_millis(ticks * 10)
     }
 
     /// Waits for a line of its log with these words.
