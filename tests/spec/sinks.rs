@@ -17,6 +17,7 @@ use gatepost::cli::demo::world::Authority;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
+use crate::replicas::free_port;
 use crate::support::{Gatepost, PATIENCE, eventually, order};
 
 /// A receiver over HTTP that does what its script says, request by request, and then what is right.
@@ -477,7 +478,7 @@ impl Rsyslog {
             return None;
         }
         let folder = tempfile::tempdir().unwrap();
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_port().port();
         let path = |name: &str| folder.path().join(name).display().to_string();
         let pki = |name: &str| world.join(name).display().to_string();
         let config = format!(
