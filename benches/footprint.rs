@@ -5,7 +5,8 @@
 //! ```
 //!
 //! The real `gatepost serve` over generated bundles. It is ready when the health service says `SERVING` to a client with a
-//! certificate; the time counts from before its process is made. Memory is what is resident (`VmRSS`): of a server that
+//! certificate; the time counts from before its process is made. It is killed under load, too, and started over as many records
+//! as a start looks at (THREATS F1). Memory is what is resident (`VmRSS`): of a server that
 //! nobody has asked, and of one that keeps as many rulings as questions were put to it. That it keeps them is not taken for
 //! granted: after the memory is read the same questions are put again, and its metrics have to count as many hits.
 
@@ -26,6 +27,8 @@ use support::questions::Topic;
 use support::server::{self, ServerProcess};
 use support::{Failure, connection, process};
 
+const MIB: u64 = 1024 * 1024;
+
 /// Measures start and memory.
 #[derive(Parser)]
 struct Options {
@@ -38,6 +41,9 @@ struct Options {
     /// Rulings that the server with the large one is to keep
     #[arg(long, default_value_t = 100_000)]
     rulings: u64,
+    /// MiB of records that the one that is killed leaves to its next start
+    #[arg(long, default_value_t = 256)]
+    records: u64,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -50,6 +56,7 @@ struct Options {
 struct Found {
     start_few: Duration,
     start_many: Duration,
+    start_killed: Duration,
     idle: u64,
     full: u64,
     /// Questions that were in the cache when they were put again.
@@ -68,6 +75,7 @@ async fn measure(options: &Options) -> Result<Found, Failure> {
     let (small, start_few) = start(&fixture, &clock).await?;
     let idle = settled(&small).await?;
     drop(small);
+    let start_killed = start_killed(&fixture, &clock, options.records * MIB).await?;
 
     // Nothing may end while the rest is being asked, and there has to be room: 64 MiB, as it comes, hold about half of these.
     let (entries, room) = (options.rulings + options.rulings / 10, format!("{}KiB", options.rulings * 4));
@@ -84,7 +92,7 @@ async fn measure(options: &Options) -> Result<Found, Failure> {
     if hits < options.rulings {
         return Err(format!("of {} rulings only {hits} were kept", options.rulings).into());
     }
-    Ok(Found { start_few, start_many, idle, full, hits })
+    Ok(Found { start_few, start_many, start_killed, idle, full, hits })
 }
 
 /// The server, and how long it took until it served.
@@ -96,6 +104,31 @@ async fn start(fixture: &Fixture, clock: &SharedClock) -> Result<(ServerProcess,
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     Ok((server, clock.monotonic() - begun))
+}
+
+/// Kills a server that is asked as fast as it answers once its spool holds so many bytes, and starts it again over them.
+async fn start_killed(fixture: &Fixture, clock: &SharedClock, bytes: u64) -> Result<Duration, Failure> {
+    let (server, _) = start(fixture, clock).await?;
+    let load = Load::connect(fixture, &server, Questions::FreshBatch, 4, 4).await?;
+    let killed = async {
+        while spool(fixture)? < bytes {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        drop(server);
+        Ok::<_, Failure>(())
+    };
+    tokio::select! {
+        biased;
+        killed = killed => killed?,
+        ended = load.ask_about(0..u64::MAX / 2) => return Err(format!("the load ended before the kill: {ended:?}").into()),
+    }
+    let (_server, after) = start(fixture, clock).await?;
+    Ok(after)
+}
+
+/// Bytes of its segments.
+fn spool(fixture: &Fixture) -> Result<u64, Failure> {
+    std::fs::read_dir(fixture.path("audit"))?.try_fold(0, |bytes, file| Ok(bytes + file?.metadata()?.len()))
 }
 
 /// Its memory, once records that were under way are on the disk and what a start leaves is given back.
@@ -124,19 +157,22 @@ fn print(options: &Options, found: &Found) -> Result<(), Failure> {
         let run = json!({
             "policies_few": options.few, "policies_many": options.many, "rulings": options.rulings,
             "start_few_s": found.start_few.as_secs_f64(), "start_many_s": found.start_many.as_secs_f64(),
+            "records_mib": options.records, "start_killed_s": found.start_killed.as_secs_f64(),
             "idle_bytes": found.idle, "full_bytes": found.full, "hits": found.hits,
         });
         return Ok(writeln!(out, "{run:#}")?);
     }
-    let mib = |bytes: u64| bytes as f64 / f64::from(1024 * 1024);
+    let mib = |bytes: u64| bytes as f64 / MIB as f64;
     Ok(writeln!(
         out,
-        "ready with {} policies after {:.3} s, with {} after {:.3} s\n\
+        "ready with {} policies after {:.3} s, with {} after {:.3} s, killed under load and over {} MiB of records after {:.3} s\n\
          resident: {:.1} MiB idle with {0} policies; {:.1} MiB with {2} policies and {} rulings, of which {} were found again",
         options.few,
         found.start_few.as_secs_f64(),
         options.many,
         found.start_many.as_secs_f64(),
+        options.records,
+        found.start_killed.as_secs_f64(),
         mib(found.idle),
         mib(found.full),
         options.rulings,

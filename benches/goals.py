@@ -175,6 +175,7 @@ GOALS = [
     Goal("memory, 100 000 rulings, 10 000 policies", "MiB", 128, footprint, lambda found: found["full_bytes"] / MIB),
     Goal("start to ready, 100 policies", "s", 0.3, footprint, lambda found: found["start_few_s"]),
     Goal("start to ready, 10 000 policies", "s", 3, footprint, lambda found: found["start_many_s"]),
+    Goal("start after a kill, 256 MiB of records", "s", 3, footprint, lambda found: found["start_killed_s"]),
     Goal("against Cerbos 0.55", "its CPU : known Check", 40, known, cpu(CERBOS, ASYNC), [CERBOS, ASYNC], least=True),
 ]
 
