@@ -119,6 +119,7 @@ impl Claims {
     pub(super) fn at(&self, path: &str) -> Option<&Json> {
         let found = match self.members.get(path) {
             Some(whole) => Some(whole),
+            None if !path.contains('.') => None,
             None => {
                 let mut steps = path.split('.');
                 let first = steps.next().and_then(|name| self.members.get(name));

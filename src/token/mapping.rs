@@ -2,8 +2,6 @@
 //!
 //! Names and ids are data: they become ids and values, never text that is parsed again.
 
-use std::collections::BTreeSet;
-
 use super::claims::Claims;
 use super::error::TokenError;
 use super::json::Json;
@@ -19,14 +17,16 @@ pub(super) fn principal(claims: &Claims, mapping: &ClaimMapping, limits: &Limits
             attributes.insert(mapped.attribute.clone(), value);
         }
     }
-    let mut parents = BTreeSet::new();
+    let mut parents = Vec::new();
     for mapped in &mapping.parents {
         parents.extend(parents_from(claims, mapped, limits)?);
     }
+    parents.sort_unstable();
+    parents.dedup();
     if parents.len() > limits.ancestors {
         return Err(TokenError::Mapping);
     }
-    Ok(RawEntity { uid: uid(&mapping.principal_type, id, limits)?, attributes, parents: parents.into_iter().collect() })
+    Ok(RawEntity { uid: uid(&mapping.principal_type, id, limits)?, attributes, parents })
 }
 
 /// An absent claim is an absent attribute: the schema says whether that will do.
