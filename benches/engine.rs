@@ -7,7 +7,6 @@
 //! Bundles are generated (`support/generated.rs`). Each is measured in a process of its own, so that memory is its own too.
 //! Times are what the kernel charged to the thread, the median over batches; questions differ from each other.
 
-use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::process::Command;
 use std::time::{Duration, SystemTime};
@@ -15,7 +14,7 @@ use std::time::{Duration, SystemTime};
 use clap::Parser;
 use comfy_table::{CellAlignment, Table, presets};
 use gatepost::model::decision::Decision;
-use gatepost::model::entity::{EntityId, EntityType, EntityUid, RawEntity, RawValue};
+use gatepost::model::entity::{EntityId, EntityType, EntityUid, RawEntity, RawRecord, RawValue};
 use gatepost::model::question::{FieldMode, FieldQuery, FieldSelection, Question, Resource};
 use gatepost::policy::{Bundle, BundleFiles, BundleOptions, SubjectData};
 use serde::{Deserialize, Serialize};
@@ -219,7 +218,7 @@ fn question(number: usize, kind: usize, masked: bool, policies: usize) -> Result
     let subject = SubjectData {
         principal: RawEntity {
             uid: uid("User", format!("u{user}"))?,
-            attributes: BTreeMap::from([("level".to_owned(), RawValue::Integer((number % 5) as i64))]),
+            attributes: RawRecord::from_iter([("level".to_owned(), RawValue::Integer((number % 5) as i64))]),
             parents: vec![uid("Role", format!("r{group}"))?, uid("Role", "staff".to_owned())?],
         }
         .into(),
@@ -236,11 +235,11 @@ fn question(number: usize, kind: usize, masked: bool, policies: usize) -> Result
         resource: Resource {
             entity_type: document.entity_type,
             id: Some(document.id),
-            attributes: BTreeMap::from([("owner".to_owned(), RawValue::Record(owner))]),
+            attributes: RawRecord::from_iter([("owner".to_owned(), RawValue::Record(owner))]),
             parents: vec![uid("Folder", format!("f{group}"))?],
         },
         fields: masked.then_some(fields),
-        context: BTreeMap::from([("mfa".to_owned(), RawValue::Bool(!number.is_multiple_of(4)))]),
+        context: RawRecord::from_iter([("mfa".to_owned(), RawValue::Bool(!number.is_multiple_of(4)))]),
         entities: [].into(),
         bypass_cache: true,
     };

@@ -271,7 +271,7 @@ mod tests {
         assert_eq!(caller.may_vouch_for(&bare(&user), None), Ok(()));
         assert_eq!(caller.may_vouch_for(&bare(&order), None), Err(Lacks::AssertSubject));
         let with = |parents: Vec<EntityUid>| RawEntity {
-            attributes: RawRecord::from([("any".to_owned(), RawValue::Bool(true))]),
+            attributes: RawRecord::from_iter([("any".to_owned(), RawValue::Bool(true))]),
             parents,
             ..bare(&user)
         };

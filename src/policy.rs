@@ -3,7 +3,7 @@
 //! This folder alone knows Cedar. `cedar-policy-core` gives no promise of stability, so its version is pinned exactly and
 //! everything that is built on it is held against the public `Authorizer` by tests.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -198,16 +198,22 @@ fn self_test() -> bool {
         resource: crate::model::question::Resource {
             entity_type: resource.entity_type,
             id: Some(resource.id),
-            attributes: BTreeMap::new(),
+            attributes: crate::model::entity::RawRecord::new(),
             parents: Vec::new(),
         },
         fields: None,
-        context: BTreeMap::from([("bad".to_owned(), crate::model::entity::RawValue::Bool(true))]),
+        context: crate::model::entity::RawRecord::from_iter([(
+            "bad".to_owned(),
+            crate::model::entity::RawValue::Bool(true),
+        )]),
         entities: Arc::default(),
         bypass_cache: true,
     };
-    let principal =
-        crate::model::entity::RawEntity { uid: principal, attributes: BTreeMap::new(), parents: Vec::new() };
+    let principal = crate::model::entity::RawEntity {
+        uid: principal,
+        attributes: crate::model::entity::RawRecord::new(),
+        parents: Vec::new(),
+    };
     let subject = SubjectData { principal: principal.into(), token: None, caller: None };
     bundle.request(&subject, &question, SystemTime::UNIX_EPOCH).is_ok_and(|request| {
         let ruling = bundle.rule(&request);

@@ -353,7 +353,7 @@ mod tests {
         let nested = |levels: usize| (0..levels).fold(text("core"), |inner, _| RawValue::List(vec![inner]));
         let count = |value: &RawValue| if let RawValue::List(items) = value { items.len() } else { 0 };
         let kept = |value: RawValue| {
-            let record = RawRecord::from([("channel".to_owned(), value)]);
+            let record = RawRecord::from_iter([("channel".to_owned(), value)]);
             redaction().kept(Place::Context, &record, at(0)).remove(0).1
         };
         assert_eq!(kept(nested(3)), nested(3), "four levels");
@@ -369,7 +369,7 @@ mod tests {
     #[test]
     fn each_rule_does_what_it_says_and_nothing_passes_by_another_shape() {
         let kept = |rule: RedactRule, value: RawValue| {
-            let record = RawRecord::from([("x".to_owned(), value)]);
+            let record = RawRecord::from_iter([("x".to_owned(), value)]);
             redaction_of(&[("context.x", rule)], &[]).kept(Place::Context, &record, at(0)).pop().map(|(_, value)| value)
         };
         let integer = |number| RawValue::Integer(number);
@@ -399,7 +399,7 @@ mod tests {
         let redaction = redaction_of(&[("User.email", RedactRule::Hash), ("User.name", RedactRule::Hash)], &["User"]);
         let user = EntityType::parse("User").unwrap();
         let hashes = |hour: u64| {
-            let record = RawRecord::from([("email".to_owned(), text("a@b")), ("name".to_owned(), text("a@b"))]);
+            let record = RawRecord::from_iter([("email".to_owned(), text("a@b")), ("name".to_owned(), text("a@b"))]);
             let kept = redaction.kept(Place::Principal(&user), &record, at(hour));
             kept.into_iter().map(|(_, value)| format!("{value:?}")).collect::<Vec<_>>()
         };

@@ -1,7 +1,6 @@
 //! Between the wire and the words: every message becomes a question within its limits, or a [`Misfit`] that names the
 //! part and not the content. An answer becomes a message that can't be misread.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -343,7 +342,7 @@ struct Reader<'r> {
 
 impl Reader<'_> {
     fn record(&mut self, wire: &Struct, depth: usize) -> Result<RawRecord, Misfit> {
-        let mut record = BTreeMap::new();
+        let mut record = RawRecord::with_capacity(wire.fields.len().min(self.left));
         for (name, value) in &wire.fields {
             self.left = self.left.checked_sub(1).ok_or_else(|| misfit(self.at, self.over))?;
             if name.len() > 256 || name.chars().any(is_hidden) {

@@ -3,8 +3,9 @@
 //! A [`RawValue`] is what came over the wire or out of a token; it has no Cedar type yet. Only
 //! `policy/` gives it one, by the schema.
 
-use std::collections::BTreeMap;
 use std::fmt;
+
+use litemap::LiteMap;
 
 /// The name of an entity type: `User`, `Shop::Order`. Identifiers joined by `::`, 256 bytes at most.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -145,7 +146,7 @@ pub enum RawValue {
 }
 
 /// Attributes, or a record, by name.
-pub type RawRecord = BTreeMap<String, RawValue>;
+pub type RawRecord = LiteMap<String, RawValue>;
 
 /// An entity as somebody described it, before the schema had its say.
 #[derive(Debug, Clone, PartialEq)]

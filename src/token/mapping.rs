@@ -11,7 +11,7 @@ use crate::model::entity::{EntityId, EntityType, EntityUid, RawEntity, RawRecord
 /// The principal that `claims` describe.
 pub(super) fn principal(claims: &Claims, mapping: &ClaimMapping, limits: &Limits) -> Result<RawEntity, TokenError> {
     let id = claims.at(&mapping.id_claim).and_then(Json::as_text).ok_or(TokenError::Mapping)?;
-    let mut attributes = RawRecord::new();
+    let mut attributes = RawRecord::with_capacity(mapping.attributes.len());
     for mapped in &mapping.attributes {
         if let Some(value) = attribute(claims, mapped, limits)? {
             attributes.insert(mapped.attribute.clone(), value);
@@ -66,7 +66,7 @@ fn uid(entity_type: &EntityType, id: &str, limits: &Limits) -> Result<EntityUid,
 /// How an entity reference is written among raw values.
 fn reference(entity_type: &EntityType, id: &str, limits: &Limits) -> Result<RawValue, TokenError> {
     let uid = uid(entity_type, id, limits)?;
-    Ok(RawValue::Record(RawRecord::from([
+    Ok(RawValue::Record(RawRecord::from_iter([
         ("type".to_owned(), RawValue::Text(uid.entity_type.as_str().to_owned())),
         ("id".to_owned(), RawValue::Text(uid.id.as_str().to_owned())),
     ])))
@@ -143,9 +143,9 @@ mod tests {
         assert_eq!(alice.uid.to_string(), r#"User::"alice""#);
         let parents: Vec<_> = alice.parents.iter().map(ToString::to_string).collect();
         assert_eq!(parents, [r#"Role::"admin""#, r#"Role::"staff""#], "sorted, once each");
-        let reference = RawRecord::from([("type".into(), text("Tenant")), ("id".into(), text("acme"))]);
-        let profile = RawRecord::from([("name".into(), text("A")), ("height".into(), RawValue::Number(1.5))]);
-        let expected = RawRecord::from([
+        let reference = RawRecord::from_iter([("type".into(), text("Tenant")), ("id".into(), text("acme"))]);
+        let profile = RawRecord::from_iter([("name".into(), text("A")), ("height".into(), RawValue::Number(1.5))]);
+        let expected = RawRecord::from_iter([
             ("level".into(), RawValue::Integer(3)),
             ("profile".into(), RawValue::Record(profile)),
             ("tenant".into(), RawValue::Record(reference)),

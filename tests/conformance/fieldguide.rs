@@ -517,7 +517,7 @@ fn uid_of(kind: &str, id: &str) -> Result<EntityUid, Vec<&'static str>> {
 
 fn reference(uid: &EntityUid) -> RawValue {
     let text = |text: &str| RawValue::Text(text.to_owned());
-    RawValue::Record(RawRecord::from([
+    RawValue::Record(RawRecord::from_iter([
         ("type".to_owned(), text(uid.entity_type.as_str())),
         ("id".to_owned(), text(uid.id.as_str())),
     ]))

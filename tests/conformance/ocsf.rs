@@ -230,7 +230,7 @@ fn entries() -> Vec<(String, Entry)> {
         RawValue::Integer(i64::MIN),
         RawValue::Text("x".repeat(5000)),
         RawValue::List(vec![RawValue::Text("a\u{202e}b".to_owned())]),
-        RawValue::Record(RawRecord::from([("n".to_owned(), RawValue::Bool(false))])),
+        RawValue::Record(RawRecord::from_iter([("n".to_owned(), RawValue::Bool(false))])),
     ];
     let kept = kept.into_iter().enumerate().map(|(at, value)| (format!("context.v{at}"), value)).collect();
     let asked = QuestionFacts {

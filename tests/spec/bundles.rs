@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use gatepost::model::decision::Decision;
-use gatepost::model::entity::{RawEntity, RawValue};
+use gatepost::model::entity::{RawEntity, RawRecord, RawValue};
 use gatepost::model::question::{FieldQuery, FieldSelection, Question, Resource};
 use gatepost::policy::{Bundle, BundleFiles, BundleOptions, BundleReport, SourceFile, SubjectData};
 
@@ -248,21 +248,21 @@ fn a_new_field_is_in_no_mask_until_somebody_classifies_it() {
                     @id(\"w\") permit (principal, action in [Action::\"write\", Action::\"write#basic\"], resource);";
     let mask = |fields: &str, action: &str| {
         let bundle = load(&schema(fields), policies, None, 1).unwrap();
-        let principal = RawEntity { uid: uid("User", "u"), attributes: [].into(), parents: Vec::new() };
+        let principal = RawEntity { uid: uid("User", "u"), attributes: RawRecord::new(), parents: Vec::new() };
         let doc = uid("Doc", "d");
         let question = Question {
             action: action.to_owned(),
             resource: Resource {
                 entity_type: doc.entity_type,
                 id: Some(doc.id),
-                attributes: [].into(),
+                attributes: RawRecord::new(),
                 parents: Vec::new(),
             },
             fields: Some(FieldQuery {
                 selection: FieldSelection::All,
                 mode: Some(gatepost::model::question::FieldMode::Filter),
             }),
-            context: [].into(),
+            context: RawRecord::new(),
             entities: [].into(),
             bypass_cache: true,
         };
@@ -298,14 +298,16 @@ fn a_new_field_is_in_no_mask_until_somebody_classifies_it() {
 fn nobody_but_gatepost_tells_the_policies_the_time() {
     let policies = "@id(\"p\") permit (principal, action == Action::\"read\", resource) when { context has now && context.now < datetime(\"2026-01-01\") };";
     let bundle = load(SCHEMA, policies, None, 1).unwrap();
-    let attributes = [("level".to_owned(), RawValue::Integer(1))].into();
+    let attributes = RawRecord::from_iter([("level".to_owned(), RawValue::Integer(1))]);
     let subject = SubjectData {
         principal: RawEntity { uid: uid("User", "u"), attributes, parents: Vec::new() }.into(),
         token: None,
         caller: None,
     };
     let owner = RawValue::Record(
-        [("type".to_owned(), RawValue::Text("User".into())), ("id".to_owned(), RawValue::Text("u".into()))].into(),
+        [("type".to_owned(), RawValue::Text("User".into())), ("id".to_owned(), RawValue::Text("u".into()))]
+            .into_iter()
+            .collect(),
     );
     let doc = uid("Doc", "d");
     let mut question = Question {
@@ -313,11 +315,11 @@ fn nobody_but_gatepost_tells_the_policies_the_time() {
         resource: Resource {
             entity_type: doc.entity_type,
             id: Some(doc.id),
-            attributes: [("owner".to_owned(), owner)].into(),
+            attributes: RawRecord::from_iter([("owner".to_owned(), owner)]),
             parents: Vec::new(),
         },
         fields: None,
-        context: [].into(),
+        context: RawRecord::new(),
         entities: [].into(),
         bypass_cache: true,
     };

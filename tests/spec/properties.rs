@@ -197,12 +197,14 @@ pub fn uid(kind: &str, id: &str) -> EntityUid {
 
 fn reference(kind: &str, id: &str) -> RawValue {
     RawValue::Record(
-        [("type".to_owned(), RawValue::Text(kind.into())), ("id".to_owned(), RawValue::Text(id.into()))].into(),
+        [("type".to_owned(), RawValue::Text(kind.into())), ("id".to_owned(), RawValue::Text(id.into()))]
+            .into_iter()
+            .collect(),
     )
 }
 
 fn subject(dice: &mut Dice) -> SubjectData {
-    let attributes = [("level".to_owned(), RawValue::Integer(dice.below(5) as i64))].into();
+    let attributes = [("level".to_owned(), RawValue::Integer(dice.below(5) as i64))].into_iter().collect();
     let parents = ROLES.into_iter().filter(|_| dice.one_in(2)).map(|role| uid("Role", role)).collect();
     SubjectData {
         principal: RawEntity { uid: uid("User", dice.pick(&USERS)), attributes, parents }.into(),
@@ -212,7 +214,7 @@ fn subject(dice: &mut Dice) -> SubjectData {
 }
 
 fn context(dice: &mut Dice) -> RawRecord {
-    let mut context: RawRecord = [("mfa".to_owned(), RawValue::Bool(dice.one_in(2)))].into();
+    let mut context = RawRecord::from_iter([("mfa".to_owned(), RawValue::Bool(dice.one_in(2)))]);
     if dice.one_in(3) {
         context.insert("deep".to_owned(), RawValue::Integer(dice.below(4) as i64));
     }
@@ -224,7 +226,7 @@ fn document(dice: &mut Dice) -> Resource {
     Resource {
         entity_type: EntityType::parse("Doc").unwrap(),
         id: Some(EntityId::parse(dice.pick(&["d1", "d2"]), 64).unwrap()),
-        attributes: BTreeMap::from([
+        attributes: RawRecord::from_iter([
             ("owner".to_owned(), reference("User", dice.pick(&USERS))),
             ("open".to_owned(), RawValue::Bool(dice.one_in(2))),
             ("size".to_owned(), RawValue::Integer(size)),
@@ -365,7 +367,7 @@ fn the_function_level_never_contradicts_the_object_level() {
             let (subject, context) = (subject(&mut dice), context(&mut dice));
             let action = dice.pick(&["read", "list"]);
             let mut of_type = document(&mut dice);
-            (of_type.id, of_type.attributes, of_type.parents) = (None, BTreeMap::new(), Vec::new());
+            (of_type.id, of_type.attributes, of_type.parents) = (None, RawRecord::new(), Vec::new());
             let (_, function) = ask(&bundle, &subject, &question(action, of_type, context.clone(), None));
             *seen
                 .entry(match function.decision {
@@ -413,8 +415,8 @@ fn policies_that_err_on_a_function_are_told_in_one_order() {
     let subject = SubjectData { principal: principal.into(), token: None, caller: None };
     for _ in 0..100 {
         let mut of_type = document(&mut Dice(1));
-        (of_type.id, of_type.attributes, of_type.parents) = (None, BTreeMap::new(), Vec::new());
-        let context = [("deep".to_owned(), RawValue::Integer(4))].into();
+        (of_type.id, of_type.attributes, of_type.parents) = (None, RawRecord::new(), Vec::new());
+        let context = RawRecord::from_iter([("deep".to_owned(), RawValue::Integer(4))]);
         let (_, ruling) = ask(&bundle, &subject, &question("list", of_type, context, None));
         let told: Vec<&String> = ruling.errors.iter().map(|error| &error.policy).collect();
         assert!(told.iter().copied().eq(&expected), "{told:?}");
@@ -473,7 +475,7 @@ fn a_principal_that_is_kept_for_its_token_is_what_it_would_be_anew() {
         let group = |at: &usize| uid("Group", &format!("g{at}"));
         let principal = Arc::new(RawEntity {
             uid: uid("User", "ann"),
-            attributes: [("level".to_owned(), RawValue::Integer(dice.below(5) as i64))].into(),
+            attributes: RawRecord::from_iter([("level".to_owned(), RawValue::Integer(dice.below(5) as i64))]),
             parents: before(&mut dice, 6).iter().map(group).collect(),
         });
         let mut seen = BTreeSet::new();

@@ -275,7 +275,7 @@ fn no_text_can_break_a_line_or_hide_in_one() {
             context_sha256: Some(text.clone()),
             kept: vec![(
                 text.clone(),
-                RawValue::Record(RawRecord::from([(text.clone(), RawValue::Text(text.clone()))])),
+                RawValue::Record(RawRecord::from_iter([(text.clone(), RawValue::Text(text.clone()))])),
             )],
             asserted: vec![text.clone()],
         };
