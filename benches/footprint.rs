@@ -128,7 +128,12 @@ async fn start_killed(fixture: &Fixture, clock: &SharedClock, bytes: u64) -> Res
 
 /// Bytes of its segments.
 fn spool(fixture: &Fixture) -> Result<u64, Failure> {
-    std::fs::read_dir(fixture.path("audit"))?.try_fold(0, |bytes, file| Ok(bytes + file?.metadata()?.len()))
+    std::fs::read_dir(fixture.path("audit"))?.try_fold(0, |bytes, file| {
+        let file = file?;
+        // The reserve, the lock and cursors are no records.
+        let is_segment = file.file_name().to_string_lossy().starts_with("segment-");
+        Ok(bytes + if is_segment { file.metadata()?.len() } else { 0 })
+    })
 }
 
 /// Its memory, once records that were under way are on the disk and what a start leaves is given back.
